@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from dragonfly_executor.api.executor import DragonflyExecutor
     from dragonfly_executor.api.pool import Pool, call, cast, configure
     from dragonfly_executor.backends.base import Backend, BootRequest, Node
+    from dragonfly_executor.backends.budget import Budget
     from dragonfly_executor.backends.dask.backend import DaskBackend
     from dragonfly_executor.backends.docker.backend import DockerBackend
     from dragonfly_executor.backends.ec2.backend import EC2Backend
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
     from dragonfly_executor.backends.ssh.backend import SSHBackend
     from dragonfly_executor.backends.ssh.hosts import SSHHost
     from dragonfly_executor.core.capacity import Capacity
-    from dragonfly_executor.engine.budget import Budget
     from dragonfly_executor.engine.future import Future
     from dragonfly_executor.engine.options import CallOptions
     from dragonfly_executor.engine.output.printer import OutputLine
@@ -121,7 +121,7 @@ __all__ = [
 _ROOMS = {
     "Backend": "backends.base",
     "BootRequest": "backends.base",
-    "Budget": "engine.budget",
+    "Budget": "backends.budget",
     "CallOptions": "engine.options",
     "Capacity": "core.capacity",
     "DaskBackend": "backends.dask.backend",

@@ -67,15 +67,19 @@ class Settle(Action):
 class Boot(Action):
     """An order to boot a runner for this kind of calls. The driver answers with BootSucceeded or BootFailed.
 
-    ``requirements``: what a call of this kind requires of the runner; None if nothing, or unknown.
+    ``requirements``: what a call of this kind requires of the runner; None if nothing, or unknown. ``tier``: index of
+    the backend that boots it.
     """
 
-    __slots__ = __match_args__ = ("runner_id", "kind", "requirements")
+    __slots__ = __match_args__ = ("runner_id", "kind", "requirements", "tier")
 
-    def __init__(self, runner_id: int, kind: str = DEFAULT_KIND, requirements: Requirements | None = None) -> None:
+    def __init__(
+        self, runner_id: int, kind: str = DEFAULT_KIND, requirements: Requirements | None = None, tier: int = 0
+    ) -> None:
         self.runner_id = runner_id
         self.kind = kind
         self.requirements = requirements
+        self.tier = tier
 
 
 class Stop(Action):

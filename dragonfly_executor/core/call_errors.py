@@ -79,14 +79,15 @@ def poisoned(call: Call, error: Exception) -> errors.PoisonCallError:
     return poison
 
 
-def used_up(usage: Usage, now: float) -> str:
-    """Return the sentence that states the pool's budget and the usage of its runners."""
+def used_up(usage: Usage, now: float, backend: str = "") -> str:
+    """Return the sentence that states the budget of the pool, or of a backend, and the usage of its runners."""
     seconds, cost, caps = usage.seconds(now), usage.cost(now), usage.caps
     by = f", by prices as of {caps.as_of}" if caps.as_of else ""
     used = f"{_figure(seconds)} machine-seconds" + ("" if cost is None else f" (estimated at {_figure(cost)} USD{by})")
     limits = [] if caps.machine_seconds is None else [f"{caps.machine_seconds:.10g} machine-seconds"]
     limits += [] if caps.cost is None else [f"{caps.cost:.10g} USD"]
-    return f"the pool's budget of {' and '.join(limits)} is used up: its runners have used {used}"
+    whose = f"the {backend} backend's" if backend else "the pool's"
+    return f"{whose} budget of {' and '.join(limits)} is used up: its runners have used {used}"
 
 
 def over_budget(usage: Usage, now: float, used: str) -> Callable[[Call], errors.BudgetExceeded]:
@@ -130,6 +131,14 @@ def all_boots_hang(count: int, last: Exception | None) -> errors.BootError:
     error = errors.BootError(f"{text} (max_concurrent_boots)")
     error.__cause__ = last
     return error
+
+
+def tier_passed_over(name: str, error: Exception, seconds: float) -> str:
+    """Return the warning that a backend is passed over for some seconds, because its boots have failed."""
+    return (
+        f"the {name} backend could not boot a runner, and the pool's other backends boot instead; it is tried again in "
+        f"{seconds:.0f} s, if calls need it: {error}"
+    )
 
 
 def no_runner(error: Exception, failures: int) -> errors.BootError:

@@ -13,6 +13,7 @@ from itertools import islice
 from math import inf
 
 from dragonfly_executor.core.calls import DELAYED, QUEUED, Call, QueueCounts, QueueTotal
+from dragonfly_executor.core.key_costs import KeyCosts
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ class CallQueue(QueueCounts):
     Args:
         live: the unsettled calls by id.
         total: the counts of all queues together.
+        measures_keys: measure how long calls of each key take.
 
     Attributes:
         delays: a heap of (end, id) of the calls that wait for a retry's delay. It holds ids and not calls: otherwise a
@@ -44,8 +46,8 @@ class CallQueue(QueueCounts):
 
     __slots__ = ("_early", "_fresh", "_late", "_live", "delays", "has_keys", "overtaken")
 
-    def __init__(self, live: Mapping[int, Call], total: QueueTotal) -> None:
-        super().__init__(total)
+    def __init__(self, live: Mapping[int, Call], total: QueueTotal, *, measures_keys: bool = False) -> None:
+        super().__init__(total, KeyCosts() if measures_keys else None)
         self._live = live
         # Every call in `_early` comes before every call in `_fresh`: it has a larger priority, or the same one and
         # arrived earlier. The calls in `_late` have a priority below 0. So the three together are in order.
@@ -76,8 +78,14 @@ class CallQueue(QueueCounts):
         self.queued += 1
         self.total.queued += 1
         if call.limits.key:
-            self.has_keys = True
+            self.note_key(call.limits.key)
         self._push(call)
+
+    def note_key(self, key: int) -> None:
+        """Note that a call with a key comes into the queue."""
+        self.has_keys = True
+        if self.key_costs is not None:
+            self.key_costs.queued(key)
 
     def _push(self, call: Call) -> None:
         priority = call.limits.priority

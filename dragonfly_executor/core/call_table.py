@@ -19,12 +19,19 @@ from dragonfly_executor.core.calls import (
     QueueTotal,
 )
 from dragonfly_executor.core.capacity import Requirements
+from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from typing import Final
 
 __all__ = ["Call", "CallLimits", "CallState", "CallTable"]
 
 
 class CallTable:
     """The table of all unsettled calls. Each call is queued, sent, started, and settled once.
+
+    Args:
+        measures_keys: measure how long calls of each key take.
 
     Attributes:
         calls: the unsettled calls by id.
@@ -38,10 +45,11 @@ class CallTable:
             call's token, with its result, lives as long as its timeout.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, measures_keys: bool = False) -> None:
+        self._measures_keys: Final = measures_keys
         self.calls: dict[int, Call] = {}
         self.total = QueueTotal()
-        self.queues = {DEFAULT_KIND: CallQueue(self.calls, self.total)}
+        self.queues = {DEFAULT_KIND: self._new_queue()}
         self.newest = 0
         self.waiting = 0
         self.started = 0
@@ -95,7 +103,7 @@ class CallTable:
             kinds[call.kind] = limits.requirements
             queue = call.queue = self.queue_of(call.kind)
             if limits.key:
-                queue.has_keys = True
+                queue.note_key(limits.key)
             if limits.priority:
                 queue.add_by_priority(call)
             else:
@@ -106,8 +114,11 @@ class CallTable:
         """Return the queue of a kind."""
         queue = self.queues.get(kind)
         if queue is None:
-            queue = self.queues[kind] = CallQueue(self.calls, self.total)
+            queue = self.queues[kind] = self._new_queue()
         return queue
+
+    def _new_queue(self) -> CallQueue:
+        return CallQueue(self.calls, self.total, measures_keys=self._measures_keys)
 
     def start(self, call: Call) -> None:
         """Mark a sent call as begun by a slot."""
@@ -145,6 +156,8 @@ class CallTable:
                 queue.queued -= 1
                 queue.total.queued -= 1
                 queue.settled += 1
+                if queue.key_costs is not None and call.limits.key:
+                    queue.key_costs.unqueued(call.limits.key)
                 call.payload = b""  # its entry stays in the queue until it comes up
             else:
                 queue.delayed -= 1
@@ -165,7 +178,7 @@ class CallTable:
             another way meanwhile is left out.
         """
         given_up = self.queues[kind]
-        queue = self.queues[kind] = CallQueue(self.calls, self.total)
+        queue = self.queues[kind] = self._new_queue()
         for call in given_up.take(spare):
             queue.put_back(call)
         given_up.part()
@@ -179,7 +192,7 @@ class CallTable:
         """
         for kind, queue in self.queues.items():
             queue.part()
-            self.queues[kind] = CallQueue(self.calls, self.total)
+            self.queues[kind] = self._new_queue()
         self.alarms.clear()
         return iter(list(self.calls.values()))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from enum import IntEnum
 
 from dragonfly_executor.core.capacity import Requirements
+from dragonfly_executor.core.key_costs import KeyCosts
 from dragonfly_executor.core.record import Record
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING, Protocol
 
@@ -92,8 +93,8 @@ class CallLimits(Record):
         self.kind = DEFAULT_KIND if requirements is None else requirements.key
         self.priority = priority
         self.key = key
-        has_memory = requirements is not None and requirements.memory > 0
-        self.concern_runner = timeout is not None or run_timeout is not None or key != 0 or has_memory
+        has_share = requirements is not None and (requirements.memory > 0 or requirements.gpus > 0)
+        self.concern_runner = timeout is not None or run_timeout is not None or key != 0 or has_share
         self.has_place = priority != 0 or key != 0
 
 
@@ -120,15 +121,17 @@ class QueueCounts:
         settled: calls that were settled while they were queued, since the last sweep of the queue. At most this many
             stale entries are still in the queue.
         total: the counts of all queues together. A queue that was given up has a total of its own.
+        key_costs: how long calls of each key take; None if that is not measured.
     """
 
-    __slots__ = ("delayed", "queued", "settled", "total")
+    __slots__ = ("delayed", "key_costs", "queued", "settled", "total")
 
-    def __init__(self, total: QueueTotal) -> None:
+    def __init__(self, total: QueueTotal, key_costs: KeyCosts | None = None) -> None:
         self.queued = 0
         self.delayed = 0
         self.settled = 0
         self.total = total
+        self.key_costs = key_costs
 
 
 class CallToken(Protocol):

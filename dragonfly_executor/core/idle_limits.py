@@ -26,19 +26,27 @@ def idle_until(pool: PoolState, runner: Runner, group: RunnerGroup) -> float | N
     if pool.call_table.total.queued and is_last_for_waiting(pool, runner):
         # Its calls wait for their turn within `max_workers`.
         return None
-    limits = pool.limits
-    within_min = group.kind == DEFAULT_KIND and group.up - len(group.idle_check_pending) <= pool.floor
+    limits = group.tier.limits
+    up = up_to(pool, group) - sum([len(each.idle_check_pending) for each in pool.runner_table.groups[group.kind]])
+    within_min = group.kind == DEFAULT_KIND and up <= pool.floor
     if group.thrifty is not None and limits.learns_idle and not within_min:
         return runner.idle_since + group.thrifty.idle_after(group.up)
-    after = limits.min_idle_after if within_min else limits.idle_after
+    after = pool.limits.min_idle_after if within_min else limits.idle_after
     return None if after is None else runner.idle_since + after
+
+
+def up_to(pool: PoolState, group: RunnerGroup) -> int:
+    """Return how many runners of a kind are up on this tier and on those before: the runners of `min` come first."""
+    if not group.tier.index:
+        return group.up
+    return sum([each.up for each in pool.runner_table.groups[group.kind][: group.tier.index + 1]])
 
 
 def is_last_for_waiting(pool: PoolState, runner: Runner) -> bool:
     """Return whether calls wait that fit on this runner, and on no other that stays or boots for them."""
     for placement in pool.runner_table.placements.of(runner):
         if pool.call_table.queue_of(placement.kind).queued:
-            booting = len(pool.runner_table.groups[placement.kind].booting)
+            booting = sum([len(group.booting) for group in pool.runner_table.groups[placement.kind]])
             if len(placement.members) - placement.yielding + booting == 1:
                 return True
     return False
@@ -46,17 +54,17 @@ def is_last_for_waiting(pool: PoolState, runner: Runner) -> bool:
 
 def stop_idle(pool: PoolState, runner: Runner) -> None:
     """Stop a runner that has reached its idle limit."""
-    group = pool.runner_table.groups[runner.kind]
+    group = pool.runner_table.groups[runner.kind][runner.tier]
     if group.thrifty is not None:
         group.thrifty.idle_times.stopped(runner.idle_since, group.up)
-    if runner.kind == DEFAULT_KIND and group.up <= pool.floor:
+    if runner.kind == DEFAULT_KIND and up_to(pool, group) <= pool.floor:
         pool.idled_below_min = min(pool.min, pool.idled_below_min + 1)
     pool.stop(runner, "idle")
 
 
 def stop_idle_runners(pool: PoolState, now: float) -> None:
     """Stop the runners that have reached their idle limit, or ask them first whether they may go."""
-    for group in pool.runner_table.groups.values():
+    for group in pool.runner_table.all_groups:
         while group.idle:
             runner = next(iter(group.idle.values()))
             until = idle_until(pool, runner, group)
@@ -72,7 +80,7 @@ def stop_idle_runners(pool: PoolState, now: float) -> None:
 def idle_deadline(pool: PoolState) -> float | None:
     """Return when the next idle runner reaches its idle limit, in monotonic seconds; None = never."""
     first: float | None = None
-    for group in pool.runner_table.groups.values():
+    for group in pool.runner_table.all_groups:
         # The runner that has been idle longest is first. If waiting calls keep it, those behind it stay as well.
         for runner in group.idle.values():
             until = idle_until(pool, runner, group)

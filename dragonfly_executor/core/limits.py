@@ -1,10 +1,61 @@
-"""The limits of a pool."""
+"""The limits of a pool, and of each of its backends."""
 
 from __future__ import annotations
 
 from dragonfly_executor.core.capacity import Capacity
 from dragonfly_executor.core.record import Record
 from dragonfly_executor.core.usage import UsageCaps
+
+
+class TierLimits(Record):
+    """The limits of one backend of a pool. Durations are seconds.
+
+    Args:
+        name: the backend's name, for messages and statistics.
+        max: maximum number of its runners, booting and stopping ones included; None = the pool's `max` alone counts.
+        slots_hint: expected number of slots of a runner, until one has come up.
+        capacity: what a runner that is booted for no special kind is expected to have; None if unknown.
+        capacities: what its runners can have, one item for each sort; empty if unknown. Calls that fit none of them
+            have no runner booted here.
+        idle_after: how long a runner above the pool's `min` may be idle; None = for ever.
+        learns_idle: in a thrifty pool, keep idle runners for as long as has paid so far, and not for `idle_after`.
+        max_concurrent_boots: boots that the backend can run at once.
+        boot_seconds: expected time of a boot, until one has succeeded.
+        packs: a call goes to the runner with the most calls that has a free slot, and not to the one with the fewest.
+        caps: the maximum that the runners of this backend may use together, and their price until it is known.
+    """
+
+    __slots__ = __match_args__ = (
+        "name", "max", "slots_hint", "capacity", "capacities", "idle_after", "learns_idle", "max_concurrent_boots",
+        "boot_seconds", "packs", "caps",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        *,
+        name: str = "",
+        max: int | None = None,  # noqa: A002  # Dragonfly's word
+        slots_hint: int = 1,
+        capacity: Capacity | None = None,
+        capacities: tuple[Capacity, ...] = (),
+        idle_after: float | None = 30.0,
+        learns_idle: bool = False,
+        max_concurrent_boots: int = 100,
+        boot_seconds: float = 10.0,
+        packs: bool = False,
+        caps: UsageCaps | None = None,
+    ) -> None:
+        self.name = name
+        self.max = max
+        self.slots_hint = slots_hint
+        self.capacity = capacity
+        self.capacities = capacities
+        self.idle_after = idle_after
+        self.learns_idle = learns_idle
+        self.max_concurrent_boots = max_concurrent_boots
+        self.boot_seconds = boot_seconds
+        self.packs = packs
+        self.caps = caps or UsageCaps()
 
 
 class PoolLimits(Record):
@@ -33,12 +84,14 @@ class PoolLimits(Record):
         thrifty: boot only runners that pay for themselves; see `core.thrifty`.
         learns_idle: with `thrifty`, keep idle runners for as long as has paid so far, and not for `idle_after`.
         caps: the maximum that all runners together may use.
+        tiers: the limits of each backend, in order of preference. Empty for a pool with one backend, whose limits are
+            those above: `slots_hint`, `capacity`, `idle_after`, `learns_idle`, `max_concurrent_boots`, `packs`.
     """
 
     __slots__ = __match_args__ = (
         "min", "max", "max_workers", "slots_hint", "capacity", "idle_after", "min_idle_after", "idle_check",
         "single_use", "queued_idle_after", "max_boot_failures", "max_concurrent_boots", "at_once", "shutdown_grace",
-        "packs", "thrifty", "learns_idle", "caps", "drain_before",
+        "packs", "thrifty", "learns_idle", "caps", "drain_before", "tiers",
     )  # fmt: skip
 
     def __init__(
@@ -63,6 +116,7 @@ class PoolLimits(Record):
         thrifty: bool = False,
         learns_idle: bool = False,
         caps: UsageCaps | None = None,
+        tiers: tuple[TierLimits, ...] = (),
     ) -> None:
         self.min = min
         self.max = max
@@ -83,3 +137,17 @@ class PoolLimits(Record):
         self.thrifty = thrifty
         self.learns_idle = learns_idle
         self.caps = caps or UsageCaps()
+        self.tiers = tiers
+
+    def of_tiers(self) -> tuple[TierLimits, ...]:
+        """Return the limits of each backend, also for a pool with one."""
+        return self.tiers or (
+            TierLimits(
+                slots_hint=self.slots_hint,
+                capacity=self.capacity,
+                idle_after=self.idle_after,
+                learns_idle=self.learns_idle,
+                max_concurrent_boots=self.max_concurrent_boots,
+                packs=self.packs,
+            ),
+        )

@@ -18,6 +18,7 @@ from dragonfly_executor.core.runner_endings import next_ending
 from dragonfly_executor.core.runners import RunnerState
 from dragonfly_executor.core.sharing import next_review
 from dragonfly_executor.core.state import PoolState
+from dragonfly_executor.core.tier_budgets import next_tier_spent
 from dragonfly_executor.core.transitions import TRANSITIONS
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
@@ -71,7 +72,7 @@ class Machine:
         if pool.is_behind:
             return self._now
         deadline, usage, runners = pool.call_table.deadline(), pool.usage, pool.runner_table
-        when = runners.default.back_off.until if len(runners.groups) == 1 else runners.next_boot()
+        when = runners.default.back_off.until if len(runners.all_groups) == 1 else runners.next_boot()
         if when is not None and (deadline is None or when < deadline):
             deadline = when
         when = idle_deadline(pool) if runners.idle else None
@@ -83,12 +84,15 @@ class Machine:
         when = next_ending(pool) if runners.endings else None
         if when is not None and (deadline is None or when < deadline):
             deadline = when
-        if pool.limits.thrifty and pool.call_table.total.queued:
+        if (pool.limits.thrifty or pool.is_tiered) and pool.call_table.total.queued:
             when = next_review(pool)
             if when is not None and (deadline is None or when < deadline):
                 deadline = when
         when = usage.until
         if when is not None and not usage.exhausted and (deadline is None or when < deadline):
+            deadline = when
+        when = next_tier_spent(pool) if pool.is_tiered else None
+        if when is not None and (deadline is None or when < deadline):
             deadline = when
         return deadline
 

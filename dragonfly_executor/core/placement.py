@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from heapq import heapify, heappop, heappush
 
 from dragonfly_executor.core.call_queue import SLACK
@@ -20,6 +21,8 @@ RANK: Final = 2**32
 
 It is larger than any load, so calls go to that runner only if no other has room.
 """
+TIER_RANK: Final = RANK * 2**20
+"""Difference in rank between the runners of one backend and those of the next. It is larger than any other rank."""
 
 
 class CallPlacement:
@@ -29,36 +32,46 @@ class CallPlacement:
         kind: the kind.
         requirements: what such a call requires; None if only runners that were booted for this kind can take it.
         single_use: whether each runner takes one call and then goes.
-        packs: whether a call goes to the runner with the most calls that has a free slot, so that others become idle.
+        packs: for each tier, whether a call goes to the runner with the most calls that has a free slot, so that others
+            become idle.
 
     Attributes:
         members: by id, the runners that are up and on which such a call fits.
         yielding: number of members that take no more calls, because another kind needs their room.
+        slots: for each tier, the number of such calls that its members can run at once.
         in_flight: number of such calls on runners; not counted for the default kind.
         shares: True if such a call takes a stated share of its runner: CPUs, GPUs or memory.
     """
 
     __slots__ = (
-        "_free", "_packed", "_single_use", "_spare", "in_flight", "kind", "members", "requirements", "shares",
-        "yielding",
+        "_free", "_packed", "_packs", "_single_use", "_spare", "in_flight", "kind", "members", "requirements", "shares",
+        "slots", "yielding",
     )  # fmt: skip
 
     def __init__(
-        self, kind: str, requirements: Requirements | None, *, single_use: bool = False, packs: bool = False
+        self,
+        kind: str,
+        requirements: Requirements | None,
+        *,
+        single_use: bool = False,
+        packs: Sequence[bool] = (False,),
     ) -> None:
         self.kind = kind
         self.requirements = requirements
         self.members: dict[int, Runner] = {}
         self.yielding = 0
+        self.slots = [0] * len(packs)
         self.in_flight = 0
         self.shares = requirements is not None and requirements.takes_share
         self._single_use = single_use
         # Heaps of (rank, id): runners with a free slot, and runners with prefetch credit left. The rank of a runner is
-        # its load, plus RANK for what it has beyond need. An entry whose load is no longer the runner's is skipped.
+        # its load, plus RANK for what it has beyond need, plus TIER_RANK for each tier before its own. An entry whose
+        # load is no longer the runner's is skipped.
         self._free: Room = []
         self._spare: Room = []
-        # If calls are packed, it has the runners with a free slot, and `_free` stays empty.
-        self._packed = FullestFirst() if packs else None
+        # It has the runners with a free slot whose calls are packed, and `_free` has those whose calls are not.
+        self._packed = FullestFirst() if any(packs) else None
+        self._packs = packs
 
     def __repr__(self) -> str:
         return f"<CallPlacement {self.kind!r} {len(self.members)} runners>"
@@ -78,9 +91,16 @@ class CallPlacement:
         if not self.fits(runner):
             return None
         self.members[runner.id] = runner
+        self.slots[runner.tier] += self._at_once(runner)
+        rank = TIER_RANK * runner.tier
         if self.requirements is None or runner.capacity is None:
-            return 0
-        return RANK * self.requirements.surplus(runner.capacity)
+            return rank
+        return rank + RANK * self.requirements.surplus(runner.capacity)
+
+    def _at_once(self, runner: Runner) -> int:
+        """Return how many calls of this kind a member can run at once."""
+        required = self.requirements
+        return runner.slots if required is None else required.calls_at_once(runner.slots, runner.capacity)
 
     def take(self, runner: Runner) -> None:
         """Have a call of this kind take its share of a runner."""
@@ -131,9 +151,10 @@ class CallPlacement:
     def pick(self, ahead: bool) -> tuple[Runner, int] | None:
         """Return the next runner with a free slot, and how many calls to place on it at once.
 
-        If calls are packed, that is the runner with the most calls, and it is filled. Otherwise it is the least-loaded
-        runner, and the number is chosen so that no other runner has fewer calls before all are placed. Prefetched calls
-        are always spread, because they wait for a slot. A runner that has what the calls do not require comes last.
+        Runners of an earlier tier come first. If calls are packed, that is the runner with the most calls, and it is
+        filled. Otherwise it is the least-loaded runner, and the number is chosen so that no other runner has fewer
+        calls before all are placed. Prefetched calls are always spread, because they wait for a slot. In a tier, a
+        runner that has what the calls do not require comes last.
 
         The caller must place calls on the returned runner.
 
@@ -143,14 +164,31 @@ class CallPlacement:
         Returns:
             None if no runner has room.
         """
-        if self._packed is not None and not ahead:
-            while (fullest := self._packed.first()) is not None:
-                count = self.room(fullest)
-                if count > 0:
-                    return fullest, count
-                self._packed.discard(fullest)
-            return None
-        room = self._spare if ahead else self._free
+        if ahead:
+            return self._pick_least(self._spare, ahead=True)
+        if self._packed is None:
+            return self._pick_least(self._free)
+        fullest = self._pick_fullest(self._packed)
+        if fullest is None:
+            return self._pick_least(self._free)
+        # Entries that are no longer true make only this comparison wrong, so they go first.
+        while self._free and not self._is_current(*self._free[0]):
+            heappop(self._free)
+        if self._free and self._free[0][0] < TIER_RANK * fullest[0].tier:
+            return self._pick_least(self._free) or fullest
+        return fullest
+
+    def _pick_fullest(self, packed: FullestFirst) -> tuple[Runner, int] | None:
+        """Return the runner with the most calls that has room, and how many calls it has room for."""
+        while (fullest := packed.first()) is not None:
+            count = self.room(fullest)
+            if count > 0:
+                return fullest, count
+            packed.discard(fullest)
+        return None
+
+    def _pick_least(self, room: Room, *, ahead: bool = False) -> tuple[Runner, int] | None:
+        """Return the least-loaded runner in this heap, and how many calls to place on it at once."""
         while room:
             rank, runner_id = heappop(room)
             runner, load = self.members.get(runner_id), rank % RANK
@@ -201,7 +239,7 @@ class CallPlacement:
             if load >= runner.slots + runner.prefetch:
                 return
             room = self._spare
-        if packed is not None and room is self._free:
+        if packed is not None and room is self._free and self._packs[runner.tier]:
             packed.put(runner, load - rank)
             return
         heappush(room, (rank + load, runner.id))
@@ -212,6 +250,7 @@ class CallPlacement:
     def discard(self, runner: Runner) -> None:
         """Remove a runner that is no longer up."""
         del self.members[runner.id]
+        self.slots[runner.tier] -= self._at_once(runner)
         self.unlist(runner)
 
     def unlist(self, runner: Runner) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from operator import attrgetter
 
 from dragonfly_executor.core.calls import DEFAULT_KIND
@@ -20,7 +20,7 @@ class PlacementTable:
 
     Args:
         single_use: whether each runner takes one call and then goes.
-        packs: whether calls are packed.
+        packs: for each tier, whether calls are packed there.
 
     Attributes:
         by_kind: the placements.
@@ -28,7 +28,7 @@ class PlacementTable:
         passed_over: runners with room, whose end comes too soon for the calls that wait.
     """
 
-    def __init__(self, *, single_use: bool, packs: bool) -> None:
+    def __init__(self, *, single_use: bool, packs: Sequence[bool]) -> None:
         self._single_use: Final = single_use
         self._packs: Final = packs
         self.by_kind: dict[str, CallPlacement] = {}

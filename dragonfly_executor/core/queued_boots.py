@@ -16,7 +16,7 @@ def abort_needless(pool: PoolState, now: float) -> None:
 
     Boots that have started count first for the calls that wait. They are not aborted: their nodes exist.
     """
-    for group in pool.runner_table.groups.values():
+    for group in pool.runner_table.all_groups:
         count = needless(pool, group) if group.queued else 0
         if count <= 0:
             group.needless_since = None
@@ -33,9 +33,8 @@ def abort_needless(pool: PoolState, now: float) -> None:
 
 def needless(pool: PoolState, group: RunnerGroup) -> int:
     """Return how many of a kind's boots in a queue neither calls nor `min` need; not positive if all are needed."""
-    queue = pool.call_table.queue_of(group.kind)
     # A call that waits for its retry needs a runner soon, and a new boot would wait at the end of the queue.
-    calls = queue.queued + queue.delayed + group.ahead
+    calls = pool.waiting_for(group) + pool.call_table.queue_of(group.kind).delayed
     needed = max(boots_for(calls, pool.slots_hint(group)), pool.keep_of(group) - group.up + len(group.yielding))
     return min(len(group.queued), len(group.booting) - needed)
 
@@ -43,7 +42,7 @@ def needless(pool: PoolState, group: RunnerGroup) -> int:
 def needless_until(pool: PoolState) -> float | None:
     """Return when the next needless boot is aborted, in monotonic seconds; None = never."""
     first: float | None = None
-    for group in pool.runner_table.groups.values():
+    for group in pool.runner_table.all_groups:
         since = group.needless_since
         if since is not None and (first is None or since + pool.limits.queued_idle_after < first):
             first = since + pool.limits.queued_idle_after

@@ -6,27 +6,23 @@ A backend may get another node than the one that it asked for: a smaller type, o
 from __future__ import annotations
 
 from dragonfly_executor.core.capacity import Capacity
+from dragonfly_executor.core.losses import boot_failed
 from dragonfly_executor.core.runner import RunnerState
-from dragonfly_executor.core.sharing import is_waiting
 from dragonfly_executor.core.state import PoolState
-from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from dragonfly_executor.core.runner_group import RunnerGroup
 
 
 def use_of(pool: PoolState, capacity: Capacity) -> str | None:
     """Return the kind whose next call comes first among the waiting calls that fit on a runner; None if none fits."""
-    found: list[RunnerGroup] = []
+    found: list[str] = []
     if pool.starts_calls:
-        for kind, group in pool.runner_table.groups.items():
+        for kind in pool.runner_table.groups:
             required = pool.runner_table.placements.by_kind[kind].requirements
-            if required is not None and required.fit(capacity) and is_waiting(pool, group):
-                found.append(group)
-    return min(found, key=lambda group: pool.call_table.queue_of(group.kind).turn()).kind if found else None
+            if required is not None and required.fit(capacity) and pool.call_table.queue_of(kind).queued:
+                found.append(kind)
+    return min(found, key=lambda kind: pool.call_table.queue_of(kind).turn()) if found else None
 
 
-def reassign(pool: PoolState, runner_id: int, kind: str, error: Exception, next_boot: float) -> None:
+def reassign(pool: PoolState, runner_id: int, kind: str, error: Exception, *, now: float, next_boot: float) -> None:
     """Let a booting runner boot for another kind, and count its boot as failed for the kind that it was booted for.
 
     Args:
@@ -34,6 +30,7 @@ def reassign(pool: PoolState, runner_id: int, kind: str, error: Exception, next_
         runner_id: the runner. Nothing changes unless it boots.
         kind: the other kind. Nothing changes if the pool has it no more.
         error: says what the runner lacks.
+        now: monotonic seconds.
         next_boot: monotonic seconds at which the next boot for the first kind may begin.
     """
     table = pool.runner_table
@@ -42,14 +39,13 @@ def reassign(pool: PoolState, runner_id: int, kind: str, error: Exception, next_
         pool.counters.stale += 1
         return
     table.unqueue(runner)
-    old, new = table.groups[runner.kind], table.groups[kind]
+    old, new = table.groups[runner.kind][runner.tier], table.groups[kind][runner.tier]
     del old.booting[runner_id], old.runners[runner_id]
-    if old.thrifty is not None:
-        old.thrifty.boot_ended(runner_id)
+    old.boot_times.ended(runner_id)
     runner.kind = kind
     # At the end of each table, as all of them have the order of the boots.
     table.booting.move_to_end(runner_id)
     table.runners[runner_id] = table.runners.pop(runner_id)
     table.rows[runner_id] = table.rows.pop(runner_id)
     new.booting[runner_id] = new.runners[runner_id] = runner
-    pool.boot_failed(old, error, next_boot)
+    boot_failed(pool, old, error, now, next_boot)

@@ -5,17 +5,21 @@ Each step looks at the current state, and never at the event that led to it.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from dragonfly_executor.core import call_errors
 from dragonfly_executor.core.actions import Closed, Settle, Warn
 from dragonfly_executor.core.assign import assign
 from dragonfly_executor.core.events import ShutdownMode
 from dragonfly_executor.core.idle_limits import stop_idle_runners
+from dragonfly_executor.core.losses import give_up_booting
 from dragonfly_executor.core.queued_boots import abort_needless
 from dragonfly_executor.core.runner_endings import end_due
 from dragonfly_executor.core.runner_group import RunnerGroup
 from dragonfly_executor.core.scaling import boots_for
 from dragonfly_executor.core.sharing import fit_yields, grow
 from dragonfly_executor.core.state import PoolState
+from dragonfly_executor.core.tier_budgets import spend_tiers
 
 
 def reconcile(pool: PoolState, now: float, *, in_turn: bool) -> None:
@@ -30,15 +34,15 @@ def reconcile(pool: PoolState, now: float, *, in_turn: bool) -> None:
         in_turn: settle calls that time or an earlier event ended, at most `PoolLimits.at_once` of them.
     """
     calls, runners = pool.call_table, pool.runner_table
-    total, several_kinds = calls.total, len(runners.groups) > 1
+    total, several_groups = calls.total, len(runners.all_groups) > 1
     apply_ends(pool, now)
     # While unsettled calls have expired, no call is sent and no boot begins: it might serve one of these calls.
     is_late = (calls.may_be_due(now) and expire(pool, now)) if in_turn else calls.is_late(now)
     if runners.retiring or runners.up + len(runners.booting) > pool.max:
         fit(pool)
-    if several_kinds:
+    if several_groups:
         fit_yields(pool, now)
-    if total.queued and pool.boots.all_hang and pool.starts_calls:
+    if total.queued and (pool.is_tiered or runners.default.tier.boots.all_hang) and pool.starts_calls:
         give_up_hung(pool, now)
         is_late = is_late and calls.is_late(now)
     if total.queued and not is_late:
@@ -50,7 +54,7 @@ def reconcile(pool: PoolState, now: float, *, in_turn: bool) -> None:
     if calls.settled:
         pool.actions.append(Settle(calls.settled))
         calls.settled = []
-    if not is_late and (several_kinds or may_grow(pool)) and grow(pool, now):
+    if not is_late and (several_groups or may_grow(pool)) and grow(pool, now):
         fit(pool)
         assign(pool, now)
     if runners.idle or runners.retired or pool.mode is not None:
@@ -69,6 +73,8 @@ def apply_ends(pool: PoolState, now: float) -> None:
     """Apply a cap that is reached, and the ends of runners that have come."""
     if pool.usage.is_capped and pool.usage.check(now):
         spend_no_more(pool, now)
+    if pool.is_tiered:
+        spend_tiers(pool, now)
     if pool.runner_table.endings:
         end_due(pool, now)
 
@@ -87,15 +93,19 @@ def may_grow(pool: PoolState) -> bool:
 
 def give_up_hung(pool: PoolState, now: float) -> None:
     """Fail the calls that wait for boots: each boot was given up, and the backend still blocks in all of them."""
-    for kind, group in pool.runner_table.groups.items():
-        if pool.call_table.queue_of(kind).queued and not pool.has_member(group) and not group.back_off.holds(now):
-            pool.give_up_booting(group, call_errors.all_boots_hang(len(pool.boots.hung), pool.last_boot_error))
+    for kind, groups in pool.runner_table.groups.items():
+        if not pool.call_table.queue_of(kind).queued or pool.has_member(groups[0]):
+            continue
+        hanging = [group.tier.boots for group in groups if group.tier.boots.all_hang]
+        if hanging and not any(group.back_off.holds(now) or group.booting or pool.may_boot(group) for group in groups):
+            hung = sum([len(boots.hung) for boots in hanging])
+            give_up_booting(pool, kind, call_errors.all_boots_hang(hung, pool.last_boot_error))
 
 
 def cancel_unbooted(pool: PoolState) -> None:
     """Cancel the calls that boots were to take, if these boots are gone, during a shutdown."""
-    for kind, group in pool.runner_table.groups.items():
-        if not group.booting and pool.call_table.queue_of(kind).queued:
+    for kind, groups in pool.runner_table.groups.items():
+        if pool.call_table.queue_of(kind).queued and not any(group.booting for group in groups):
             pool.cancel_waiting(kind)
 
 
@@ -127,7 +137,7 @@ def spend_no_more(pool: PoolState, now: float) -> None:
         for kind in runner_table.groups:
             pool.fail_waiting(kind, error_of)
     pool.abort_boots(runner_table.booting, len(runner_table.booting), "budget")
-    for group in runner_table.groups.values():
+    for group in runner_table.all_groups:
         pool.stop_unused(group, "budget")
 
 
@@ -137,7 +147,12 @@ def fit(pool: PoolState) -> None:
     This step comes before calls are assigned. If the pool may be larger again, or has lost runners, then retiring
     runners are available again for the calls that wait. And no call waits for a boot that is aborted.
     """
-    pool.abort_boots(pool.runner_table.booting, pool.excess, "resized")
+    if pool.is_tiered:
+        for tier in reversed(pool.runner_table.tiers):
+            for group in pool.runner_table.groups_on(tier):
+                pool.abort_boots(group.booting, pool.excess, "resized")
+    else:
+        pool.abort_boots(pool.runner_table.booting, pool.excess, "resized")
     pool.runner_table.retire(max(0, pool.excess))
 
 
@@ -163,16 +178,20 @@ def shrink(pool: PoolState, now: float, *, is_late: bool) -> None:
 
 def drain(pool: PoolState) -> None:
     """Stop the runners and abort the boots that no call can need any more during a shutdown."""
-    demands = {kind: demand(pool, kind, group) for kind, group in pool.runner_table.groups.items()}
+    demands = {kind: demand(pool, kind, groups) for kind, groups in pool.runner_table.groups.items()}
     demanding = [kind for kind, each in demands.items() if any(each)]
-    for kind, group in pool.runner_table.groups.items():
+    for kind, groups in pool.runner_table.groups.items():
         count, waits_there = demands[kind]
-        if not count and not waits_there:
-            pool.stop_unused(group, "shutdown", demanding)
-        pool.abort_boots(group.booting, len(group.booting) - boots_for(count, pool.slots_hint(group)), "shutdown")
+        for group in groups:
+            if not count and not waits_there:
+                pool.stop_unused(group, "shutdown", demanding)
+            hint = pool.slots_hint(group)
+            pool.abort_boots(group.booting, len(group.booting) - boots_for(count, hint), "shutdown")
+            # The boots of later tiers are for the calls that are left.
+            count -= min(count, len(group.booting) * hint)
 
 
-def demand(pool: PoolState, kind: str, group: RunnerGroup) -> tuple[int, bool]:
+def demand(pool: PoolState, kind: str, groups: Iterable[RunnerGroup]) -> tuple[int, bool]:
     """Return how many calls of a kind may need another slot, and whether calls wait on its runners for a slot.
 
     A call that waits on a runner for a slot may come back, and then needs a slot of another runner.
@@ -181,5 +200,5 @@ def demand(pool: PoolState, kind: str, group: RunnerGroup) -> tuple[int, bool]:
     if pool.mode is ShutdownMode.CANCEL_QUEUED:
         return queue.queued, False
     if pool.mode is ShutdownMode.DRAIN:
-        return queue.queued + queue.delayed + group.ahead, group.load > group.busy
+        return pool.waiting_calls(kind) + queue.delayed, any(group.load > group.busy for group in groups)
     return 0, False

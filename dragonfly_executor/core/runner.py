@@ -33,6 +33,7 @@ class Runner:
     Attributes:
         id: its number in the pool.
         kind: its kind.
+        tier: index of the backend that booted it.
         state: its state.
         slots: number of calls that it runs at once.
         capacity: its CPUs, GPUs, memory and labels; None if unknown.
@@ -62,12 +63,13 @@ class Runner:
     __slots__ = (
         "capacity", "cost", "counted_load", "done", "drains_at", "ended_by", "ends_at", "extra", "gpus_used",
         "held_for", "id", "idle_since", "in_flight", "is_queued", "is_short", "kind", "lifetime", "memory_used",
-        "prefetch", "retiring", "round_trip", "slots", "state", "trips",
+        "prefetch", "retiring", "round_trip", "slots", "state", "tier", "trips",
     )  # fmt: skip
 
-    def __init__(self, id: int, kind: str) -> None:  # noqa: A002
+    def __init__(self, id: int, kind: str, tier: int = 0) -> None:  # noqa: A002
         self.id = id
         self.kind = kind
+        self.tier = tier
         self.state: RunnerState = RunnerState.BOOTING
         self.slots = 0
         self.capacity: Capacity | None = None

@@ -14,6 +14,7 @@ from heapq import heappop, heappush
 from dragonfly_executor.core import call_errors
 from dragonfly_executor.core.actions import Drain, Stop
 from dragonfly_executor.core.calls import Call
+from dragonfly_executor.core.losses import lose
 from dragonfly_executor.core.runner import Runner, RunnerState
 from dragonfly_executor.core.state import PoolState
 
@@ -63,7 +64,7 @@ def end_due(pool: PoolState, now: float) -> None:
         if runner.state is RunnerState.UP:
             begin_drain(pool, runner, now)
         else:
-            pool.lose(runner, call_errors.ended(runner), now, now)
+            lose(pool, runner, call_errors.ended(runner), now)
             pool.actions.append(Stop(runner.id, 0.0, "its time is over"))
 
 

@@ -1,25 +1,31 @@
-"""The runners that were booted for one kind of calls."""
+"""The runners that one backend has booted for one kind of calls."""
 
 from __future__ import annotations
 
 from collections import OrderedDict
 
+from dragonfly_executor.core.boot_times import BootTimes
+from dragonfly_executor.core.call_costs import CallCosts
 from dragonfly_executor.core.least_loaded import LeastLoaded
 from dragonfly_executor.core.runner import Runner
 from dragonfly_executor.core.scaling import BackOff
 from dragonfly_executor.core.thrifty import ThriftyScaling
+from dragonfly_executor.core.tier import Tier
 
 
 class RunnerGroup:
-    """The runners that were booted for one kind of calls, and the boots for this kind.
+    """The runners that one backend has booted for one kind of calls, and its boots for this kind.
 
     Args:
         kind: the kind.
-
+        tier: the backend.
         thrifty: whether only runners boot that pay for themselves.
+        measures: whether the seconds of calls are measured, even if the pool is not thrifty.
 
     Attributes:
-        thrifty: what is measured for that; None if any runner boots that calls wait for.
+        boot_times: how long boots take, and those that are under way.
+        costs: how long calls on these runners take, and those that run; None if that is not measured.
+        thrifty: the decisions of a thrifty pool; None if any runner boots that calls wait for.
         runners: by id; stopping ones included.
         booting: runners that boot, oldest boot first.
         queued: those of them whose boots wait in a queue of the backend, the one that has waited longest first.
@@ -34,17 +40,22 @@ class RunnerGroup:
         idle_check_pending: runners without a call that were asked whether they may go.
         yielding: runners that are up and take no more calls, because another kind needs their room.
         back_off: the pause after failed boots.
+        passed_over: True while no boot begins because enough boots have failed, and another backend boots instead.
         gate: id of the newest call when the kind began to wait for the room of another kind; None while it does not.
     """
 
     __slots__ = (
-        "back_off", "booting", "busy", "gate", "idle", "idle_check_pending", "in_flight", "kind", "least_loaded",
-        "load", "most_calls", "needless", "needless_since", "queued", "runners", "slots", "thrifty", "up", "yielding",
+        "back_off", "boot_times", "booting", "busy", "costs", "gate", "idle", "idle_check_pending", "in_flight", "kind",
+        "least_loaded", "load", "most_calls", "needless", "needless_since", "passed_over", "queued", "runners", "slots",
+        "thrifty", "tier", "up", "yielding",
     )  # fmt: skip
 
-    def __init__(self, kind: str, *, thrifty: bool = False) -> None:
+    def __init__(self, kind: str, tier: Tier, *, thrifty: bool = False, measures: bool = False) -> None:
         self.kind = kind
-        self.thrifty = ThriftyScaling() if thrifty else None
+        self.tier = tier
+        self.boot_times = BootTimes()
+        self.costs = CallCosts() if thrifty or measures else None
+        self.thrifty = ThriftyScaling(self.boot_times, self.costs) if thrifty and self.costs is not None else None
         self.runners: dict[int, Runner] = {}
         # Ordered dicts if the first or last entry is needed: a plain dict walks over all deleted entries there.
         self.booting: OrderedDict[int, Runner] = OrderedDict()
@@ -61,6 +72,7 @@ class RunnerGroup:
         self.idle_check_pending: dict[int, Runner] = {}
         self.yielding: dict[int, Runner] = {}
         self.back_off = BackOff()
+        self.passed_over = False
         self.gate: int | None = None
         self.least_loaded = LeastLoaded()
 

@@ -11,10 +11,12 @@ from collections.abc import Sequence
 from dragonfly_executor.core.calls import DEFAULT_KIND, Call, CallState
 from dragonfly_executor.core.capacity import Capacity, Requirements
 from dragonfly_executor.core.least_loaded import LeastLoaded
+from dragonfly_executor.core.limits import TierLimits
 from dragonfly_executor.core.placement_table import PlacementTable
 from dragonfly_executor.core.runner import Runner, RunnerState
 from dragonfly_executor.core.runner_group import RunnerGroup
 from dragonfly_executor.core.scaling import cost_after, cost_of_stuck
+from dragonfly_executor.core.tier import Tier
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -34,7 +36,9 @@ class RunnerTable:
 
     Attributes:
         runners: by id.
-        groups: by kind, the runners that were booted for it.
+        tiers: the backends, in order of preference.
+        groups: by kind, the runners that each backend has booted for it, in order of preference.
+        all_groups: the groups of all kinds.
         placements: the room for the calls of each kind on all runners.
         booting: runners that boot, oldest boot first.
         queued: number of them whose boots wait in a queue of the backend.
@@ -46,14 +50,16 @@ class RunnerTable:
         retiring: runners that are up and take no more calls, because they are beyond `max`.
         retired: without a call, those of the runners that take no more calls.
         endings: a heap of (time, id): when a runner begins to drain, or ends. Other entries of a runner are stale.
+        later: by id, the tier of each runner that is not of the first one.
         rows: the row of each runner, by id. A copy takes microseconds, even with thousands of runners.
     """
 
-    def __init__(self, *, single_use: bool, packs: bool = False, thrifty: bool = False) -> None:
+    def __init__(self, tiers: Sequence[TierLimits], *, single_use: bool, thrifty: bool = False) -> None:
         self.runners: dict[int, Runner] = {}
-        self.default = RunnerGroup(DEFAULT_KIND, thrifty=thrifty)
-        self.groups = {DEFAULT_KIND: self.default}
-        self.placements: Final = PlacementTable(single_use=single_use, packs=packs)
+        self.tiers: Final = tuple([Tier(index, limits) for index, limits in enumerate(tiers)])
+        self.groups: dict[str, tuple[RunnerGroup, ...]] = {}
+        self.all_groups: list[RunnerGroup] = []
+        self.placements: Final = PlacementTable(single_use=single_use, packs=[tier.packs for tier in tiers])
         # An ordered dict, because the last entry is needed: a plain dict walks over all deleted entries there.
         self.booting: OrderedDict[int, Runner] = OrderedDict()
         self.queued = 0
@@ -67,10 +73,13 @@ class RunnerTable:
         self.retiring: dict[int, Runner] = {}
         self.retired: dict[int, Runner] = {}
         self.endings: list[tuple[float, int]] = []
+        self.later: dict[int, int] = {}
         self.rows: dict[int, Row] = {}
         self._single_use: Final = single_use
         self._thrifty: Final = thrifty
         self._least_loaded: Final = LeastLoaded()
+        self._add_groups(DEFAULT_KIND)
+        self.default: Final = self.all_groups[0]
 
     def add_kind(self, kind: str, requirements: Requirements | None) -> None:
         """Add a kind of calls.
@@ -79,23 +88,38 @@ class RunnerTable:
             kind: the kind.
             requirements: what a call of this kind requires; None if only runners booted for this kind can take it.
         """
-        self.groups[kind] = RunnerGroup(kind, thrifty=self._thrifty)
+        self._add_groups(kind)
         self.placements.add_kind(kind, requirements, self.runners.values())
 
     def drop_kind(self, kind: str) -> None:
         """Remove a kind that has neither calls nor runners."""
         del self.groups[kind]
+        self.all_groups = [group for group in self.all_groups if group.kind != kind]
         self.placements.drop_kind(kind)
+
+    def _add_groups(self, kind: str) -> None:
+        measures = len(self.tiers) > 1
+        groups = tuple([RunnerGroup(kind, tier, thrifty=self._thrifty, measures=measures) for tier in self.tiers])
+        self.groups[kind] = groups
+        self.all_groups += groups
+
+    def groups_on(self, tier: Tier) -> Sequence[RunnerGroup]:
+        """Return the groups of all kinds on a tier."""
+        if len(self.tiers) == 1:
+            return self.all_groups
+        return [groups[tier.index] for groups in self.groups.values()]
 
     def next_boot(self) -> float | None:
         """Return when the first pause after failed boots ends, in monotonic seconds; None if there is no pause."""
-        pauses = [group.back_off.until for group in self.groups.values() if group.back_off.until is not None]
+        pauses = [group.back_off.until for group in self.all_groups if group.back_off.until is not None]
         return min(pauses, default=None)
 
-    def add(self, runner_id: int, kind: str) -> None:
+    def add(self, runner_id: int, group: RunnerGroup) -> None:
         """Add a booting runner."""
-        runner = Runner(runner_id, kind)
-        group = self.groups[kind]
+        runner = Runner(runner_id, group.kind, group.tier.index)
+        group.tier.count += 1
+        if group.tier.index:
+            self.later[runner_id] = group.tier.index
         self.runners[runner_id] = self.booting[runner_id] = runner
         group.runners[runner_id] = group.booting[runner_id] = runner
         self.note(runner)
@@ -105,41 +129,44 @@ class RunnerTable:
         if not runner.is_queued:
             runner.is_queued = True
             self.queued += 1
-            self.groups[runner.kind].queued[runner.id] = runner
+            self.groups[runner.kind][runner.tier].queued[runner.id] = runner
 
     def unqueue(self, runner: Runner) -> None:
         """Mark the end of a boot's wait in a queue, if it waits in one."""
         if runner.is_queued:
             runner.is_queued = False
             self.queued -= 1
-            group = self.groups[runner.kind]
+            group = self.groups[runner.kind][runner.tier]
             del group.queued[runner.id]
             if not group.queued:
                 group.needless_since = None
 
     def boot_began(self, runner: Runner, now: float) -> None:
         """Record that the node of a runner is requested."""
-        thrifty = self.groups[runner.kind].thrifty
-        if thrifty is not None and runner.state is RunnerState.BOOTING:
-            thrifty.boot_began(runner.id, now)
+        if runner.state is RunnerState.BOOTING:
+            group = self.groups[runner.kind][runner.tier]
+            group.boot_times.began(runner.id, now)
+            group.tier.boot_times.began(runner.id, now)
 
     def boot_queued(self, runner: Runner) -> None:
         """Record that a booting runner has no node yet after all."""
-        thrifty = self.groups[runner.kind].thrifty
-        if thrifty is not None:
-            thrifty.boot_ended(runner.id)
+        group = self.groups[runner.kind][runner.tier]
+        group.boot_times.ended(runner.id)
+        group.tier.boot_times.ended(runner.id)
 
     def came_up(self, runner: Runner, slots: int, capacity: Capacity | None, now: float) -> None:
         """Mark a booting runner as up and idle, with this many slots and this capacity."""
         self.unqueue(runner)
-        group = self.groups[runner.kind]
+        group = self.groups[runner.kind][runner.tier]
         del self.booting[runner.id], group.booting[runner.id]
         runner.state = RunnerState.UP
         runner.slots = 1 if self._single_use else max(1, slots)
         runner.capacity = capacity
         runner.idle_since = now
+        group.boot_times.ended(runner.id, now)
+        group.tier.boot_times.ended(runner.id, now)
         if group.thrifty is not None:
-            group.thrifty.boot_ended(runner.id, now)
+            group.thrifty.boot_succeeded()
         self.up += 1
         group.up += 1
         self.slots += runner.slots
@@ -171,7 +198,7 @@ class RunnerTable:
 
     def _discount(self, runner: Runner) -> None:
         self.unqueue(runner)
-        group = self.groups[runner.kind]
+        group = self.groups[runner.kind][runner.tier]
         if runner.state is RunnerState.UP:
             load = runner.counted_load
             busy = min(load, runner.slots)
@@ -182,10 +209,11 @@ class RunnerTable:
                 each.load -= load
                 each.busy -= busy
             self.placements.leave(runner, yields=runner.id in group.yielding)
-        if group.thrifty is not None:
-            group.thrifty.boot_ended(runner.id)
-            for call_id in runner.in_flight:
-                group.thrifty.call_left(call_id)
+        group.boot_times.ended(runner.id)
+        group.tier.boot_times.ended(runner.id)
+        if group.costs is not None:
+            for call in runner.in_flight.values():
+                group.costs.left(call)
         self.idle -= runner.id in group.idle
         places = (self.booting, self.retiring, self.retired)
         for place in (*places, group.booting, group.idle, group.idle_check_pending, group.yielding):
@@ -195,8 +223,11 @@ class RunnerTable:
         """Remove a runner that no longer exists."""
         self.stop(runner)
         del self.runners[runner.id]
-        del self.groups[runner.kind].runners[runner.id]
+        group = self.groups[runner.kind][runner.tier]
+        del group.runners[runner.id]
+        group.tier.count -= 1
         del self.rows[runner.id]
+        self.later.pop(runner.id, None)
 
     def note(self, runner: Runner) -> None:
         """Update the row of a runner."""
@@ -216,9 +247,9 @@ class RunnerTable:
             in_flight[call.id] = call
             if call.kind:
                 self.placements.by_kind[call.kind].take(runner)
-        group = self.groups[runner.kind]
-        if group.thrifty is not None:
-            group.thrifty.calls_sent(calls, self.now)
+        group = self.groups[runner.kind][runner.tier]
+        if group.costs is not None:
+            group.costs.sent(calls, self.now)
         if not before:
             if group.idle.pop(runner_id, None) is not None:
                 self.idle -= 1
@@ -233,19 +264,19 @@ class RunnerTable:
         del runner.in_flight[call.id]
         if call.kind:
             self.placements.by_kind[call.kind].give_back(runner)
-        thrifty = self.groups[runner.kind].thrifty
-        if thrifty is not None:
-            thrifty.call_left(call.id)
+        costs = self.groups[runner.kind][runner.tier].costs
+        if costs is not None:
+            costs.left(call)
 
     def left(self, runner: Runner, before: int, now: float) -> None:
         """Update the counts after calls have left a runner that had `before` calls."""
         if not runner.in_flight and before:
             self.rest(runner, now)
-        self._count(runner, before, self.groups[runner.kind])
+        self._count(runner, before, self.groups[runner.kind][runner.tier])
 
     def rest(self, runner: Runner, now: float) -> None:
         """Mark the runner as idle from `now` on."""
-        group = self.groups[runner.kind]
+        group = self.groups[runner.kind][runner.tier]
         if group.idle_check_pending:
             group.idle_check_pending.pop(runner.id, None)
         runner.idle_since = now
@@ -256,7 +287,7 @@ class RunnerTable:
 
     def ask(self, runner: Runner) -> None:
         """Mark an idle runner as being asked whether it may go."""
-        group = self.groups[runner.kind]
+        group = self.groups[runner.kind][runner.tier]
         del group.idle[runner.id]
         self.idle -= 1
         group.idle_check_pending[runner.id] = runner
@@ -338,4 +369,4 @@ class RunnerTable:
     def _serve_again(self, runner: Runner) -> None:
         self.retired.pop(runner.id, None)
         runner.retiring = False
-        self._changed(runner, self.groups[runner.kind])
+        self._changed(runner, self.groups[runner.kind][runner.tier])

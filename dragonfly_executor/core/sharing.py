@@ -1,4 +1,4 @@
-"""Boots, and how the kinds of runners share `max`.
+"""Boots, and how the kinds of runners share `max`. Each tier of a pool with several backends does so by itself.
 
 1. A kind boots what its own waiting calls need, and the default kind what is missing from `min`.
 2. If `max` has no room for all boots, each kind without a runner gets one first; then the kind whose call has waited
@@ -17,11 +17,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from operator import attrgetter, itemgetter
 
+from dragonfly_executor.core.losses import end_pauses
+from dragonfly_executor.core.overflow import Promises, calls_left, next_overflows
 from dragonfly_executor.core.runner import Runner
 from dragonfly_executor.core.runner_group import RunnerGroup
 from dragonfly_executor.core.scaling import boots_for, boots_needed
 from dragonfly_executor.core.state import PoolState
-from dragonfly_executor.core.thrifty import OVERDUE
+from dragonfly_executor.core.tier import Tier
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -38,31 +40,47 @@ def grow(pool: PoolState, now: float) -> bool:
         True if calls must be assigned again: runners were stopped to make room for another kind, or need not go.
     """
     table = pool.runner_table
-    if len(table.groups) == 1:
-        for group in table.groups.values():
-            count = boots_wanted(pool, group, now)
-            for _ in range(min(count, pool.max - len(table.runners), pool.boots.free)):
-                pool.boot(group)
+    if len(table.all_groups) == 1:
+        group = table.default
+        count = boots_wanted(pool, group, group.ahead + pool.call_table.total.queued, now)
+        for _ in range(min(count, pool.max - len(table.runners), group.tier.boots.free)):
+            pool.boot(group)
         return False
+    changed, promised = False, Promises()
+    if pool.is_tiered:
+        end_pauses(pool, now)
+    for tier in table.tiers:
+        wants = wants_of(pool, tier, promised, now)
+        if wants:
+            boot_in_turn(pool, tier, wants)
+        changed |= make_room(pool, tier, wants)
+        if wants and pool.is_tiered:
+            promised.add(pool, tier, wants)
+    return changed
+
+
+def wants_of(pool: PoolState, tier: Tier, promised: Promises, now: float) -> Wants:
+    """Return the boots that the kinds need on a tier."""
     wants: Wants = {}
-    for group in table.groups.values():
-        count = boots_wanted(pool, group, now)
+    for group in pool.runner_table.groups_on(tier):
+        waiting = calls_left(pool, group, promised, now) if tier.index else pool.waiting_for(group)
+        count = boots_wanted(pool, group, waiting, now)
         if count > 0:
             wants[group] = count
-    if wants:
-        boot_in_turn(pool, wants)
-    return make_room(pool, wants)
+    return wants
 
 
-def boots_wanted(pool: PoolState, group: RunnerGroup, now: float) -> int:
-    """Return how many boots a kind needs, no matter what other kinds need."""
+def boots_wanted(pool: PoolState, group: RunnerGroup, waiting: int, now: float) -> int:
+    """Return how many boots a kind needs on a tier for the calls that wait, no matter what other kinds need."""
     # Ask in any case: this ends a pause that is over.
     paused = group.back_off.holds(now)
-    waiting, booting = pool.call_table.queue_of(group.kind).queued + group.ahead, len(group.booting)
+    booting = len(group.booting)
     keep = pool.keep_of(group)
-    if not waiting and group.up + booting >= keep:
+    if waiting <= 0 and group.up + booting >= keep:
         return 0
     if paused or not pool.starts_calls or pool.usage.exhausted or pool.is_at_last_boots(group):
+        return 0
+    if pool.is_tiered and not pool.may_boot(group):
         return 0
     if group.thrifty is not None and waiting:
         waiting = min(waiting, boots_that_pay(pool, group, waiting, now) * pool.slots_hint(group))
@@ -72,7 +90,7 @@ def boots_wanted(pool: PoolState, group: RunnerGroup, now: float) -> int:
         booting=booting,
         total=group.staying,
         at_least=keep,
-        at_most=pool.max,
+        at_most=pool.most_of(group),
         slots_hint=pool.slots_hint(group),
         slots_allowed=slots_allowed(pool, group),
     )
@@ -86,7 +104,9 @@ def boots_that_pay(pool: PoolState, group: RunnerGroup, waiting: int, now: float
     """
     if group.thrifty is None:
         return boots_for(waiting, pool.slots_hint(group))
-    boots = group.thrifty.boots(waiting, group.slots, pool.slots_hint(group), now)
+    boots = group.thrifty.boots(
+        waiting, group.slots, pool.slots_hint(group), now, pool.call_table.queue_of(group.kind).key_costs
+    )
     if group.up == len(group.yielding):
         boots = max(1, boots)
     due = overdue_at(pool, group)
@@ -96,17 +116,23 @@ def boots_that_pay(pool: PoolState, group: RunnerGroup, waiting: int, now: float
 def overdue_at(pool: PoolState, group: RunnerGroup) -> float | None:
     """Return when the next call of a kind has waited for too long in a thrifty pool, in monotonic seconds."""
     first = pool.call_table.queue_of(group.kind).first()
-    if first is None or group.thrifty is None or group.thrifty.boot is None:
+    if first is None or group.thrifty is None:
         return None
-    return first.submitted_at + OVERDUE * group.thrifty.boot
+    after = group.thrifty.overdue_after()
+    return None if after is None else first.submitted_at + after
 
 
 def next_review(pool: PoolState) -> float | None:
-    """Return when time alone may change the number of boots in a thrifty pool whose calls wait; None = never."""
+    """Return when time alone may change the number of boots for the calls that wait; None = never."""
     first: float | None = None
-    for group in pool.runner_table.groups.values():
-        if group.thrifty is not None and is_waiting(pool, group):
-            for when in (overdue_at(pool, group), group.thrifty.next_review()):
+    for group in pool.runner_table.all_groups:
+        if is_waiting(pool, group):
+            times = []
+            if group.thrifty is not None:
+                times += [overdue_at(pool, group), group.thrifty.next_review()]
+            if group.tier.index:
+                times += next_overflows(pool, group, pool.runner_table.now)
+            for when in times:
                 # What is in the past was reviewed. If no boot could begin then, an event says when one can.
                 if when is not None and when > pool.runner_table.now and (first is None or when < first):
                     first = when
@@ -125,9 +151,11 @@ def slots_allowed(pool: PoolState, group: RunnerGroup) -> int | None:
     return max(workers - group.slots - others, 0 if pool.is_served(group) else 1)
 
 
-def boot_in_turn(pool: PoolState, wants: Wants) -> None:
+def boot_in_turn(pool: PoolState, tier: Tier, wants: Wants) -> None:
     """Boot as many of these runners as `max` and the backend allow, and leave the rest in `wants`."""
-    room = min(pool.max - len(pool.runner_table.runners), pool.boots.free)
+    room = min(pool.max - len(pool.runner_table.runners), tier.boots.free)
+    if tier.limits.max is not None:
+        room = min(room, tier.limits.max - tier.count)
     if room <= 0:
         return
     if room < sum(wants.values()):
@@ -154,24 +182,24 @@ def turn(pool: PoolState, group: RunnerGroup) -> tuple[bool, float, float]:
     return (True, priority, call_id) if group.gate is None else (False, priority, group.gate)
 
 
-def make_room(pool: PoolState, wants: Wants) -> bool:
-    """Have other kinds make room for the boots that are left in `wants`.
+def make_room(pool: PoolState, tier: Tier, wants: Wants) -> bool:
+    """Have other kinds make room for the boots that are left in `wants`. All of this is about one tier.
 
     Returns:
         True if other runners may take calls now: a runner need not make room any more, or `max_workers` no longer keeps
         slots free because a runner was stopped.
     """
-    table = pool.runner_table
-    missing, going, stopped = sum(wants.values()), room_coming(pool), 0
-    if missing > going and pool.boots.free > 0:
-        stopped = stop_needless(pool, missing - going)
+    groups = pool.runner_table.groups_on(tier)
+    missing, going, stopped = sum(wants.values()), room_coming(pool, tier), 0
+    if missing > going and tier.boots.free > 0:
+        stopped = stop_needless(pool, groups, missing - going)
         going += stopped
     waiting: list[RunnerGroup] = []
-    if not pool.boots.all_hang:
+    if not tier.boots.all_hang:
         waiting = [
             group for group, count in wants.items() if count and not pool.is_served(group) and is_waiting(pool, group)
         ]
-    for group in table.groups.values():
+    for group in groups:
         if group not in waiting:
             group.gate = None
         elif group.gate is None:
@@ -179,21 +207,26 @@ def make_room(pool: PoolState, wants: Wants) -> bool:
     # A kind whose runner yields needs no other runner, if that one need not yield any more.
     takers = [group for group in sorted(waiting, key=lambda group: turn(pool, group)) if not group.yielding]
     needed = max(0, len(takers) - going)
-    yielding = sum(len(group.yielding) for group in table.groups.values())
+    yielding = sum(len(group.yielding) for group in groups)
     for group in takers:
-        if yielding < needed and pool.boots.free > 0:
-            yielding += give_runner(pool, waiting, group)
-    ended = end_yields(pool, yielding - needed)
-    if ended and missing > room_coming(pool) and pool.boots.free > 0:
+        if yielding < needed and tier.boots.free > 0:
+            yielding += give_runner(pool, groups, waiting, group)
+    ended = end_yields(pool, groups, yielding - needed)
+    if ended and missing > room_coming(pool, tier) and tier.boots.free > 0:
         # The kind that keeps this runner may have another one to spare now.
-        stop_needless(pool, missing - room_coming(pool))
+        stop_needless(pool, groups, missing - room_coming(pool, tier))
     return ended or stopped > 0
 
 
-def room_coming(pool: PoolState) -> int:
-    """Return how many runners `max` has room for, now or once those are gone that go in any case."""
+def room_coming(pool: PoolState, tier: Tier) -> int:
+    """Return how many runners a tier has room for, now or once those are gone that go in any case."""
     table = pool.runner_table
-    return pool.max - table.up - len(table.booting) + len(table.retiring)
+    room = pool.max - table.up - len(table.booting) + len(table.retiring)
+    if tier.limits.max is not None:
+        staying = sum([group.up + len(group.booting) for group in table.groups_on(tier)])
+        going = sum([runner.tier == tier.index for runner in table.retiring.values()])
+        room = min(room, tier.limits.max - staying + going)
+    return room
 
 
 def fit_yields(pool: PoolState, now: float) -> None:
@@ -201,26 +234,29 @@ def fit_yields(pool: PoolState, now: float) -> None:
 
     This step comes before calls are assigned.
     """
-    groups = pool.runner_table.groups.values()
-    yielding = sum(len(group.yielding) for group in groups)
-    if not yielding:
-        return
-    takers = 0
-    for group in groups:
-        if not pool.is_served(group) and not group.yielding and is_waiting(pool, group):
-            takers += boots_wanted(pool, group, now) > 0
-    end_yields(pool, yielding - max(0, takers - max(0, room_coming(pool))))
+    for tier in pool.runner_table.tiers:
+        groups = pool.runner_table.groups_on(tier)
+        yielding = sum([len(group.yielding) for group in groups])
+        if not yielding:
+            continue
+        takers = 0
+        for group in groups:
+            if not pool.is_served(group) and not group.yielding and is_waiting(pool, group):
+                takers += boots_wanted(pool, group, pool.waiting_for(group), now) > 0
+        end_yields(pool, groups, yielding - max(0, takers - max(0, room_coming(pool, tier))))
 
 
-def give_runner(pool: PoolState, waiting: Sequence[RunnerGroup], taker: RunnerGroup) -> bool:
-    """Have one runner of another kind take no more calls, so that `taker` gets its room.
+def give_runner(
+    pool: PoolState, groups: Sequence[RunnerGroup], waiting: Sequence[RunnerGroup], taker: RunnerGroup
+) -> bool:
+    """Have one runner of another of these kinds take no more calls, so that `taker` gets its room.
 
     Returns:
         False if no kind may give a runner yet.
     """
     gate = taker.gate or 0
     givers: list[tuple[int, RunnerGroup]] = []
-    for group in pool.runner_table.groups.values():
+    for group in groups:
         count = group.up - len(group.yielding)
         if count and group not in waiting:
             first = pool.call_table.queue_of(group.kind).first()
@@ -232,10 +268,10 @@ def give_runner(pool: PoolState, waiting: Sequence[RunnerGroup], taker: RunnerGr
     return True
 
 
-def end_yields(pool: PoolState, count: int) -> bool:
+def end_yields(pool: PoolState, groups: Sequence[RunnerGroup], count: int) -> bool:
     """Let `count` runners take calls again, and return whether there was one."""
     found = False
-    for group in pool.runner_table.groups.values():
+    for group in groups:
         while group.yielding and count > 0:
             pool.runner_table.end_yield(group)
             count -= 1
@@ -248,22 +284,22 @@ def is_waiting(pool: PoolState, group: RunnerGroup) -> bool:
     return pool.call_table.queue_of(group.kind).queued > 0
 
 
-def stop_needless(pool: PoolState, count: int) -> int:
-    """Stop boots and idle runners that their kinds do not need, at most `count`.
+def stop_needless(pool: PoolState, groups: Sequence[RunnerGroup], count: int) -> int:
+    """Stop boots and idle runners that these kinds do not need, at most `count`.
 
     Returns:
         The number of runners that were stopped.
     """
     stopped = 0
-    for group in pool.runner_table.groups.values():
-        needed = boots_for(pool.call_table.queue_of(group.kind).queued + group.ahead, pool.slots_hint(group))
+    for group in groups:
+        needed = boots_for(pool.waiting_for(group), pool.slots_hint(group))
         needless = len(group.booting) - max(needed, pool.keep_of(group) - group.up)
         if needless > 0:
             needless = min(needless, count - stopped)
             pool.abort_boots(group.booting, needless, "room for another kind")
             stopped += needless
     while stopped < count:
-        idle = [runner for group in pool.runner_table.groups.values() if (runner := spare_runner(pool, group))]
+        idle = [runner for group in groups if (runner := spare_runner(pool, group))]
         if not idle:
             break
         pool.stop(min(idle, key=attrgetter("idle_since", "id")), "room for another kind")

@@ -12,12 +12,11 @@ from dragonfly_executor.core.call_table import CallTable
 from dragonfly_executor.core.calls import DEFAULT_KIND, Call, CallState
 from dragonfly_executor.core.capacity import Requirements
 from dragonfly_executor.core.counters import Counters
-from dragonfly_executor.core.events import Ref, ShutdownMode
+from dragonfly_executor.core.events import ShutdownMode
 from dragonfly_executor.core.key_homes import KeyHomes
 from dragonfly_executor.core.limits import PoolLimits
 from dragonfly_executor.core.runner_group import RunnerGroup
 from dragonfly_executor.core.runners import Runner, RunnerState, RunnerTable
-from dragonfly_executor.core.scaling import BootPlaces
 from dragonfly_executor.core.settle_queue import SettleQueue
 from dragonfly_executor.core.usage import Usage
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
@@ -41,7 +40,6 @@ class PoolState:
         settle_queue: the calls whose end is decided, and that are still to be settled.
         is_behind: True if the last event left work to do at once: calls to settle, or timeouts or delays that ended.
         homes: by key, the runner to which a call with this key was sent last.
-        boots: the places of the boots that the backend can run at once.
         usage: the usage of the runners.
         mode: the shutdown mode, or None. closed: True once the shutdown is complete.
         broken: the error that broke the pool, or None.
@@ -50,6 +48,7 @@ class PoolState:
         has_told_of_budget: True once the warning that the budget is used up was given.
         counters: counters.
         last_boot_error: the error of the last boot that failed.
+        is_tiered: True if there are several backends.
         actions: actions since the driver last took them.
     """
 
@@ -57,12 +56,12 @@ class PoolState:
         self.limits: Final = limits
         self.min = min(limits.min, limits.max)
         self.max = limits.max
-        self.call_table: Final = CallTable()
-        self.runner_table: Final = RunnerTable(single_use=limits.single_use, packs=limits.packs, thrifty=limits.thrifty)
+        self.call_table: Final = CallTable(measures_keys=limits.thrifty)
+        self.is_tiered: Final = len(limits.tiers) > 1
+        self.runner_table: Final = RunnerTable(limits.of_tiers(), single_use=limits.single_use, thrifty=limits.thrifty)
         self.settle_queue: Final = SettleQueue()
         self.is_behind = False
         self.homes: Final = KeyHomes()
-        self.boots: Final = BootPlaces(limits.max_concurrent_boots)
         self.usage: Final = Usage(limits.caps)
         self.counters: Final = Counters()
         self.mode: ShutdownMode | None = None
@@ -91,13 +90,47 @@ class PoolState:
         return max(0, self.floor - self.idled_below_min)
 
     def keep_of(self, group: RunnerGroup) -> int:
-        """Return the number of runners of a kind to keep even without calls. `min` is about the default kind."""
-        return self.keep if group.kind == DEFAULT_KIND else 0
+        """Return the number of runners of a group to keep even without calls.
 
-    def has_boots_for_all(self, group: RunnerGroup) -> bool:
+        `min` is about the default kind. A tier keeps what the tiers before it may not.
+        """
+        if group.kind != DEFAULT_KIND:
+            return 0
+        keep = self.keep
+        if self.is_tiered and keep:
+            for earlier in self.runner_table.groups[DEFAULT_KIND][: group.tier.index]:
+                keep -= self.most_of(earlier) if self.may_boot(earlier) else earlier.up + len(earlier.booting)
+            most = group.tier.limits.max
+            return max(0, keep if most is None else min(keep, most))
+        return keep
+
+    def most_of(self, group: RunnerGroup) -> int:
+        """Return the maximum number of runners of a group's backend."""
+        most = group.tier.limits.max
+        return self.max if most is None else min(self.max, most)
+
+    def may_boot(self, group: RunnerGroup) -> bool:
+        """Return whether boots of a group may begin, now or after a pause that any failed boot brings."""
+        return not (group.passed_over or group.tier.usage.exhausted or group.tier.boots.all_hang) and (
+            not self.is_tiered or group.tier.can_have(self.runner_table.placements.by_kind[group.kind].requirements)
+        )
+
+    def waiting_calls(self, kind: str) -> int:
+        """Return how many calls of a kind have no slot: queued ones, and those that wait on runners."""
+        groups = self.runner_table.groups[kind]
+        return self.call_table.queue_of(kind).queued + sum([group.ahead for group in groups])
+
+    def waiting_for(self, group: RunnerGroup) -> int:
+        """Return how many calls of a group's kind have no slot, and none in boots of earlier tiers."""
+        waiting = self.waiting_calls(group.kind)
+        for earlier in self.runner_table.groups[group.kind][: group.tier.index]:
+            waiting -= len(earlier.booting) * self.slots_hint(earlier)
+        return max(0, waiting)
+
+    def has_boots_for_all(self, kind: str) -> bool:
         """Return whether the booting runners of a kind have slots for all calls of this kind that wait."""
-        waiting = self.call_table.queue_of(group.kind).queued + group.ahead
-        return waiting <= len(group.booting) * self.slots_hint(group)
+        last = self.runner_table.groups[kind][-1]
+        return self.waiting_for(last) <= len(last.booting) * self.slots_hint(last)
 
     def is_at_last_boots(self, group: RunnerGroup) -> bool:
         """Return whether enough boots of a kind have failed that the pool only waits for the pending boots.
@@ -116,10 +149,11 @@ class PoolState:
             return 1
         if group.most_calls:
             return group.most_calls
-        placement, slots = self.runner_table.placements.by_kind[group.kind], max(1, self.limits.slots_hint)
+        placement, limits = self.runner_table.placements.by_kind[group.kind], group.tier.limits
+        slots = max(1, limits.slots_hint)
         if placement.requirements is None or not placement.shares:
             return slots
-        expected = self.limits.capacity
+        expected = limits.capacity
         return 1 if expected is None else placement.requirements.calls_at_once(slots, expected)
 
     def has_member(self, group: RunnerGroup) -> bool:
@@ -129,19 +163,21 @@ class PoolState:
     def is_served(self, group: RunnerGroup) -> bool:
         """Return whether a runner on which calls of a kind fit boots for them, or is up and does not yield."""
         placement = self.runner_table.placements.by_kind[group.kind]
-        return bool(group.booting) or len(placement.members) > placement.yielding
+        if group.booting or len(placement.members) > placement.yielding:
+            return True
+        return self.is_tiered and any(each.booting for each in self.runner_table.groups[group.kind])
 
     @property
     def excess(self) -> int:
         """Return the number of runners beyond `max`, stopping ones not counted; negative if the pool may grow."""
         return self.runner_table.up + len(self.runner_table.booting) - self.max
 
-    def slots_coming(self, group: RunnerGroup) -> int:
+    def slots_coming(self, kind: str) -> int:
         """Return the number of calls that the booting runners of a kind can take at once.
 
         These calls count as begun, as they do in a ``ProcessPoolExecutor`` that starts processes.
         """
-        coming = len(group.booting) * self.slots_hint(group)
+        coming = sum([len(group.booting) * self.slots_hint(group) for group in self.runner_table.groups[kind]])
         workers = self.limits.max_workers
         return coming if workers is None else max(0, min(coming, workers - self.runner_table.in_flight))
 
@@ -156,12 +192,11 @@ class PoolState:
 
     def _is_unused(self, kind: str) -> bool:
         """Return whether a kind has neither calls nor runners, and no pause after failed boots."""
-        group, queue = self.runner_table.groups[kind], self.call_table.queue_of(kind)
+        groups, queue = self.runner_table.groups[kind], self.call_table.queue_of(kind)
         return (
             kind != DEFAULT_KIND
             and not (queue.queued or queue.delayed or self.runner_table.placements.by_kind[kind].in_flight)
-            and not group.runners
-            and group.back_off.until is None
+            and not any(group.runners or group.back_off.until is not None for group in groups)
         )
 
     # -- calls ---------------------------------------------------------------------------------------------------------
@@ -251,16 +286,30 @@ class PoolState:
         runner_id = self.counters.boots_attempted
         if group.thrifty is not None:
             group.thrifty.runner_needed(self.runner_table.now)
-        self.runner_table.add(runner_id, group.kind)
-        self.boots.take(runner_id)
+        self.runner_table.add(runner_id, group)
+        group.tier.boots.take(runner_id)
         requirements = self.runner_table.placements.by_kind[group.kind].requirements if group.kind else None
-        self.actions.append(Boot(runner_id, group.kind, requirements))
+        self.actions.append(Boot(runner_id, group.kind, requirements, group.tier.index))
 
     def forget(self, runner: Runner, now: float, *, hangs: bool = False) -> None:
         """Remove a runner of which nothing is left. With `hangs`, its backend still blocks in its boot."""
         self.runner_table.forget(runner)
-        self.boots.leave(runner.id, hangs=hangs)
-        self.usage.ended(runner.id, now)
+        self.runner_table.tiers[runner.tier].boots.leave(runner.id, hangs=hangs)
+        for usage in self.usages_of(runner):
+            usage.ended(runner.id, now)
+
+    def usages_of(self, runner: Runner) -> tuple[Usage, ...]:
+        """Return where a runner's usage is counted: the pool's, and that of its backend if there are several."""
+        return (self.usage, self.runner_table.tiers[runner.tier].usage) if self.is_tiered else (self.usage,)
+
+    def began(self, runner: Runner, now: float) -> None:
+        """Start to count a runner whose node is being requested. If the runner counts already, nothing changes."""
+        is_new = self.usage.began(runner.id, now)
+        if self.is_tiered and is_new:
+            usage = self.runner_table.tiers[runner.tier].usage
+            usage.began(runner.id, now)
+            if usage.caps.price is not None:
+                self.usage.priced(runner.id, usage.caps.price, now)
 
     def stop(self, runner: Runner, reason: str, grace: float | None = None) -> None:
         """Stop a runner, at most once.
@@ -293,54 +342,3 @@ class PoolState:
         latest = list(islice(reversed(booting.values()), count))
         for runner in reversed(latest):
             self.stop(runner, reason, 0.0)
-
-    def lose(
-        self,
-        runner: Runner,
-        error: Exception,
-        now: float,
-        next_boot: float,
-        never_left: Collection[Ref] = (),
-        begun: Collection[Ref] | None = None,
-    ) -> None:
-        """Remove a runner that was lost or whose boot failed, and decide about its calls.
-
-        Args:
-            runner: the runner.
-            error: the error of its calls that may not be tried again.
-            now: monotonic seconds.
-            next_boot: monotonic seconds at which the next boot may begin, if this runner was booting.
-            never_left: the calls that the runner cannot have received completely.
-            begun: the calls that the runner had begun; None if unknown.
-        """
-        state, calls = runner.state, list(runner.in_flight.values())
-        self.runner_table.stop(runner)
-        if state is RunnerState.BOOTING:
-            self.boot_failed(self.runner_table.groups[runner.kind], error, next_boot)
-        for call in calls:
-            ref = call.id, call.attempt
-            if ref not in never_left and (begun is None or ref in begun):
-                self.attempt_lost(call, error, now)
-            elif call.state is not CallState.SETTLED:
-                self.never_started(call, now)
-
-    def boot_failed(self, group: RunnerGroup, error: Exception, next_boot: float) -> None:
-        """Count a failed boot of a kind, and fail the calls that wait if no boot can help them."""
-        self.counters.boots_failed += 1
-        self.last_boot_error = error
-        group.back_off.failed(next_boot)
-        if self.has_member(group):
-            return
-        if call_errors.is_final(error):
-            group.back_off.final = error
-        # The pending boots may have begun before the cause of this failure arose.
-        if self.has_failed_enough(group) and not group.booting:
-            self.give_up_booting(group, group.back_off.final or error)
-
-    def give_up_booting(self, group: RunnerGroup, why: Exception) -> None:
-        """Fail the waiting calls of a kind, because no boot can help them. Later calls try again."""
-        failures = group.back_off.gave_up()
-        queue = self.call_table.queue_of(group.kind)
-        if queue.queued or queue.delayed:
-            error = call_errors.no_runner(why, failures)
-            self.fail_waiting(group.kind, lambda _call: error)

@@ -43,6 +43,7 @@ class RunnerStats:
         machine_seconds: seconds since its node was requested; 0 while its boot waits for its turn.
         cost: estimated cost in US dollars; None if its price is unknown.
         capacity: its CPUs, GPUs, memory and labels; None until they are known.
+        tier: index of its backend in `PoolStats.tiers`.
     """
 
     id: int
@@ -53,6 +54,40 @@ class RunnerStats:
     machine_seconds: float
     cost: float | None
     capacity: CapacityStats | None = None
+    tier: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class TierStats:
+    """The statistics of one backend of a pool.
+
+    Attributes:
+        name: the backend's name.
+        max: maximum number of its runners; None if only the pool's `max` counts.
+        runners_up, runners_booting, runners_stopping: its runners by state. "leaving" ones count as stopping.
+        runners_idle: its runners that are up and have no call.
+        slots_busy, slots_free: slots of its runners that are up.
+        boots_failed: number of its boots that failed in a row.
+        passed_over: why it boots no runners now, though it could by its `max`: the error of its last boot, or that its
+            budget is used up; None if it may boot.
+        boot_seconds: mean time of its last boots, in seconds; the expected time until one has succeeded.
+        machine_seconds: machine time of its runners since the pool began.
+        cost: estimated cost of that time in US dollars; None if the price of a runner is unknown.
+    """
+
+    name: str
+    max: int | None
+    runners_up: int
+    runners_booting: int
+    runners_stopping: int
+    runners_idle: int
+    slots_busy: int
+    slots_free: int
+    boots_failed: int
+    passed_over: str | None
+    boot_seconds: float
+    machine_seconds: float
+    cost: float | None
 
 
 class LazyRunnerStats:
@@ -102,6 +137,7 @@ class PoolStats(_LazySlot):
             runner that is up turns out to be cheaper than estimated.
         prices_as_of: date of the prices that the estimate uses; "" if unknown.
         progress: how the boots in a queue stand, in the platform's words, the one that has waited longest first.
+        tiers: a record of each backend, in order of preference; empty for a pool with one backend.
     """
 
     min: int
@@ -133,6 +169,7 @@ class PoolStats(_LazySlot):
     cost: float | None
     prices_as_of: str
     progress: tuple[str, ...] = ()
+    tiers: tuple[TierStats, ...] = ()
 
     def __post_init__(self) -> None:
         if isinstance(self.runners, LazyRunnerStats):

@@ -12,6 +12,7 @@ from dragonfly_executor.core.actions import Stop
 from dragonfly_executor.core.calls import Call, CallState
 from dragonfly_executor.core.events import ShutdownMode
 from dragonfly_executor.core.idle_limits import idle_until, stop_idle
+from dragonfly_executor.core.losses import lose
 from dragonfly_executor.core.reassigned_boots import reassign
 from dragonfly_executor.core.runner_endings import note_end, note_left
 from dragonfly_executor.core.runners import Runner, RunnerState
@@ -53,9 +54,9 @@ def _submitted(pool: PoolState, event: events.Submitted, now: float) -> None:
     elif event.calls:
         pool.idled_below_min = 0
         for kind in kinds:
-            back_off = groups[kind].back_off
-            if back_off.until is not None:
-                back_off.demanded()
+            for group in groups[kind]:
+                if group.back_off.until is not None:
+                    group.back_off.demanded()
 
 
 @transition(events.CancelRequested)
@@ -85,7 +86,11 @@ def _results_arrived(pool: PoolState, event: events.ResultsArrived, now: float) 
     if runner is None:
         return
     in_flight, call_table, over, began = runner.in_flight, pool.call_table, CallState.SETTLED, CallState.STARTED
-    calls, settled, thrifty = call_table.calls, call_table.settled, pool.runner_table.groups[runner.kind].thrifty
+    calls, settled, costs = (
+        call_table.calls,
+        call_table.settled,
+        pool.runner_table.groups[runner.kind][runner.tier].costs,
+    )
     before, settled_before, seconds, ended = len(in_flight), len(settled), 0.0, 0
     for call_id, attempt, cost, outcome, retryable in event.results:
         call = in_flight.get(call_id)
@@ -93,8 +98,8 @@ def _results_arrived(pool: PoolState, event: events.ResultsArrived, now: float) 
             pool.counters.stale += 1
             continue
         del in_flight[call_id]
-        if thrifty is not None:
-            thrifty.call_ended(call_id, cost)
+        if costs is not None:
+            costs.ended(call, cost)
         if call.kind:
             pool.runner_table.placements.by_kind[call.kind].give_back(runner)
         seconds += cost
@@ -169,7 +174,7 @@ def _boot_started(pool: PoolState, event: events.BootStarted, now: float) -> Non
     runner = _find(pool, event.runner_id)
     if runner is not None:
         pool.runner_table.unqueue(runner)
-        pool.usage.began(runner.id, now)
+        pool.began(runner, now)
         pool.runner_table.boot_began(runner, now)
 
 
@@ -179,13 +184,14 @@ def _boot_queued(pool: PoolState, event: events.BootQueued, now: float) -> None:
     # A runner that is up has a node, even if the event says otherwise.
     if runner is not None and runner.state is RunnerState.BOOTING:
         pool.runner_table.queue(runner)
-        pool.usage.withdrawn(runner.id, now)
+        for usage in pool.usages_of(runner):
+            usage.withdrawn(runner.id, now)
         pool.runner_table.boot_queued(runner)
 
 
 @transition(events.BootReturned)
 def _boot_returned(pool: PoolState, event: events.BootReturned, _now: float) -> None:
-    if not pool.boots.returned(event.runner_id):
+    if not any(tier.boots.returned(event.runner_id) for tier in pool.runner_table.tiers):
         pool.counters.stale += 1
 
 
@@ -194,14 +200,17 @@ def _boot_succeeded(pool: PoolState, event: events.BootSucceeded, now: float) ->
     runner = _find(pool, event.runner_id)
     if runner is None:
         return
-    pool.boots.leave(runner.id)
-    pool.usage.began(runner.id, now)
+    pool.runner_table.tiers[runner.tier].boots.leave(runner.id)
+    pool.began(runner, now)
     if event.price is not None:
-        pool.usage.priced(runner.id, event.price, now)
+        for usage in pool.usages_of(runner):
+            usage.priced(runner.id, event.price, now)
     # A runner that was stopped while it booted stays stopped.
     if runner.state is RunnerState.BOOTING:
         pool.runner_table.came_up(runner, event.slots, event.capacity, now)
-        pool.runner_table.groups[runner.kind].back_off.succeeded()
+        group = pool.runner_table.groups[runner.kind][runner.tier]
+        group.back_off.succeeded()
+        group.passed_over = False
         if runner.ends_at is not None:
             note_end(pool, runner, runner.ends_at, runner.ended_by, now)
 
@@ -211,21 +220,21 @@ def _boot_failed(pool: PoolState, event: events.BootFailed, now: float) -> None:
     runner = _find(pool, event.runner_id)
     if runner is not None:
         # Release the place first: the steps that follow may need it.
-        pool.boots.leave(runner.id, hangs=event.hangs)
-        pool.lose(runner, event.error, now, now + event.retry_in)
+        pool.runner_table.tiers[runner.tier].boots.leave(runner.id, hangs=event.hangs)
+        lose(pool, runner, event.error, now, next_boot=now + event.retry_in)
         pool.forget(runner, now)
 
 
 @transition(events.BootReassigned)
 def _boot_reassigned(pool: PoolState, event: events.BootReassigned, now: float) -> None:
-    reassign(pool, event.runner_id, event.kind, event.error, now + event.retry_in)
+    reassign(pool, event.runner_id, event.kind, event.error, now=now, next_boot=now + event.retry_in)
 
 
 @transition(events.RunnerLost)
 def _runner_lost(pool: PoolState, event: events.RunnerLost, now: float) -> None:
     runner = _find(pool, event.runner_id)
     if runner is not None and runner.state is not RunnerState.STOPPING:
-        pool.lose(runner, event.error, now, now, event.never_left, event.begun)
+        lose(pool, runner, event.error, now, never_left=event.never_left, begun=event.begun)
         pool.actions.append(Stop(runner.id, 0.0, "lost"))
 
 
@@ -254,7 +263,7 @@ def _runner_gone(pool: PoolState, event: events.RunnerGone, now: float) -> None:
     if runner is None:
         return
     if runner.state is not RunnerState.STOPPING:
-        pool.lose(runner, call_errors.vanished(runner.id), now, now)
+        lose(pool, runner, call_errors.vanished(runner.id), now)
     pool.forget(runner, now, hangs=event.hangs)
 
 
@@ -270,7 +279,7 @@ def _idle_checked(pool: PoolState, event: events.IdleChecked, now: float) -> Non
     runner = _find(pool, event.runner_id)
     if runner is None:
         return
-    group = pool.runner_table.groups[runner.kind]
+    group = pool.runner_table.groups[runner.kind][runner.tier]
     if group.idle_check_pending.pop(runner.id, None) is None:
         pool.counters.stale += 1
         return
@@ -297,8 +306,8 @@ def _shutdown_requested(pool: PoolState, event: events.ShutdownRequested, _now: 
         return
     pool.mode = event.mode
     if event.mode is ShutdownMode.CANCEL_QUEUED:
-        for kind, group in pool.runner_table.groups.items():
-            pool.cancel_waiting(kind, pool.slots_coming(group))
+        for kind in pool.runner_table.groups:
+            pool.cancel_waiting(kind, pool.slots_coming(kind))
     if event.mode is ShutdownMode.KILL:
         is_running = len(pool.call_table.calls) > pool.call_table.waiting
         for kind in pool.runner_table.groups:

@@ -88,15 +88,20 @@ class Usage:
         self._rate = 0.0
         self._unpriced = 0
 
-    def began(self, runner_id: int, now: float) -> None:
-        """Start to count a runner whose node is being requested. If the runner counts already, nothing changes."""
+    def began(self, runner_id: int, now: float) -> bool:
+        """Start to count a runner whose node is being requested.
+
+        Returns:
+            False if the runner counts already. Then nothing changes.
+        """
         if runner_id in self._runners:
-            return
+            return False
         self._advance(now)
         price = self.caps.price
         self._runners[runner_id] = now, price
         self._count(price, 1)
         self._changed()
+        return True
 
     def priced(self, runner_id: int, price: float, now: float) -> None:
         """Set a runner's price, in US dollars per second. The price applies from the runner's beginning."""

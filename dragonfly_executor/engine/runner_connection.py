@@ -8,6 +8,7 @@ from dragonfly_executor import errors
 from dragonfly_executor.core.call_table import Call
 from dragonfly_executor.core.events import ResultsArrived
 from dragonfly_executor.engine.call_frames import call_frame
+from dragonfly_executor.engine.file_updates import FileUpdates
 from dragonfly_executor.engine.frame_handler import FrameHandler
 from dragonfly_executor.engine.large_payloads import LargePayloads
 from dragonfly_executor.engine.outcome import Outcome
@@ -23,7 +24,6 @@ from dragonfly_executor.util.lazy_typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from dragonfly_executor.backends.base import Node, Stream
     from dragonfly_executor.engine.context import EngineContext
-    from dragonfly_executor.sync import Sender
     from dragonfly_executor.transport.loop import Loop
     from dragonfly_executor.transport.pump import Pump
 
@@ -48,11 +48,21 @@ class RunnerHandler(Protocol):
 
 
 class RunnerLink:
-    """A connection to one runner. It belongs to the engine thread."""
+    """A connection to one runner. It belongs to the engine thread.
+
+    Args:
+        runner_id: the runner's number.
+        backend: the name of the node's tier.
+        node: the runner's node.
+        loop, engine: the pool's.
+        handler: gets the runner's events.
+        on_hello: gets the HELLO of a runner whose versions fit.
+    """
 
     def __init__(
         self,
         runner_id: int,
+        backend: str,
         node: Node,
         loop: Loop,
         engine: EngineContext,
@@ -60,6 +70,7 @@ class RunnerLink:
         on_hello: Callable[[RunnerLink, handshake.Hello], object],
     ) -> None:
         self.id = runner_id
+        self.backend = backend
         self.node = node
         self.pid: int | None = None
         self.reported: tuple[float, int, int] | None = None
@@ -73,17 +84,13 @@ class RunnerLink:
         self._welcomed = False
         self._log_level: int | None = None
         """The level of log records that the agent was told last; None if it sends none."""
-        self._sender: Sender | None = None
-        """Sends the parent's files; None if the node sees them."""
-        self._held: set[Ref] = set()
-        """Calls that the runner does not start before it has all files that were sent ahead of them."""
+        self.file_updates = FileUpdates()
         self._loop = loop
         self._engine = engine
         max_payload = engine.options.max_payload
         self._inline_size = HEADER_SIZE + memory_bounds.max_inline_bytes(max_payload)
         self._handler = handler
         self._on_hello = on_hello
-        """Gets the HELLO of a runner whose versions fit."""
         self._transfers = LargePayloads(engine.codec, max_payload)
         self._starts = node.starts
         self._frame_handler = FrameHandler(self, self._transfers, engine.outputs, node.starts)
@@ -220,39 +227,6 @@ class RunnerLink:
         """Call `callback` each time that the queue of large payloads is nearly empty."""
         if self._link is not None:
             self._link.on_drained = callback
-
-    # -- the parent's files -------------------------------------------------------------------------------------------
-
-    def use_sender(self, sender: Sender) -> None:
-        """Send the parent's files with this sender from now on."""
-        self._sender = sender
-
-    @property
-    def sync_progress(self) -> tuple[str, str] | None:
-        """The phase of the sync, and how far it is; None if there is none."""
-        return None if self._sender is None else self._sender.progress
-
-    def update_files(self, calls: list[Call]) -> None:
-        """Send file changes ahead of these calls."""
-        if self._sender is not None:
-            self._sender.update()
-            if self._sender.is_busy:
-                self._held.update((call.id, call.attempt) for call in calls)
-
-    def sync_answered(self, frames: list[Frame]) -> None:
-        """Hand the runner's answers to the sender."""
-        for frame in frames:
-            if self._sender is None:
-                raise errors.ProtocolError("an answer to a sync from a runner that has none")
-            self._sender.on_frame(frame)
-
-    def files_arrived(self) -> None:
-        """Stop counting calls as held back: the runner has all files."""
-        self._held.clear()
-
-    def files_failed(self) -> None:
-        """Count the calls that the runner holds back as never started: it will not have the files."""
-        self.never_left |= self._held
 
     # -- receiving -----------------------------------------------------------------------------------------------------
 

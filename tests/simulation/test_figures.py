@@ -53,6 +53,18 @@ def test_nearly_each_boot_of_a_thrifty_pool_runs_a_call(name: str, slots: int) -
     assert got.unused_boots <= max(3, UNUSED.get((name, slots), 0.05) * got.boots)
 
 
+@pytest.mark.parametrize("slots", SLOTS)
+def test_keys_tell_a_thrifty_pool_how_long_calls_take(slots: int) -> None:
+    """The calls of one key take a hundred times as long as those of the other; their mean says nothing of either."""
+    calls, nodes = load("pictures_and_films"), SimulatedNodes(BOOT, slots)
+    with_keys = simulate(calls, THRIFTY.limits(MOST, slots), nodes)
+    without = simulate([call._replace(key=None) for call in calls], THRIFTY.limits(MOST, slots), nodes)
+    assert with_keys.p95 <= 17.5
+    assert with_keys.p99 <= 0.5 * without.p99
+    assert with_keys.machine_seconds <= 0.9 * without.machine_seconds
+    assert with_keys.unused_boots <= 0.35 * without.unused_boots
+
+
 def test_over_all_loads_one_boot_in_fifty_of_a_thrifty_pool_runs_no_call() -> None:
     runs = [ours(name, slots, THRIFTY) for name in LOADS for slots in SLOTS]
     assert sum(run.unused_boots for run in runs) <= 0.02 * sum(run.boots for run in runs)

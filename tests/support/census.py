@@ -91,12 +91,14 @@ class Census:
         # A foreign process stays foreign, so check only processes that are new since the last snapshot.
         self._foreign &= listed
         unknown = {pid: stat for pid in listed - self._foreign if pid != own and (stat := _stat(pid))}
-        ours = {pid for pid in unknown if self._is_marked(pid)}
+        environments = {pid: _environment(pid) for pid in unknown}
+        ours = {pid for pid, environment in environments.items() if self._marked in environment}
         family = ours | {own}
         while more := {pid for pid, (parent, _) in unknown.items() if parent in family and pid not in ours}:
             ours |= more
             family |= more
-        self._foreign |= unknown.keys() - ours
+        # A program that is just being started has no environment for a moment, so look again at those that have none.
+        self._foreign |= {pid for pid in unknown.keys() - ours if environments[pid]}
         return {Process(int(pid), unknown[pid][1]) for pid in ours}
 
     def left_since(self, before: Snapshot, patience: float = PATIENCE) -> Snapshot:
@@ -130,12 +132,14 @@ class Census:
         lines += [f"temporary file {Path(self.folder, name)}" for name in sorted(left.files)]
         return "\n".join(lines)
 
-    def _is_marked(self, pid: str) -> bool:
-        try:
-            with open(f"/proc/{pid}/environ", "rb") as environ:
-                return self._marked in environ.read()
-        except OSError:
-            return False
+
+def _environment(pid: str) -> bytes:
+    """Return the environment of a process; empty if it has none, or may not be read."""
+    try:
+        with open(f"/proc/{pid}/environ", "rb") as environ:
+            return environ.read()
+    except OSError:
+        return b""
 
 
 def _descriptors() -> list[tuple[int, int, int]]:

@@ -185,7 +185,7 @@ class FakeDocker(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
         if name in self.containers:
             raise ErrorResponse(409, f'Conflict. The container name "/{name}" is already in use by container "{name}".')
         assert set(config) <= {"Image", "Cmd", "Env", "Labels", "HostConfig"}
-        assert set(config["HostConfig"]) <= {"NetworkMode", "Init", "Memory", "NanoCpus"}
+        assert set(config["HostConfig"]) <= {"NetworkMode", "Init", "Memory", "NanoCpus", "DeviceRequests"}
         self.containers[name] = Container(name, config, self._folder / name)
         return 201, json.dumps({"Id": name * 3, "Warnings": []}).encode()
 

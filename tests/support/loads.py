@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 
 from dragonfly_executor.simulation.trace import TraceCall
 
-Calls = Iterator[tuple[float, float]]
+Calls = Iterator[tuple[float, float] | tuple[float, float, str]]
 
 
 def poisson(dice: random.Random, rate: Callable[[float], float], most: float, end: float) -> Iterator[float]:
@@ -101,6 +101,17 @@ def changing(dice: random.Random) -> Calls:
         yield now, dice.uniform(0.1, 0.3) if now < 1800 else dice.uniform(15.0, 25.0)
 
 
+def pictures_and_films(dice: random.Random) -> Calls:
+    """Albums of pictures, each of which takes 0.2 s, and folders of films, each of which takes 20 s."""
+    for start in poisson(dice, lambda _: 1 / 40, 1 / 40, 3600):
+        if dice.random() < 0.5:
+            for _ in range(dice.choice([30, 100, 300])):
+                yield start + dice.uniform(0, 3), dice.uniform(0.1, 0.3), "picture"
+        else:
+            for _ in range(dice.choice([3, 10, 30])):
+                yield start + dice.uniform(0, 3), dice.uniform(10.0, 30.0), "film"
+
+
 LOADS = {
     load.__name__: load
     for load in (
@@ -110,6 +121,10 @@ LOADS = {
 }  # fmt: skip
 
 
+KEYED = {"pictures_and_films": pictures_and_films}
+"""Loads whose calls have keys."""
+
+
 def load(name: str) -> list[TraceCall]:
     """Return the calls of a load in order of arrival."""
-    return sorted(TraceCall(*call) for call in LOADS[name](random.Random(name)))
+    return sorted(TraceCall(*call) for call in (LOADS | KEYED)[name](random.Random(name)))

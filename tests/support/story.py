@@ -18,8 +18,8 @@ PLAIN = CallLimits()
 class Story(World):
     """Each step gives what the machine wants done, one line for each call or runner:
 
-    ``send 1.1 to 1``, ``kill 1.1 on 1``, ``1 = result of 1.1``, ``boot 1``, ``boot 2 of gpu``, ``stop 1: idle``,
-    ``drain 1 in 30``, ``ask 1``, ``closed``.
+    ``send 1.1 to 1``, ``kill 1.1 on 1``, ``1 = result of 1.1``, ``boot 1``, ``boot 2 of gpu on tier 1``,
+    ``stop 1: idle``, ``drain 1 in 30``, ``ask 1``, ``closed``.
     """
 
     def __init__(self, **limits: Any) -> None:
@@ -96,6 +96,11 @@ class Story(World):
             self.boots(runner_id, count)
         return self
 
+    def at_or_tell(self, now: float, event: events.Event) -> list[str]:
+        """Let an event come at this time."""
+        self.now = now
+        return self.tell(event)
+
     @property
     def stats(self) -> PoolStats:
         return self.machine.stats(self.now)
@@ -117,8 +122,9 @@ class Story(World):
                     lines.append(f"kill {call.id}.{call.attempt} on {runner_id}")
                 case actions.Settle(outcomes):
                     lines += [self._outcome(call, outcome) for call, outcome in outcomes]
-                case actions.Boot(runner_id, kind, _):
-                    lines.append(f"boot {runner_id} of {kind}" if kind else f"boot {runner_id}")
+                case actions.Boot(runner_id, kind, _, tier):
+                    of, on = f" of {kind}" if kind else "", f" on tier {tier}" if tier else ""
+                    lines.append(f"boot {runner_id}{of}{on}")
                 case actions.Stop(runner_id, _, reason):
                     lines.append(f"stop {runner_id}: {reason}")
                 case actions.Drain(runner_id, seconds):
@@ -126,7 +132,8 @@ class Story(World):
                 case actions.CheckIdle(runner_id):
                     lines.append(f"ask {runner_id}")
                 case actions.Warn(text):
-                    lines.append(f"warn: {text.partition(' of ')[0]} of")
+                    beginning, _, rest = text.partition(" of ")
+                    lines.append(f"warn: {beginning} of" if rest else f"warn: {text.partition(',')[0]}")
                 case actions.Closed():
                     lines.append("closed")
         return lines

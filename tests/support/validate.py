@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from math import ceil, fsum
+from collections.abc import Sequence
+from math import ceil, fsum, isclose
 
+from dragonfly_executor.core import overflow
+from dragonfly_executor.core.actions import Boot
 from dragonfly_executor.core.call_queue import CallQueue
 from dragonfly_executor.core.calls import DEFAULT_KIND, DELAYED, QUEUED, SETTLED, STARTED, Call
 from dragonfly_executor.core.events import ShutdownMode
+from dragonfly_executor.core.key_costs import weight_of
 from dragonfly_executor.core.machine import Machine
 from dragonfly_executor.core.placement import RANK
 from dragonfly_executor.core.runner import UP, Runner, RunnerState
@@ -15,6 +19,7 @@ from dragonfly_executor.core.runner_endings import fits, next_time
 from dragonfly_executor.core.runner_group import RunnerGroup
 from dragonfly_executor.core.sharing import overdue_at
 from dragonfly_executor.core.state import PoolState
+from dragonfly_executor.core.usage import Usage
 
 
 class Survey:
@@ -23,7 +28,7 @@ class Survey:
     Attributes:
         runners: all runners.
         up, booting: the runners in these states.
-        of_kind: the runners of each kind.
+        of_group: the runners of each kind and tier.
         slots, in_flight, load, busy: sums over the runners that are up.
         calls_on: each runner, with the number of its calls of each kind.
         in_flight_of: the number of calls of each kind on all runners.
@@ -38,7 +43,7 @@ class Survey:
         self.runners = list(pool.runner_table.runners.values())
         self.up: list[Runner] = []
         self.booting: list[Runner] = []
-        self.of_kind: dict[str, list[Runner]] = {}
+        self.of_group: dict[tuple[str, int], list[Runner]] = {}
         self.slots = self.in_flight = self.load = self.busy = 0
         self.calls_on: list[tuple[Runner, dict[str, int]]] = []
         self.in_flight_of: Counter[str] = Counter()
@@ -53,7 +58,7 @@ class Survey:
     def _walk_over_runners(self) -> None:
         for runner in self.runners:
             state, load = runner.state, runner.load
-            self.of_kind.setdefault(runner.kind, []).append(runner)
+            self.of_group.setdefault((runner.kind, runner.tier), []).append(runner)
             if state is UP:
                 self.up.append(runner)
                 self.slots += runner.slots
@@ -118,18 +123,22 @@ def check_sums(pool: PoolState, survey: Survey) -> None:
     """Check that the table's sums and orders are what the survey finds."""
     table, groups = pool.runner_table, pool.runner_table.groups
     assert groups.keys() == table.placements.by_kind.keys()
-    for kind, group in groups.items():
-        check_group(kind, group, survey.of_kind.get(kind, []))
+    assert table.all_groups == [group for each in groups.values() for group in each]
+    for kind, each in groups.items():
+        for group in each:
+            check_group(kind, group, survey.of_group.get((kind, group.tier.index), []))
         check_placement(pool, survey, kind)
+    for tier in table.tiers:
+        assert tier.count == sum(runner.tier == tier.index for runner in survey.runners)
     for runner, kinds in survey.calls_on:
         check_shares(pool, runner, kinds)
     assert table.up == len(survey.up)
     assert list(table.booting.values()) == survey.booting
     assert (table.slots, table.in_flight) == (survey.slots, survey.in_flight)
     assert (table.load, table.busy) == (survey.load, survey.busy)
-    assert survey.of_kind.keys() <= groups.keys()
+    assert {kind for kind, _ in survey.of_group} <= groups.keys()
     idle, retiring = 0, list(table.retiring)
-    for group in groups.values():
+    for group in table.all_groups:
         idle += len(group.idle)
         retiring += group.yielding
     assert table.idle == idle
@@ -170,11 +179,16 @@ def check_placement(pool: PoolState, survey: Survey, kind: str) -> None:
     assert placement.kind == kind
     members = [runner for runner in survey.up if placement.fits(runner)]
     assert {runner.id: runner for runner in members} == placement.members
-    assert placement.yielding == sum([runner.id in table.groups[runner.kind].yielding for runner in members])
+    giving = [runner.id in table.groups[runner.kind][runner.tier].yielding for runner in members]
+    assert placement.yielding == sum(giving)
+    for tier in table.tiers:
+        own = [placement._at_once(runner) for runner in members if runner.tier == tier.index]
+        assert placement.slots[tier.index] == sum(own)
     assert kind == DEFAULT_KIND or placement.in_flight == survey.in_flight_of[kind]
     if placement._packed is not None:
         free = [runner for runner in members if placement.room(runner) > 0]
         free = [runner for runner in free if not (runner.is_short and runner.in_flight)]
+        free = [runner for runner in free if placement._packs[runner.tier]]
         listed = {i: load % RANK for i, load in placement._packed._load_of.items()}
         assert listed == {runner.id: runner.load for runner in free}
 
@@ -215,7 +229,12 @@ def check_what_is_told(pool: PoolState, survey: Survey) -> None:
 
 def check_meter(pool: PoolState) -> None:
     """Check that the usage's sums are what a walk over its runners finds, to the last bit."""
-    usage = pool.usage
+    for tier in pool.runner_table.tiers:
+        check_usage(pool, tier.usage)
+    check_usage(pool, pool.usage)
+
+
+def check_usage(pool: PoolState, usage: Usage) -> None:
     assert usage._runners.keys() <= pool.runner_table.runners.keys()
     prices = [price for _, price in usage._runners.values()]
     assert usage._rate == fsum(price for price in prices if price is not None)
@@ -233,6 +252,7 @@ def check_places(pool: PoolState, survey: Survey) -> None:
         waits += [entry[2] for entry in (*queue._early, *queue._late) if entry[2].state is QUEUED]
         assert queue.has_keys or not any(call.limits.key for call in waits)
         check_order(queue)
+        check_key_costs(pool, queue, waits)
         delays = [calls[call_id] for _, call_id in queue.delays if call_id in calls]
         assert (queue.queued, queue.delayed) == (len(waits), len(delays))
         assert queue.total is call_table.total
@@ -243,7 +263,7 @@ def check_places(pool: PoolState, survey: Survey) -> None:
         waits += delays
         assert {call.kind for call in waits} <= {kind}
         places += [call.id for call in waits]
-    assert queues.keys() >= pool.runner_table.groups.keys() - survey.of_kind.keys()
+    assert queues.keys() >= pool.runner_table.groups.keys() - {kind for kind, _ in survey.of_group}
     assert len(places) == len(calls), "a call is in no place, or in two"
     assert calls.keys() == set(places), "a call is in no place, or in two"
     assert not survey.given_up or pool.settle_queue.entries, "a call was given up, and nothing settles it"
@@ -262,6 +282,34 @@ def check_order(queue: CallQueue) -> None:
     assert all(priority > 0 for priority, _, _ in queue._late)
 
 
+def check_key_costs(pool: PoolState, queue: CallQueue, waits: list[Call]) -> None:
+    """Check that the expected work of the calls with a key is what a walk over these calls finds."""
+    keys = queue.key_costs
+    assert (keys is not None) == pool.limits.thrifty
+    if keys is None:
+        return
+    running = [
+        call
+        for group in pool.runner_table.all_groups
+        if group.costs is not None
+        for call in group.costs.running
+        if call.queue is queue
+    ]
+    waiting, runs = (Counter(call.limits.key for call in calls if call.limits.key) for calls in (waits, running))
+    for number, cost in keys._costs.items():
+        assert (cost.waiting, cost.running) == (waiting[number], runs[number])
+        assert (number in keys._resting) == (not cost.waiting and not cost.running)
+    assert waiting.keys() | runs.keys() <= keys._costs.keys()
+    known = {number: cost for number, cost in keys._costs.items() if cost.capped is not None}
+    for work, counts in ((keys.waiting, waiting), (keys.running, runs)):
+        assert work.calls == sum(counts[number] for number in known)
+        assert isclose(work.capped, sum(counts[i] * (cost.capped or 0.0) for i, cost in known.items()), abs_tol=1e-6)
+        assert isclose(work.seconds, sum(counts[i] * cost.seconds for i, cost in known.items()), abs_tol=1e-6)
+    new = [count for number, count in waiting.items() if number not in known]
+    assert keys.new_calls == sum(new)
+    assert isclose(keys.new_weight, sum(map(weight_of, new)), abs_tol=1e-6)
+
+
 def is_given_up(pool: PoolState, call: Call) -> bool:
     """Return True if the end of an unsettled call is decided already."""
     if call.state <= DELAYED:
@@ -272,22 +320,25 @@ def is_given_up(pool: PoolState, call: Call) -> bool:
 
 def check_boots(pool: PoolState, survey: Survey) -> None:
     """Check that each boot has a place, and that no runner that is up or gone has one."""
-    boots = pool.boots
-    assert boots._taken >= pool.runner_table.booting.keys()
-    assert boots._taken <= {runner.id for runner in survey.runners if runner.state is not UP}
-    assert not boots.hung & pool.runner_table.runners.keys()
-    assert 0 <= boots.free == boots.at_most - len(boots._taken) - len(boots.hung)
+    for tier in pool.runner_table.tiers:
+        boots, runners = tier.boots, [runner for runner in survey.runners if runner.tier == tier.index]
+        assert boots._taken >= {runner.id for runner in runners if runner.state is RunnerState.BOOTING}
+        assert boots._taken <= {runner.id for runner in runners if runner.state is not UP}
+        assert not boots.hung & pool.runner_table.runners.keys()
+        assert 0 <= boots.free == boots.at_most - len(boots._taken) - len(boots.hung)
+        most = tier.limits.max
+        assert most is None or tier.count <= most, "a backend has more runners than it may have"
 
 
 def check_queued_boots(pool: PoolState, now: float) -> None:
     """A boot in a queue that no call needs is aborted after a while."""
-    groups = pool.runner_table.groups.values()
+    groups = pool.runner_table.all_groups
     assert pool.runner_table.queued == sum(len(group.queued) for group in groups)
     for group in groups:
         assert group.queued.keys() == {runner.id for runner in group.runners.values() if runner.is_queued}
         assert group.queued.keys() <= group.booting.keys()
         queue = pool.call_table.queues.get(group.kind)
-        calls = group.ahead + (0 if queue is None else queue.queued + queue.delayed)
+        calls = 0 if queue is None else pool.waiting_for(group) + queue.delayed
         kept = pool.keep_of(group) - (group.up - len(group.yielding))
         needed = max(ceil(calls / pool.slots_hint(group)), kept)
         needless = min(len(group.queued), len(group.booting) - needed)
@@ -312,7 +363,7 @@ def check_bounds(pool: PoolState, survey: Survey) -> None:
     """Check invariant 1, as far as a state shows it: after a resize the runners beyond max are on their way out."""
     runner_table = pool.runner_table
     excess = runner_table.up + len(runner_table.booting) - pool.max
-    going = len(runner_table.retiring) + sum(len(group.yielding) for group in runner_table.groups.values())
+    going = len(runner_table.retiring) + sum(len(group.yielding) for group in runner_table.all_groups)
     assert excess <= 0 or (len(runner_table.retiring) <= excess <= going and not runner_table.booting)
     for runner in survey.runners:
         if runner.state is UP:
@@ -329,17 +380,21 @@ def check_bounds(pool: PoolState, survey: Survey) -> None:
 def check_nobody_waits_for_nothing(pool: PoolState, now: float) -> None:
     """Invariant 3, for each kind."""
     call_table = pool.call_table
-    for kind, group in pool.runner_table.groups.items():
+    for kind, groups in pool.runner_table.groups.items():
         queue = call_table.queues[kind]
         if not pool.starts_calls:
             # Calls whose slots are booting count as begun.
-            waits_for_boots = pool.mode is ShutdownMode.CANCEL_QUEUED and (group.booting or call_table.is_late(now))
+            boots = any(group.booting for group in groups)
+            waits_for_boots = pool.mode is ShutdownMode.CANCEL_QUEUED and (boots or call_table.is_late(now))
             assert not queue.queued or waits_for_boots
             assert not queue.delayed
         elif not call_table.is_late(now):  # else the time of a call may be over
-            check_slots_are_full(pool, group, now)
-            check_boots_come(pool, group, now)
-    if pool.starts_calls and not call_table.is_late(now):
+            check_slots_are_full(pool, groups[0], now)
+            if pool.is_tiered:
+                check_tiers_boot(pool, groups, now)
+            else:
+                check_boots_come(pool, groups[0], now)
+    if pool.starts_calls and not call_table.is_late(now) and not pool.is_tiered:
         check_room_is_made(pool, now)
 
 
@@ -378,12 +433,30 @@ def check_boots_come(pool: PoolState, group: RunnerGroup, now: float) -> None:
     ), f"{waiting} calls wait for nothing"
 
 
+def check_tiers_boot(pool: PoolState, groups: Sequence[RunnerGroup], now: float) -> None:
+    """Calls that wait have a runner, or a boot, or a tier that may boot one, or none of them can."""
+    waiting = pool.waiting_calls(groups[0].kind)
+    if not waiting or pool.usage.exhausted or pool.has_member(groups[0]) or any(group.booting for group in groups):
+        return
+    for group in groups:
+        full = len(pool.runner_table.runners) >= pool.max or group.tier.count == group.tier.limits.max
+        if any(pool.may_boot(earlier) for earlier in groups[: group.tier.index]):
+            # An earlier tier is to boot for these calls first, until they have waited for this tier's boot time.
+            due = overflow.overdue_at(pool, group)
+            if due is not None and due > now:
+                continue
+        assert cannot_boot(pool, group, now) or full or not pool.may_boot(group) or has_slots_enough(pool, group), (
+            f"{waiting} calls wait for nothing"
+        )
+    assert any(pool.may_boot(group) for group in groups), "calls wait, and no boot can ever begin"
+
+
 def cannot_boot(pool: PoolState, group: RunnerGroup, now: float) -> bool:
     """Whether no boot of this kind may begin now, even if there is room for the runner."""
     return (
         (group.back_off.until is not None and group.back_off.until > now)
         or pool.is_at_last_boots(group)
-        or (pool.boots.free <= 0 and (pool.has_member(group) or not pool.boots.all_hang))
+        or (group.tier.boots.free <= 0 and (pool.has_member(group) or not group.tier.boots.all_hang))
     )
 
 
@@ -400,7 +473,8 @@ def has_slots_enough(pool: PoolState, group: RunnerGroup) -> bool:
 
 def check_room_is_made(pool: PoolState, now: float) -> None:
     """If calls of a kind wait at max, no runner of another kind is kept that could make room for them."""
-    groups, queues = pool.runner_table.groups, pool.call_table.queues
+    queues = pool.call_table.queues
+    groups = {kind: group for kind, (group,) in pool.runner_table.groups.items()}
     if len(pool.runner_table.runners) < pool.max or len(groups) == 1 or pool.usage.exhausted:
         return
     waiting = [
@@ -409,7 +483,7 @@ def check_room_is_made(pool: PoolState, now: float) -> None:
         if queues[kind].queued > len(group.booting) * pool.slots_hint(group)
         and not cannot_boot(pool, group, now)
         and not has_slots_enough(pool, group)
-        and pool.boots.free > 0
+        and group.tier.boots.free > 0
         and not (pool.limits.thrifty and group.staying)
     ]
     going = [runner for runner in pool.runner_table.runners.values() if is_going(runner)]
@@ -442,17 +516,18 @@ def check_min(pool: PoolState, now: float) -> None:
     if pool.usage.exhausted:
         assert not runner_table.booting, "a budget is used up, and runners boot"
         assert not runner_table.idle, "a budget is used up, and an idle runner is kept"
-        assert not any(group.idle_check_pending for group in runner_table.groups.values())
+        assert not any(group.idle_check_pending for group in runner_table.all_groups)
         return
     if pool.limits.min_idle_after is None:
         assert pool.idled_below_min == 0
     if pool.call_table.is_late(now):
         return
     if pool.mode is None and pool.broken is None:
-        group = runner_table.groups[DEFAULT_KIND]
-        kept = group.up + len(group.booting) >= pool.min - pool.idled_below_min
-        bound = len(runner_table.runners) >= pool.max or pool.boots.free <= 0
-        assert kept or cannot_boot(pool, group, now) or bound, "less than min are kept"
+        for group in runner_table.groups[DEFAULT_KIND]:
+            kept = group.up + len(group.booting) >= pool.keep_of(group)
+            bound = len(runner_table.runners) >= pool.max or group.tier.boots.free <= 0
+            bound = bound or group.tier.count == group.tier.limits.max or not pool.may_boot(group)
+            assert kept or cannot_boot(pool, group, now) or bound, "less than min are kept"
 
 
 def check_deadline(machine: Machine, survey: Survey, now: float) -> None:
@@ -476,10 +551,11 @@ def check_deadline(machine: Machine, survey: Survey, now: float) -> None:
         assert deadline <= survey.first_deadline
 
 
-def boots_are_needed(pool: PoolState, kind: str) -> bool:
+def boots_are_needed(pool: PoolState, boot: Boot) -> bool:
     """After an event with boots: whether the last of those of a kind is needed, by waiting calls or by min."""
-    group = pool.runner_table.groups[kind]
+    kind = boot.kind
+    group = pool.runner_table.groups[kind][boot.tier]
     others = len(group.booting) - 1
-    waiting = pool.call_table.queues[kind].queued + max(0, group.load - group.slots)
+    waiting = pool.waiting_calls(kind)
     least = pool.min if kind == DEFAULT_KIND else 0
     return others < ceil(waiting / pool.slots_hint(group)) or group.up - len(group.yielding) + others < least

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import cycle
 from math import isclose
@@ -36,6 +36,7 @@ class TrackedRunner:
 
     slots: int = 0
     kind: str = DEFAULT_KIND
+    tier: int = 0
     up: bool = False
     stopped: bool = False
     leaving: bool = False
@@ -196,7 +197,7 @@ class World:
             self.spared = self._waiting(sent_before)
         for action in result:
             assert not self.closed or isinstance(action, actions.Settle), f"{action} after Closed"
-            CARRY_OUT[type(action)](self, action)
+            getattr(self, CARRY_OUT[type(action)])(action)
         self.most_slots = max(self.most_slots, sum(node.slots for node in self.nodes.values()))
         if result:
             self._check_order(sent_before)
@@ -208,7 +209,7 @@ class World:
             self._check_retiring(lightest, result)
         for action in result:
             if isinstance(action, actions.Boot):
-                assert boots_are_needed(self.machine.pool, action.kind)
+                assert boots_are_needed(self.machine.pool, action)
         self._give_up(validate(self.machine, self.now).given_up)
         self._check_accounts()
         return result
@@ -289,7 +290,7 @@ class World:
         if self.mode is ShutdownMode.CANCEL_QUEUED:
             taken = Counter(self.accounts[i].call.kind for i in self.spared | (flying - sent_before))
             for kind, count in taken.items():
-                group = self.machine.pool.runner_table.groups[kind]
+                group = self.machine.pool.runner_table.groups[kind][0]
                 hint = self.machine.pool.slots_hint(group)
                 assert count <= booting[kind] * hint, "calls wait, and no boot will take them"
 
@@ -355,7 +356,11 @@ class World:
 
     def _asks(self, node: TrackedRunner) -> None:
         if node.since is None:
-            node.since, node.price = self.now, self.limits.caps.price
+            node.since, node.price = self.now, self.price_on(node.tier)
+
+    def price_on(self, tier: int) -> float | None:
+        """What a runner costs until its own price is known."""
+        return self.limits.caps.price
 
     def _count_boots(self, event: events.Event, node: TrackedRunner | None) -> None:
         """Count the boots that fail in a row, and note whether another boot may succeed."""
@@ -581,19 +586,7 @@ class World:
                 queued_for_long = limits.queue_timeout is not None and not flying
                 assert told or late or queued_for_long, "a call timed out before its time"
             case errors.BootError():
-                # Nonsense, but survived: the boot failed of a runner that was up already, and had the call.
-                was_up = isinstance(self.last_event, events.BootFailed) and call.attempt in account.attempts_begun
-                assert was_up or not flying
-                prospects = self.given_up.get(call.id) or self._prospects(call.kind)
-                assert was_up or not prospects.is_up, "a runner is up"
-                if prospects.all_boots_hang and not prospects.is_over:
-                    assert was_up or "still block in the backend" in str(outcome)
-                    self._boots_count_anew(call.kind)
-                    return
-                assert was_up or prospects.is_over, "boots fail, and another boot may succeed"
-                assert was_up or prospects.why is None or prospects.why in (outcome, outcome.__cause__), (
-                    "another boot's error"
-                )
+                self._check_boot_error(account, outcome, flying=flying)
             case errors.RunnerLostError():
                 died = call.attempt in account.attempts_begun
                 killed = self.mode is ShutdownMode.KILL
@@ -602,13 +595,30 @@ class World:
                 assert not died or ending or call.attempt > limits.retries, "it had a retry left"
             case errors.BudgetExceeded():
                 # A price that becomes known later may make it less than the cap again: used up stays used up.
-                assert self.may_be_spent or self.was_spent, "a budget is used up before its time"
+                self._check_budget_is_used_up(call)
                 assert not flying, "a call that runs goes on"
                 fresh = "the call was not started" in str(outcome)
                 assert fresh is not bool(account.attempts_begun), "a call that may have run is said not to have"
             case actions.CANCELLED:
                 asked = isinstance(self.last_event, events.CancelRequested) and call.id in self.last_event.call_ids
                 assert asked or (self.mode or 0) >= ShutdownMode.CANCEL_QUEUED, "nobody cancelled it"
+
+    def _check_budget_is_used_up(self, call: Call) -> None:
+        assert self.may_be_spent or self.was_spent, "a budget is used up before its time"
+
+    def _check_boot_error(self, account: TrackedCall, outcome: errors.BootError, *, flying: bool) -> None:
+        call = account.call
+        # Nonsense, but survived: the boot failed of a runner that was up already, and had the call.
+        was_up = isinstance(self.last_event, events.BootFailed) and call.attempt in account.attempts_begun
+        assert was_up or not flying
+        prospects = self.given_up.get(call.id) or self._prospects(call.kind)
+        assert was_up or not prospects.is_up, "a runner is up"
+        if prospects.all_boots_hang and not prospects.is_over:
+            assert was_up or "still block in the backend" in str(outcome)
+            self._boots_count_anew(call.kind)
+            return
+        assert was_up or prospects.is_over, "boots fail, and another boot may succeed"
+        assert was_up or prospects.why is None or prospects.why in (outcome, outcome.__cause__), "another boot's error"
 
     def _boot(self, action: actions.Boot) -> None:
         assert action.runner_id not in self.nodes
@@ -622,10 +632,13 @@ class World:
         )
         assert kind not in self.final or not booting or serves, "a boot that cannot end better than the last one"
         self.final.pop(kind, None)
-        self.nodes[action.runner_id] = TrackedRunner(price=self.limits.caps.price, kind=kind)
+        self.nodes[action.runner_id] = TrackedRunner(price=self.price_on(action.tier), kind=kind, tier=action.tier)
+        self._check_room(action)
+        assert len(self.nodes) <= self.machine.pool.max, "more runners than max"
+
+    def _check_room(self, action: actions.Boot) -> None:
         boots = sum(node.boots for node in self.nodes.values()) + len(self.hung)
         assert boots <= self.limits.max_concurrent_boots, "more boots than the backend can run at once"
-        assert len(self.nodes) <= self.machine.pool.max, "more runners than max"
 
     def _stop(self, action: actions.Stop) -> None:
         node = self.nodes[action.runner_id]
@@ -754,14 +767,15 @@ def _plain(value: object) -> object:
     return ADDRESS.sub("", repr(value)) if isinstance(value, Exception) else value
 
 
-CARRY_OUT: dict[type, Callable[[World, object], None]] = {
-    actions.Send: World._send,
-    actions.Kill: World._kill,
-    actions.Settle: World._settle,
-    actions.Boot: World._boot,
-    actions.Stop: World._stop,
-    actions.Drain: World._drain,
-    actions.CheckIdle: World._check_idle,
-    actions.Closed: World._closed,
-    actions.Warn: World._warn,
-}  # type: ignore[dict-item]
+CARRY_OUT: dict[type, str] = {
+    actions.Send: "_send",
+    actions.Kill: "_kill",
+    actions.Settle: "_settle",
+    actions.Boot: "_boot",
+    actions.Stop: "_stop",
+    actions.Drain: "_drain",
+    actions.CheckIdle: "_check_idle",
+    actions.Closed: "_closed",
+    actions.Warn: "_warn",
+}
+"""The method that carries out an action."""

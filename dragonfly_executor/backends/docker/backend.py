@@ -3,31 +3,35 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from dragonfly_executor.backends.agent_command import runner_options
 from dragonfly_executor.backends.background_sweep import BackgroundSweeper
 from dragonfly_executor.backends.base import Backend, BootRequest, Node
+from dragonfly_executor.backends.docker.sizes import SIZE_KEYS, ContainerSize, ContainerSizes, memory_bytes
 from dragonfly_executor.backends.journal import JournalEntry, open_journal
 from dragonfly_executor.backends.journal_writer import JournalWriter
 from dragonfly_executor.backends.label import node_name
 from dragonfly_executor.errors import BootError
 from dragonfly_executor.protocol.parent import VARIABLE
 from dragonfly_executor.sync.options import Sync
+from dragonfly_executor.util.validation import labels as checked_labels
 from dragonfly_executor.util.validation import whole
 
 if TYPE_CHECKING:
+    from typing import Unpack
+
     from dragonfly_executor.backends.deadline import Deadline
     from dragonfly_executor.backends.docker.engine import DockerEngine
     from dragonfly_executor.backends.docker.leftovers import DockerLeftovers
     from dragonfly_executor.backends.docker.node import DockerNode
     from dragonfly_executor.backends.found_node import FoundNode, SweepResult
+    from dragonfly_executor.backends.tier_keywords import TierKeywords
+    from dragonfly_executor.core.capacity import Capacity
 
 SOCKET = "/var/run/docker.sock"
 FIRST_SWEEP_TIMEOUT = 10.0
-UNITS = {"": 1, "k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40}
 OWN = frozenset({"Image", "Cmd", "Env", "Labels", "HostConfig"})
 """Parts of a container's configuration that have arguments of their own."""
 
@@ -48,7 +52,11 @@ class DockerBackend(Backend):
         network: the containers' network. With another one than "host", `host` is required: for instance the address of
             the bridge.
         cpus: CPUs of a container, and the number of calls at once on its runner. Default: all CPUs.
-        memory: memory of a container, in bytes, or as text such as "2g".
+        memory: memory of a container, in bytes, or as text such as "2g". Default: no limit.
+        gpus: GPUs of a container (NVIDIA, by the NVIDIA Container Toolkit): a number. Default: none.
+        larger_sizes: whether calls that require more than `cpus`, `memory` and `gpus` say (``options(requires=...)``)
+            get a container that has it. If False, such calls fail when they are submitted.
+        labels: free labels of the runners, such as ``{"eu"}``.
         env: environment variables for the runners. Do not put secrets here: ``docker inspect`` shows them.
         python: the interpreter in the image.
         host_config: more of the Engine's ``HostConfig``, such as ``{"Binds": ["/data:/data:ro"]}``.
@@ -57,6 +65,7 @@ class DockerBackend(Backend):
         requirements: third-party packages to install in each container; see `SSHBackend`.
         journal: the folder of the journal; default ``$XDG_STATE_HOME/dragonfly_executor/docker``. False turns it off.
         sweep: whether to remove the containers of pools that are gone, beside the first boot.
+        tier: `max`, `idle_shutdown_after` and `budget` of the runners of this backend; see `Backend.set_limits`.
 
     Raises:
         TypeError, ValueError: an argument is invalid.
@@ -66,6 +75,7 @@ class DockerBackend(Backend):
 
     name = "docker"
     dials_back = True
+    expected_boot_time = 2.0
     phases = ("create", "start", "connect", "handshake", "sync", "requirements")
 
     def __init__(
@@ -78,6 +88,9 @@ class DockerBackend(Backend):
         network: str = "host",
         cpus: float | None = None,
         memory: int | str | None = None,
+        gpus: int = 0,
+        larger_sizes: bool = True,
+        labels: Iterable[str] = (),
         env: Mapping[str, str] | None = None,
         python: str = "python",
         host_config: Mapping[str, Any] | None = None,
@@ -86,7 +99,9 @@ class DockerBackend(Backend):
         requirements: Iterable[str] | str | os.PathLike[str] | None = None,
         journal: str | os.PathLike[str] | bool | None = None,
         sweep: bool = True,
+        **tier: Unpack[TierKeywords],
     ) -> None:
+        self.set_limits(**tier)
         if host is None and network != "host":
             raise ValueError(f"containers in the network {network!r} do not have this machine's loopback: give host=")
         if own := OWN & set(config or {}):
@@ -94,12 +109,14 @@ class DockerBackend(Backend):
         self.sync = Sync.of(sync, requirements)
         self._image = image or ""
         self._address = host or "127.0.0.1", whole(port, "port", 0)
-        self._cpus = _checked_cpus(cpus)
+        self.labels = checked_labels(labels, "labels")
+        size = ContainerSize(_checked_cpus(cpus), memory_bytes(memory), whole(gpus, "gpus", 0))
+        is_known = not SIZE_KEYS & set(host_config or {})
+        self._sizes = ContainerSizes(size, self.labels, may_grow=bool(larger_sizes), is_known=is_known)
         self._env = dict(env or {})
-        limits = {"NanoCpus": None if cpus is None else int(cpus * 1e9), "Memory": memory_bytes(memory)}
-        given = {name: value for name, value in limits.items() if value is not None}
         # Init: the runner is not process 1, whose orphans it would have to reap. No restart policy: see the guide.
-        self._host_config = {"NetworkMode": network, "Init": True, **given, **(host_config or {})}
+        self._host_config = {"NetworkMode": network, "Init": True}
+        self._more = dict(host_config or {})
         self._config = dict(config or {})
         options = runner_options()
         self._command = [python, "-P", *options, "-m", "dragonfly_executor.runner"]
@@ -122,8 +139,11 @@ class DockerBackend(Backend):
             arguments["port"] = int(arguments["port"])
         if "cpus" in arguments:
             arguments["cpus"] = float(arguments["cpus"])
-        if "requirements" in arguments:
-            arguments["requirements"] = arguments["requirements"].split(",")
+        if "gpus" in arguments:
+            arguments["gpus"] = int(arguments["gpus"])
+        for name in ("requirements", "labels"):
+            if name in arguments:
+                arguments[name] = arguments[name].split(",")
         if arguments.get("sync") == "none":
             arguments["sync"] = None
         return cls(**arguments)
@@ -137,7 +157,11 @@ class DockerBackend(Backend):
 
     def default_slots(self) -> int | None:
         """See `Backend.default_slots`. A container sees all CPUs of its machine, whatever its share of them is."""
-        return None if self._cpus is None else max(1, int(self._cpus))
+        return self._sizes.default.slots()
+
+    def capacities(self) -> Sequence[Capacity]:
+        """See `Backend.capacities`."""
+        return (self._sizes.largest(),)
 
     def boot(self, request: BootRequest) -> Node:
         """Create a container and start it.
@@ -153,11 +177,13 @@ class DockerBackend(Backend):
         # The name is chosen before the request, so the container can be removed even if the answer is lost.
         name = node_name(request.parent.pool)
         entry = self._leftovers.entry(name, request.parent.pool)
+        size = self._sizes.for_boot(request.requires)
         self._records.begin(entry)
         node = self._node(name, entry)
+        node.capacity, node.default_slots = self._sizes.capacity(size), size.slots()
         phase = "create"
         try:
-            body = self._body(request, entry)
+            body = self._body(request, entry, size)
             self._engine.ask("POST", "/containers/create", query={"name": name}, body=body, given_up=request.given_up)
             phase = "start"
             self._engine.ask("POST", f"/containers/{name}/start", given_up=request.given_up)
@@ -199,7 +225,7 @@ class DockerBackend(Backend):
         forget, abandon = (lambda: self._records.forget(entry)), (lambda: self._records.abandon(entry, name))
         return DockerNode(self._engine, name, forget, abandon)
 
-    def _body(self, request: BootRequest, entry: JournalEntry) -> dict[str, Any]:
+    def _body(self, request: BootRequest, entry: JournalEntry, size: ContainerSize) -> dict[str, Any]:
         env = {**self._env, VARIABLE: request.parent.encode()}
         return {
             **self._config,
@@ -207,7 +233,7 @@ class DockerBackend(Backend):
             "Cmd": self._command,
             "Env": [f"{name}={value}" for name, value in env.items()],
             "Labels": {} if entry.label is None else entry.label.encode(),
-            "HostConfig": self._host_config,
+            "HostConfig": {**self._host_config, **size.host_config(), **self._more},
         }
 
 
@@ -219,22 +245,6 @@ def find_socket(given: str | None, environment: Mapping[str, str]) -> str:
     if found and not found.startswith("unix://"):
         raise ValueError(f"DOCKER_HOST is {found!r}, and DockerBackend speaks over a Unix socket only: give socket=")
     return found.removeprefix("unix://") or SOCKET
-
-
-def memory_bytes(memory: int | str | None) -> int | None:
-    """Return a size of memory in bytes, from a number or from text such as "512m", "2g" or "2GiB".
-
-    Raises:
-        TypeError, ValueError: it is no size.
-    """
-    if memory is None:
-        return None
-    if isinstance(memory, str):
-        found = re.fullmatch(r"(\d+)\s*([kmgt]?)(i?b)?", memory.strip().lower())
-        if found is None:
-            raise ValueError(f"memory= is a number of bytes, or text such as '2g', and not {memory!r}")
-        return whole(int(found[1]) * UNITS[found[2]], "memory", 1)
-    return whole(memory, "memory", 1)
 
 
 def _checked_cpus(cpus: float | None) -> float | None:

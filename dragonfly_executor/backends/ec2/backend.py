@@ -9,19 +9,21 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from dragonfly_executor.backends.agent_command import runner_options
 from dragonfly_executor.backends.background_sweep import BackgroundSweeper
 from dragonfly_executor.backends.base import Backend, BootRequest, CancelToken, Node
 from dragonfly_executor.backends.deadline import Deadline
+from dragonfly_executor.backends.ec2.arguments import checked_prices, command, from_texts, words
 from dragonfly_executor.backends.ec2.launch import (
     NOTHING_TO_LAUNCH,
     LaunchSettings,
     candidates,
     check_env,
     check_more,
+    places,
     template_of,
 )
 from dragonfly_executor.backends.ec2.prices import EC2_PRICES, EC2Prices
+from dragonfly_executor.backends.ec2.sizes import InstanceTypes
 from dragonfly_executor.backends.journal import JournalEntry, open_journal
 from dragonfly_executor.backends.journal_writer import JournalWriter
 from dragonfly_executor.backends.label import OwnerLabel, node_name
@@ -29,13 +31,18 @@ from dragonfly_executor.backends.owner import Owner
 from dragonfly_executor.errors import BootError
 from dragonfly_executor.sync.options import Sync
 from dragonfly_executor.util.validation import duration, whole
+from dragonfly_executor.util.validation import labels as checked_labels
 
 if TYPE_CHECKING:
+    from typing import Unpack
+
     from dragonfly_executor.backends.backend_check import BackendCheck
     from dragonfly_executor.backends.ec2.client import EC2Client
     from dragonfly_executor.backends.ec2.creation import InstanceLaunch
     from dragonfly_executor.backends.ec2.leftovers import EC2Leftovers
     from dragonfly_executor.backends.found_node import FoundNode, SweepResult
+    from dragonfly_executor.backends.tier_keywords import TierKeywords
+    from dragonfly_executor.core.capacity import Capacity
     from dragonfly_executor.util.validation import Seconds
 
 logger = logging.getLogger("dragonfly_executor")
@@ -68,8 +75,10 @@ class EC2Backend(Backend):
         launch_template: name or ID of a launch template, with ``:VERSION`` if it is not the default version. Arguments
             override what it says.
         instance_types: types in order of preference, as a list or separated by commas. If EC2 has no capacity for a
-            type, or a quota is reached, the boot goes on to the next place and then to the next type. Default: the
-            launch template's.
+            type, or a quota is reached, the boot goes on to the next place and then to the next type. If calls require
+            something (``options(requires=...)``), the smallest of them that has it comes first, and types that lack it
+            are left out. Default: the launch template's, or without a template for such calls a type of a table
+            (docs/ec2.md).
         subnets: IDs of subnets in order of preference, as a list or separated by commas.
         zones: availability zones in order of preference, if there are no `subnets`.
         security_groups: IDs of security groups.
@@ -98,6 +107,9 @@ class EC2Backend(Backend):
             only tags identify the instances of a killed parent.
         sweep: whether to terminate the instances of pools that are gone, beside the first boot.
         prices: the price list for `Budget` and ``stats()``. It is an estimate as of a date; see `EC2Prices`.
+        labels: free labels of the runners, such as ``{"eu"}``.
+        sizes: what instances have, as a `Capacity` by type, for types that the table does not have.
+        tier: `max`, `idle_shutdown_after` and `budget` of the runners of this backend; see `Backend.set_limits`.
 
     Raises:
         TypeError, ValueError: an argument is invalid, or no region is configured.
@@ -107,6 +119,7 @@ class EC2Backend(Backend):
 
     name = "ec2"
     dials_back = True
+    expected_boot_time = 60.0
     phases = ("create", "start", "connect", "handshake", "sync", "requirements")
 
     def __init__(
@@ -140,12 +153,18 @@ class EC2Backend(Backend):
         journal: str | os.PathLike[str] | bool | None = None,
         sweep: bool = True,
         prices: EC2Prices = EC2_PRICES,
+        labels: Iterable[str] = (),
+        sizes: Mapping[str, Capacity] | None = None,
+        **tier: Unpack[TierKeywords],
     ) -> None:
+        self.set_limits(**tier)
         self.default_boot_timeout = duration(boot_timeout, "boot_timeout", positive=True)
         self.sync = Sync.of(sync, requirements)
-        self.prices = _checked_prices(prices)
-        self._types = _words(instance_types)
-        self._candidates = candidates(self._types, _words(subnets), _words(zones))
+        self.prices = checked_prices(prices)
+        self.labels = checked_labels(labels, "labels")
+        may_choose = not launch_template and "InstanceRequirements" not in (options or {})
+        self._types = InstanceTypes(words(instance_types), sizes or {}, self.labels, may_choose=may_choose)
+        self._places = places(words(subnets), words(zones))
         lifetime = duration(max_lifetime, "max_lifetime", positive=True)
         times = {
             "--failsafe": duration(failsafe, "failsafe"),
@@ -156,15 +175,15 @@ class EC2Backend(Backend):
         self.settings = LaunchSettings(
             image=image or "",
             template=template_of(launch_template or ""),
-            security_groups=tuple(_words(security_groups)),
+            security_groups=tuple(words(security_groups)),
             instance_profile=instance_profile or "",
             key_name=key_name or "",
             spot=bool(spot),
             env=check_env(env or {}),
             setup=setup,
             tags=dict(tags or {}),
-            command=_command(python, "dragonfly_executor.runner", times),
-            notice_command=_command(python, "dragonfly_executor.runner.spot_notice", {}),
+            command=command(python, "dragonfly_executor.runner", times),
+            notice_command=command(python, "dragonfly_executor.runner.spot_notice", {}),
             max_lifetime=lifetime,
             more=check_more(options or {}),
         )
@@ -173,8 +192,8 @@ class EC2Backend(Backend):
         self.journal = open_journal(journal, "ec2")
         self._leftovers = self._find_leftovers(profile, endpoint_url)
         self._sweeps = BackgroundSweeper(self._leftovers.sweep, backend="ec2", noun="instance", wanted=bool(sweep))
-        command = "dragonfly destroy --backend ec2"
-        self._records = JournalWriter(self.journal, self._sweeps.ask, noun="instance", command=command)
+        destroy = "dragonfly destroy --backend ec2"
+        self._records = JournalWriter(self.journal, self._sweeps.ask, noun="instance", command=destroy)
 
     @classmethod
     def from_text(cls, **settings: str) -> EC2Backend:
@@ -183,24 +202,11 @@ class EC2Backend(Backend):
         Raises:
             TypeError, ValueError: see the class.
         """
-        arguments: dict[str, Any] = dict(settings)
-        for name in ("boot_timeout", "max_lifetime", "max_idle", "failsafe"):
-            if name in arguments:
-                arguments[name] = float(arguments[name])
-        if "port" in arguments:
-            arguments["port"] = int(arguments["port"])
-        for name in ("spot", "sweep"):
-            if name in arguments:
-                arguments[name] = _truth(name, settings[name])
-        if "requirements" in arguments:
-            arguments["requirements"] = _words(settings["requirements"])
-        if arguments.get("sync") == "none":
-            arguments["sync"] = None
-        return cls(**arguments)
+        return cls(**from_texts(settings))
 
     def __repr__(self) -> str:
         what = self.settings.image or next(iter(self.settings.template.values()), "?")
-        return f"EC2Backend({what!r}, region={self.client.region!r}, instance_types={','.join(self._types)!r})"
+        return f"EC2Backend({what!r}, region={self.client.region!r}, instance_types={','.join(self._types.names)!r})"
 
     def listen_address(self) -> tuple[str, int]:
         """See `Backend.listen_address`."""
@@ -210,10 +216,14 @@ class EC2Backend(Backend):
         """See `Backend.default_placement`. Each instance costs money, even if its price is unknown here."""
         return "pack"
 
+    def capacities(self) -> Sequence[Capacity]:
+        """See `Backend.capacities`: one item for each type."""
+        return self._types.capacities()
+
     def price(self) -> float | None:
         """Return the estimated US dollars per second of the most expensive type; None if a type is not in the list."""
         is_spot, region = self.settings.spot, self.client.region
-        prices = [self.prices.per_second(name, region, is_spot=is_spot) for name in self._types]
+        prices = [self.prices.per_second(name, region, is_spot=is_spot) for name in self._types.names]
         known = [price for price in prices if price is not None]
         return max(known) if known and len(known) == len(prices) else None
 
@@ -231,6 +241,7 @@ class EC2Backend(Backend):
             raise BootError(NOTHING_TO_LAUNCH, final=True)
         from dragonfly_executor.backends.ec2.creation import InstanceLaunch
 
+        tried = candidates(self._types.for_boot(request.requires), self._places)
         label = self._label(request)
         name = node_name(request.parent.pool)
         entry = self._leftovers.entry(name, label)
@@ -244,7 +255,7 @@ class EC2Backend(Backend):
         # Reserve a part of the timeout for the instance of a request with unknown outcome.
         undo = min(UNDO_TIMEOUT, UNDO_SHARE * request.timeout)
         try:
-            instance = launch.run(self._candidates, Deadline(request.timeout - undo, request.given_up))
+            instance = launch.run(tried, Deadline(request.timeout - undo, request.given_up))
         except BaseException:
             self._undo(launch, entry, undo, request.given_up)
             raise
@@ -254,6 +265,7 @@ class EC2Backend(Backend):
         from dragonfly_executor.backends.ec2.node import EC2Node
 
         node = EC2Node(self.client, instance, forget, abandon, self._sweeps.node_left)
+        node.capacity = self._types.capacity(instance.instance_type)
         node.price = self.prices.per_second(instance.instance_type, self.client.region, is_spot=self.settings.spot)
         self._sweeps.node_came(FIRST_SWEEP_TIMEOUT)
         return node
@@ -262,7 +274,7 @@ class EC2Backend(Backend):
         """See `Backend.checks`. Launches nothing."""
         from dragonfly_executor.backends.ec2.checks import check_ec2
 
-        return check_ec2(self.client, self.settings, self._candidates)
+        return check_ec2(self.client, self.settings, candidates(self._types.names, self._places))
 
     def list_nodes(self) -> Sequence[FoundNode]:
         """See `Backend.list_nodes`."""
@@ -306,26 +318,3 @@ def _client(region: str | None, profile: str | None, endpoint_url: str | None) -
     except ImportError as error:
         raise ImportError("EC2Backend needs boto3 and httpx: pip install 'dragonfly-executor[ec2]'") from error
     return EC2Client(region, profile, endpoint_url)
-
-
-def _command(python: str, module: str, times: Mapping[str, float]) -> tuple[str, ...]:
-    options = runner_options()
-    words = [word for name, seconds in times.items() for word in (name, f"{seconds:.3f}")]
-    return (python, "-P", *options, "-m", module, *words)
-
-
-def _words(given: str | Iterable[str]) -> list[str]:
-    words = given.split(",") if isinstance(given, str) else list(given)
-    return [word.strip() for word in words if word.strip()]
-
-
-def _truth(name: str, text: str) -> bool:
-    if text.lower() not in ("true", "false", "1", "0", "yes", "no"):
-        raise ValueError(f"{name} is true or false, and not {text!r}")
-    return text.lower() in ("true", "1", "yes")
-
-
-def _checked_prices(prices: EC2Prices) -> EC2Prices:
-    if not isinstance(prices, EC2Prices):
-        raise TypeError(f"prices must be EC2Prices, such as EC2_PRICES._replace(...), not {type(prices).__name__}")
-    return prices.check()

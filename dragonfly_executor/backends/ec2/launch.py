@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from math import ceil
 from typing import Any, NamedTuple
 
@@ -39,10 +39,19 @@ class Candidate(NamedTuple):
         return f"{self.instance_type or 'the template'}{f' in {where}' if where else ''}"
 
 
-def candidates(types: Iterable[str], subnets: Iterable[str], zones: Iterable[str]) -> list[Candidate]:
-    """Return the pairs of types and places, in order of preference: each type in all places, then the next type."""
-    places = [(subnet, "") for subnet in subnets] or [("", zone) for zone in zones] or [("", "")]
-    return [Candidate(name, *place) for name in (list(types) or [""]) for place in places]
+def places(subnets: Sequence[str], zones: Sequence[str]) -> list[tuple[str, str]]:
+    """Return the places in order of preference, each as a subnet and a zone, of which one or both are ""."""
+    return [(subnet, "") for subnet in subnets] or [("", zone) for zone in zones] or [("", "")]
+
+
+def candidates(types: Sequence[str], where: Sequence[tuple[str, str]]) -> list[Candidate]:
+    """Return the pairs of types and places, in order of preference: each type in all places, then the next type.
+
+    Args:
+        types: the types; empty for the launch template's.
+        where: the places.
+    """
+    return [Candidate(name, *place) for name in (types or [""]) for place in where]
 
 
 class LaunchSettings(NamedTuple):

@@ -2,62 +2,45 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import sys
-import time
 from collections.abc import Iterable, Mapping, Sequence
 from math import ceil
 from typing import TYPE_CHECKING, Any
 
 from dragonfly_executor.backends.agent_command import portable_options
 from dragonfly_executor.backends.background_sweep import BackgroundSweeper
-from dragonfly_executor.backends.base import Backend, BootRequest, CancelToken, Node
+from dragonfly_executor.backends.base import Backend, BootRequest, Node
 from dragonfly_executor.backends.deadline import Deadline
-from dragonfly_executor.backends.fly.boot_deadline import FlyBootDeadline
-from dragonfly_executor.backends.fly.journal import FlyEntry, open_fly_journal
+from dragonfly_executor.backends.fly.journal import open_fly_journal
 from dragonfly_executor.backends.fly.machine_config import (
     STOP_SLACK,
     ConfigSections,
-    Guest,
+    MachineSettings,
     MachineTemplate,
     RunnerLimits,
-    capacity_of,
     check_stop_grace,
-    merge,
     runner_command,
 )
 from dragonfly_executor.backends.fly.prices import PRICES, Prices
 from dragonfly_executor.backends.fly.settings import APIAccess, ParentAddress, Placement
+from dragonfly_executor.backends.fly.sizes import Guest, MachineSizes, capacity_of
 from dragonfly_executor.backends.journal_writer import JournalWriter
-from dragonfly_executor.backends.label import HOLD_FOR, OwnerLabel, node_name
-from dragonfly_executor.backends.owner import Owner
 from dragonfly_executor.core.capacity import Capacity
 from dragonfly_executor.sync.options import Sync
-from dragonfly_executor.transport.tcp import join_address
 from dragonfly_executor.util import validation
 from dragonfly_executor.util.validation import duration
 
 if TYPE_CHECKING:
+    from typing import Unpack
+
     from dragonfly_executor.backends.fly.client import MachinesAPI
-    from dragonfly_executor.backends.fly.creation import MachineCreation
-    from dragonfly_executor.backends.fly.machines import FlyMachine
     from dragonfly_executor.backends.fly.sweep import FoundMachine, Sweeper
     from dragonfly_executor.backends.found_node import FoundNode, SweepResult
+    from dragonfly_executor.backends.tier_keywords import TierKeywords
     from dragonfly_executor.util.validation import Seconds
 
-logger = logging.getLogger("dragonfly_executor")
-
-MARGIN = 300.0
-"""Seconds by which the clocks of the parent, of Fly and of a sweeping host may differ."""
-UNDO_TIMEOUT = 20.0
-"""Seconds for destroying the machine of a failed boot."""
-GIVEN_UP_TIMEOUT = 1.5
-"""Seconds for destroying the machine of a cancelled boot, which must end within 2 s. The journal keeps the rest."""
-UNDO_SHARE = 0.2  # the largest share of the boot timeout for that
 SWEEP_TIMEOUT = 60.0
-FIRST_SWEEP_TIMEOUT = 10.0
-"""Seconds for the sweep beside the first boot. The boot does not wait for all of it."""
 
 
 class FlyBackend(Backend):
@@ -119,6 +102,10 @@ class FlyBackend(Backend):
             not confirmed.
         prices: the price list for `Budget` and ``stats()``. It is an estimate as of a date; see `Prices`.
         labels: free labels of the runners, such as ``{"eu"}``.
+        larger_sizes: whether calls that require more than this size has (``options(requires=...)``) get a machine of
+            the cheapest of Fly's sizes that has it. If False, such calls fail when they are submitted, as they do if
+            `machine_config` sets the size. A machine has GPUs only if there is a `gpu_kind`.
+        tier: `max`, `idle_shutdown_after` and `budget` of the runners of this backend; see `Backend.set_limits`.
 
     Raises:
         ValueError: a setting is missing or invalid.
@@ -129,6 +116,7 @@ class FlyBackend(Backend):
 
     name = "fly"
     dials_back = True
+    expected_boot_time = 10.0
     default_max = None
     default_boot_timeout = 120.0
     phases = ("create", "start", "connect", "handshake", "sync", "requirements")
@@ -167,46 +155,54 @@ class FlyBackend(Backend):
         sweep: bool = True,
         prices: Prices = PRICES,
         labels: Iterable[str] = (),
+        larger_sizes: bool = True,
+        **tier: Unpack[TierKeywords],
     ) -> None:
+        self.set_limits(**tier)
         self.labels = validation.labels(labels, "labels")
         access = APIAccess.find(os.environ, app=app, token=token, host=host)
         place = Placement.find(os.environ, image=image, region=region)
-        self._address = ParentAddress.find(os.environ, parent_address=parent_address, bind=bind)
-        self.advertised_host = self._address.dialed
+        address = ParentAddress.find(os.environ, parent_address=parent_address, bind=bind)
+        self.advertised_host = address.dialed
         self.default_boot_timeout = duration(boot_timeout, "boot_timeout", positive=True)
-        self._regions, self.shares_image, self.prices = place.regions, place.own_image, _checked(prices)
+        self.shares_image, self.prices = place.own_image, _checked(prices)
         self.sync = Sync.of((None if place.own_image else "auto") if sync == "default" else sync, requirements)
         sections = ConfigSections.check(env, metadata, services, init, machine_config)
-        self._limits = RunnerLimits.check(failsafe, max_lifetime, max_idle, check_stop_grace(stop_grace, sections.more))
+        limits = RunnerLimits.check(failsafe, max_lifetime, max_idle, check_stop_grace(stop_grace, sections.more))
         guest = Guest(cpu_kind, cpus, memory_mb, gpu_kind, gpus).check()
-        self.template = _template(place, guest, self._limits, sections, python, bool(skip_secrets), bool(keep_token))
+        self.template = _template(place, guest, limits, sections, python, bool(skip_secrets), bool(keep_token))
+        sizes = MachineSizes(guest, is_fixed=not larger_sizes or sections.have_size)
+        self._settings = MachineSettings(
+            self.template, sizes, limits, place.regions, address, self.prices, self.labels, place.own_image
+        )
         self.api = _api(access)
         self.journal = open_fly_journal(journal)
         self._sweeps = BackgroundSweeper(self._sweep_machines, backend="fly", noun="machine", wanted=bool(sweep))
         self._records = JournalWriter(self.journal, self._sweeps.ask, noun="machine", command="dragonfly destroy")
 
     def __repr__(self) -> str:
-        regions = ",".join(self._regions)
+        regions = ",".join(self._settings.regions)
         return f"FlyBackend(app={self.api.access.app!r}, image={self.template.image!r}, region={regions!r})"
 
     def listen_address(self) -> tuple[str, int]:
         """Return the private address and port: the listener must not be reachable from the internet."""
-        return self._address.bound, self._address.port
+        return self._settings.address.bound, self._settings.address.port
 
     def default_placement(self) -> str:
         """See `Backend.default_placement`. Each machine costs money, even if its price is unknown here."""
         return "pack"
 
     def price(self) -> float | None:
-        """Return the estimated US dollars per second of a machine in the most expensive of the regions."""
-        return self.prices.per_second(self._size(), self._regions)
+        """Return the estimated US dollars per second of a machine in the most expensive of the regions.
+
+        A machine for calls that require more than the backend's own size has a price of its own.
+        """
+        return self.prices.per_second(self.template.size(), self._settings.regions)
 
     def capacities(self) -> Sequence[Capacity]:
-        """See `Backend.capacities`. All machines have the size that the user gave."""
-        return (capacity_of(self._size(), self.labels),)
-
-    def _size(self) -> dict[str, Any]:
-        return merge(self.template.guest.encode(), self.template.more.get("guest", {}))
+        """See `Backend.capacities`. The largest of Fly's sizes has most of everything."""
+        largest = self.template._replace(guest=self._settings.sizes.largest())
+        return (capacity_of(largest.size(), self.labels),)
 
     def prices_as_of(self) -> str:
         """Return the date of the price list."""
@@ -222,34 +218,12 @@ class FlyBackend(Backend):
         """
         # The boot asks for its machine only when it sends the create request; these imports take a while before that.
         request.queued()
-        # Also load the modules that a created machine needs: if their import fails later, the machine is
-        # orphaned.
-        from dragonfly_executor.backends.fly import node, sweep  # noqa: F401
-        from dragonfly_executor.backends.fly.creation import MachineCreation, wait_for_turn
+        from dragonfly_executor.backends.fly.boot import MachineBoot
 
-        # Reserve a part of the timeout for destroying the machine of a create request with unknown outcome.
-        deadline = FlyBootDeadline(request.timeout - min(UNDO_TIMEOUT, UNDO_SHARE * request.timeout), request)
-        with self.api:
-            wait_for_turn(self.api, deadline)
-            # Not before the turn has come, as the times in the journal and on the machine count from here.
-            label = self._label(request)
-            name = node_name(request.parent.pool)
-            entry = self._journaled(name, label)
-            written = label.encode()
-
-            def make_body(region: str | None) -> Mapping[str, Any]:
-                """Return the body of the create request for a region."""
-                parent = request.parent._replace(until=int(time.time() + request.timeout))
-                return self.template.body(name, region, parent.encode(), written)
-
-            size = str(self.template.guest)
-            creation = MachineCreation(self.api, name, label.boot, make_body, self._regions, size)
-            try:
-                machine = creation.run(deadline)
-            except BaseException:
-                self._undo(creation, entry, request.given_up)
-                raise
-            return self._node(machine, entry, request, creation)
+        is_recorded = self.journal is not None
+        return MachineBoot(
+            request, self._settings, self.api, self._records, self._sweeps, is_recorded=is_recorded
+        ).run()
 
     def list_nodes(self) -> Sequence[FoundNode]:
         """See `Backend.list_nodes`."""
@@ -283,59 +257,6 @@ class FlyBackend(Backend):
 
     def _sweep_machines(self, deadline: Deadline) -> SweepResult[FoundMachine]:
         return self._sweeper().sweep(deadline)
-
-    # -- one boot -----------------------------------------------------------------------------------------------------
-
-    def _label(self, request: BootRequest) -> OwnerLabel:
-        lifetime, hold = request.timeout + self._limits.max_lifetime + MARGIN, int(request.timeout + HOLD_FOR)
-        expires, me, boot = int(time.time() + lifetime), Owner.me(), os.urandom(16).hex()
-        return OwnerLabel(boot, request.parent.pool, me, expires, int(lifetime), me.app, hold)
-
-    def _journaled(self, name: str, label: OwnerLabel) -> FlyEntry:
-        """Write the boot into the journal, before Fly gets the create request."""
-        access, now = self.api.access, time.time()
-        region, guest = ",".join(self._regions), self.template.guest.encode()
-        entry = FlyEntry(name, access.app, access.host, label, now, float(label.expires), None, region, guest)
-        self._records.begin(entry)
-        return entry
-
-    def _node(self, machine: FlyMachine, entry: FlyEntry, request: BootRequest, creation: MachineCreation) -> Node:
-        from dragonfly_executor.backends.fly.node import FlyNode
-
-        known = entry._replace(machine_id=machine.id or None, region=machine.region or entry.region)
-        self._records.complete(known, machine)
-        address = request.parent.address or join_address(self._address.dialed, self._address.port)
-        forget, abandon = (lambda: self._records.forget(known)), (lambda: self._records.abandon(known, known.name))
-        is_recorded, sweeps = self.journal is not None, self._sweeps
-        node = FlyNode(
-            self.api, machine, address, forget, abandon, creation.find, sweeps.node_left, is_recorded=is_recorded
-        )
-        sweeps.node_came(FIRST_SWEEP_TIMEOUT)
-        sweeps.wait_a_moment(request.given_up, request.dialed_in)
-        node.shares_image = self.shares_image
-        # The machine counts from its start, which is a little later.
-        ended_by = f"the max_lifetime of its machine, {self._limits.max_lifetime:g} s, had passed"
-        request.ending(self._limits.max_lifetime, ended_by)
-        (node.capacity,) = self.capacities()
-        node.price = self.prices.per_second(machine.guest, [machine.region]) if machine.guest else None
-        return node
-
-    def _undo(self, creation: MachineCreation, entry: FlyEntry, given_up: CancelToken | None) -> None:
-        """Clean up after a failed boot: destroy the machine that it may have created, or mark its entry abandoned."""
-        if not creation.outcome_unknown:
-            self._records.forget(entry)
-            return
-        deadline = Deadline(UNDO_TIMEOUT, given_up)
-        # The create request may still be in progress. Waiting some seconds for its machine saves a later sweep.
-        was_cut = deadline.is_cancelled
-        why = creation.undo(deadline)
-        if why and deadline.is_cancelled:
-            why = creation.undo(Deadline(GIVEN_UP_TIMEOUT), may_come_yet=was_cut)
-        if not why:
-            self._records.forget(entry)
-            return
-        then = self._records.abandon(entry, entry.name)
-        logger.warning("the boot failed, but Fly may have created machine %s: %s. %s", entry.name, why, then)
 
 
 def _template(

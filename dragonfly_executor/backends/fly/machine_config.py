@@ -7,16 +7,15 @@ from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from dragonfly_executor.core.capacity import Capacity
+from dragonfly_executor.backends.fly.prices import Prices
+from dragonfly_executor.backends.fly.settings import ParentAddress
+from dragonfly_executor.backends.fly.sizes import Guest, MachineSizes
 from dragonfly_executor.protocol.parent import VARIABLE
 from dragonfly_executor.util.validation import duration
 
 if TYPE_CHECKING:
     from dragonfly_executor.util.validation import Seconds
 
-CPUS = {"shared": (1, 2, 4, 6, 8), "performance": (1, 2, 4, 6, 8, 10, 12, 14, 16)}
-MEMORY = {"shared": (256, 2048, 256), "performance": (2048, 8192, 1024)}
-"""For each kind: minimum and maximum MiB per CPU, and the step of the total."""
 LONGEST_LIFETIME = 10 * 365 * 24 * 3600.0
 """Seconds. Every machine needs an expiry date, as sweeps find orphaned machines by it."""
 STOP_SIGNAL = "SIGTERM"
@@ -35,67 +34,6 @@ TOKENS = ("FLY_API_TOKEN", "FLY_ACCESS_TOKEN")
 DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m)")
 GUARDED = ("auto_destroy", "restart")
 """Config keys that users must not set, as they keep machines from being orphaned."""
-
-
-def capacity_of(guest: Mapping[str, Any], labels: frozenset[str]) -> Capacity:
-    """Return what a machine of this size has.
-
-    Args:
-        guest: the size, as the API names it. A value that is no number counts as 0.
-        labels: the labels of the machine.
-    """
-    cpus, memory, gpus = (guest.get(name) for name in ("cpus", "memory_mb", "gpus"))
-    if gpus is None and guest.get("gpu_kind"):
-        gpus = 1
-    found = [value if isinstance(value, int) else 0 for value in (cpus, gpus, memory)]
-    return Capacity(float(found[0]), found[1], found[2] * 2**20, labels)
-
-
-class Guest(NamedTuple):
-    """The size of a machine.
-
-    Raises:
-        ValueError, TypeError: from `check`, if Fly has no such size.
-    """
-
-    cpu_kind: str = "performance"
-    cpus: int = 2
-    memory_mb: int = 4096
-    gpu_kind: str | None = None
-    gpus: int | None = None
-
-    def check(self) -> Guest:
-        """Return this size if Fly has it."""
-        for name in ("cpus", "memory_mb", "gpus"):
-            value = getattr(self, name)
-            if value is not None and (isinstance(value, bool) or not isinstance(value, int)):
-                raise TypeError(f"{name} must be a whole number, not {value!r}")
-        if self.cpu_kind not in CPUS:
-            raise ValueError(f"cpu_kind must be 'shared' or 'performance', not {self.cpu_kind!r}")
-        if self.cpus not in CPUS[self.cpu_kind]:
-            listed = ", ".join(map(str, CPUS[self.cpu_kind]))
-            raise ValueError(f"cpus must be one of {listed} for {self.cpu_kind} machines, not {self.cpus}")
-        least, most, step = MEMORY[self.cpu_kind]
-        least, most = least * self.cpus, most * self.cpus
-        if not least <= self.memory_mb <= most or self.memory_mb % step:
-            raise ValueError(
-                f"memory_mb of {self.cpu_kind} machines with {self.cpus} CPUs must be a multiple of {step} "
-                f"from {least} to {most}, not {self.memory_mb}"
-            )
-        if self.gpus is not None and (self.gpu_kind is None or self.gpus < 1):
-            raise ValueError("gpus must be at least 1, and needs a gpu_kind")
-        return self
-
-    def encode(self) -> dict[str, Any]:
-        """Return the ``guest`` section of the machine's config."""
-        said: dict[str, Any] = {"cpu_kind": self.cpu_kind, "cpus": self.cpus, "memory_mb": self.memory_mb}
-        if self.gpu_kind is not None:
-            said |= {"gpu_kind": self.gpu_kind, "gpus": self.gpus or 1}
-        return said
-
-    def __str__(self) -> str:
-        gpus = f", {self.gpus or 1} x {self.gpu_kind}" if self.gpu_kind else ""
-        return f"{self.cpu_kind}-{self.cpus}x with {self.memory_mb} MB{gpus}"
 
 
 class RunnerLimits(NamedTuple):
@@ -147,6 +85,11 @@ class ConfigSections(NamedTuple):
             _checked_mapping(init, "init"),
             more,
         )
+
+    @property
+    def have_size(self) -> bool:
+        """True if `machine_config` sets the size of machines, or a part of it."""
+        return "size" in self.more or any(name in _mapping(self.more.get("guest")) for name in Guest._fields)
 
     @property
     def have_token(self) -> bool:
@@ -203,6 +146,10 @@ class MachineTemplate(NamedTuple):
         # Values in env and in the other fields may be secret.
         return f"MachineTemplate(image={self.image!r}, guest={str(self.guest)!r})"
 
+    def size(self) -> dict[str, Any]:
+        """Return the size of the machine, as the API names it."""
+        return merge(self.guest.encode(), self.more.get("guest", {}))
+
     def body(self, name: str, region: str | None, parent: str, label: Mapping[str, str]) -> dict[str, Any]:
         """Return the body of the create request.
 
@@ -236,6 +183,30 @@ class MachineTemplate(NamedTuple):
         if self.skip_secrets:
             body["skip_secrets"] = True
         return body
+
+
+class MachineSettings(NamedTuple):
+    """The settings of a backend's boots.
+
+    Attributes:
+        template: what all machines share. Its size is the user's own.
+        sizes: the sizes that machines may have.
+        limits: the times after which a runner ends.
+        regions: regions in order of preference. If there are none, Fly chooses.
+        address: the parent's.
+        prices: the price list.
+        labels: free labels of the runners.
+        shares_image: whether the image is the parent's own.
+    """
+
+    template: MachineTemplate
+    sizes: MachineSizes
+    limits: RunnerLimits
+    regions: tuple[str, ...]
+    address: ParentAddress
+    prices: Prices
+    labels: frozenset[str]
+    shares_image: bool
 
 
 def merge(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:

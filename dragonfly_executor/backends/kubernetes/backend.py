@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import logging
 import os
-import socket
-import threading
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -13,32 +10,30 @@ from dragonfly_executor.backends.background_sweep import BackgroundSweeper
 from dragonfly_executor.backends.base import Backend, BootRequest, Node
 from dragonfly_executor.backends.deadline import Deadline
 from dragonfly_executor.backends.kubernetes.access import ClusterAccess
+from dragonfly_executor.backends.kubernetes.cluster import ClusterConnection
 from dragonfly_executor.backends.kubernetes.manifest import (
     PodBlueprint,
-    PodOwner,
-    check_resources,
+    check_image,
     check_template,
-    check_texts,
     check_tolerations,
-    whole_cpus,
+    template_resources,
 )
+from dragonfly_executor.backends.kubernetes.resources import GPU, RESOURCES, PodSizes, check_texts
 from dragonfly_executor.backends.label import node_name
 from dragonfly_executor.errors import BootError
 from dragonfly_executor.sync.options import Sync
 from dragonfly_executor.util.validation import duration, whole
 
 if TYPE_CHECKING:
+    from typing import Unpack
+
     from dragonfly_executor.backends.backend_check import BackendCheck
     from dragonfly_executor.backends.found_node import FoundNode, SweepResult
-    from dragonfly_executor.backends.kubernetes.client import KubernetesAPI
-    from dragonfly_executor.backends.kubernetes.leftovers import KubernetesLeftovers
     from dragonfly_executor.backends.kubernetes.node import KubernetesNode
-    from dragonfly_executor.backends.kubernetes.pod_watch import PodWatch
+    from dragonfly_executor.backends.tier_keywords import TierKeywords
+    from dragonfly_executor.core.capacity import Capacity
     from dragonfly_executor.util.validation import Seconds
 
-logger = logging.getLogger("dragonfly_executor")
-
-RESOURCES: Mapping[str, str | int] = {"cpu": 1, "memory": "1Gi"}
 NO_IMAGE = "none"
 """The image of a backend that was made from texts without one, which only lists and sweeps."""
 SWEEP_TIMEOUT = 60.0
@@ -47,7 +42,9 @@ FIRST_SWEEP_TIMEOUT = 10.0
 INFINITY = float("inf")
 DAY = 24 * 3600.0
 NUMBERS = ("port", "boot_timeout", "queue_timeout", "max_lifetime", "failsafe")
-TEXTS = ("image", "namespace", "kubeconfig", "context", "service_account", "python", "host", "bind", "sync")
+TEXTS = (
+    "image", "namespace", "kubeconfig", "context", "service_account", "python", "host", "bind", "sync", "gpu_resource",
+)  # fmt: skip
 
 
 class KubernetesBackend(Backend):
@@ -65,7 +62,14 @@ class KubernetesBackend(Backend):
         namespace: of the Pods; default: that of this Pod, or of the kubeconfig's context.
         resources: what a Pod asks for, such as ``{"cpu": 2, "memory": "4Gi", "nvidia.com/gpu": 1}``. These are
             requests, and limits for all but the CPU. Or ``{"requests": {...}, "limits": {...}}``. Default: 1 CPU and
-            1 GiB. A runner takes as many calls at once as it has CPUs.
+            1 GiB. A runner takes as many calls at once as it has CPUs. If calls require more
+            (``options(requires=...)``), their Pods ask for that.
+        max_resources: the most that calls may require, such as ``{"cpu": 16, "memory": "64Gi", "nvidia.com/gpu": 4}``.
+            Calls that require more fail when they are submitted. Default: no bound, so such a Pod waits for a node.
+        gpu_resource: the name of the resource that is a GPU, such as ``"amd.com/gpu"``.
+        labels: free labels of the runners, as a mapping to the labels that a node must have for it:
+            ``{"eu": {"topology.kubernetes.io/region": "eu-west-1"}}``. A Pod for calls that require "eu" then has this
+            node selector. All runners have a label with an empty mapping, and so have those of a plain list.
         node_selector: labels that the node must have.
         tolerations: taints of nodes that the Pods tolerate, as in a Pod's manifest.
         service_account: the account of the Pods, whose token calls then find. Default: no token.
@@ -90,6 +94,7 @@ class KubernetesBackend(Backend):
         sync: which files of this program are sent to the runners; see `SSHBackend`. None: no files.
         requirements: third-party packages to install in each Pod; see `SSHBackend`. Preferably, put them in the image.
         sweep: whether to delete the Pods of programs that are gone, beside the first boot.
+        tier: `max`, `idle_shutdown_after` and `budget` of the runners of this backend; see `Backend.set_limits`.
 
     Raises:
         ImportError: lightkube is not installed.
@@ -99,6 +104,7 @@ class KubernetesBackend(Backend):
 
     name = "kubernetes"
     dials_back = True
+    expected_boot_time = 20.0
     default_max = None
     default_boot_timeout = 180.0
     phases = ("create", "queue", "start", "connect", "handshake", "sync", "requirements")
@@ -109,6 +115,9 @@ class KubernetesBackend(Backend):
         *,
         namespace: str | None = None,
         resources: Mapping[str, Any] | None = RESOURCES,
+        max_resources: Mapping[str, Any] | None = None,
+        gpu_resource: str = GPU,
+        labels: Mapping[str, Mapping[str, str]] | Iterable[str] = (),
         node_selector: Mapping[str, str] | None = None,
         tolerations: Iterable[Mapping[str, Any]] | None = None,
         service_account: str | None = None,
@@ -128,16 +137,19 @@ class KubernetesBackend(Backend):
         sync: Sync | str | Iterable[str | os.PathLike[str]] | None = "auto",
         requirements: Iterable[str] | str | os.PathLike[str] | None = None,
         sweep: bool = True,
+        **tier: Unpack[TierKeywords],
     ) -> None:
-        if not isinstance(image, str) or not image.strip():
-            raise ValueError(f"image must be the name of an image, not {image!r}")
-        amounts = check_resources(resources)
-        self._slots = whole_cpus(amounts)
+        self.set_limits(**tier)
+        template = check_template(pod_template)
+        sizes = PodSizes.check(
+            resources or template_resources(template), max_resources, gpu_resource, labels, node_selector
+        )
+        self._sizes, self.labels = sizes, sizes.own.labels
         self.blueprint = PodBlueprint(
-            image, python, amounts, check_texts(env, "env"), check_texts(node_selector, "node_selector"),
+            check_image(image), python, sizes.own.resources, check_texts(env, "env"), sizes.own.node_selector,
             check_tolerations(tolerations), service_account or "",
             duration(max_lifetime, "max_lifetime", positive=True), bool(keep_entrypoint),
-            duration(failsafe, "failsafe", positive=True), check_template(pod_template), os.urandom(8).hex(),
+            duration(failsafe, "failsafe", positive=True), template, os.urandom(8).hex(),
         )  # fmt: skip
         self.default_boot_timeout = duration(boot_timeout, "boot_timeout", positive=True)
         self._queue_timeout = INFINITY if queue_timeout is None else duration(queue_timeout, "queue_timeout")
@@ -148,13 +160,8 @@ class KubernetesBackend(Backend):
         def find_access() -> ClusterAccess:
             return ClusterAccess.find(os.environ, kubeconfig=kubeconfig, context=context, namespace=namespace)
 
-        self._find_access = find_access
-        self.access = find_access()
-        self._lock = threading.Lock()
-        self._made: tuple[int, KubernetesAPI, PodWatch, KubernetesLeftovers] | None = None
+        self._cluster = ClusterConnection(find_access, self.blueprint.selector)
         self._sweeps = BackgroundSweeper(self._sweep, backend="kubernetes", noun="Pod", wanted=bool(sweep))
-        self._owner: PodOwner | None = None
-        self._knows_owner = False
 
     @classmethod
     def from_text(cls, **settings: str) -> KubernetesBackend:
@@ -170,6 +177,8 @@ class KubernetesBackend(Backend):
                 arguments[name] = int(text) if name == "port" else float(text)
             elif name in TEXTS:
                 arguments[name] = None if name == "sync" and text == "none" else text
+            elif name == "labels":
+                arguments[name] = text.split(",")
             elif name == "keep_entrypoint":
                 arguments[name] = text.lower() in ("1", "true", "yes")
             else:
@@ -181,13 +190,22 @@ class KubernetesBackend(Backend):
     def __repr__(self) -> str:
         return f"KubernetesBackend({self.blueprint.image!r}, namespace={self.access.namespace!r})"
 
+    @property
+    def access(self) -> ClusterAccess:
+        """Return the cluster and the credentials."""
+        return self._cluster.access
+
     def listen_address(self) -> tuple[str, int]:
         """See `Backend.listen_address`."""
-        return self._bind or self._host or self.access.own_address(), self._port
+        return self._bind or self._host or self._cluster.access.own_address(), self._port
 
     def default_slots(self) -> int | None:
         """See `Backend.default_slots`."""
-        return self._slots
+        return self._sizes.own.slots()
+
+    def capacities(self) -> Sequence[Capacity]:
+        """See `Backend.capacities`. The sizes of the cluster's nodes are unknown here, so `max_resources` counts."""
+        return (self._sizes.largest(),)
 
     def default_placement(self) -> str:
         """See `Backend.default_placement`. A node that has no runner left can be taken away by a cluster autoscaler."""
@@ -207,7 +225,9 @@ class KubernetesBackend(Backend):
 
         if self.blueprint.image == NO_IMAGE:
             raise BootError("the image of the runners is not set: give image=", "create", final=True)
-        api, watch, leftovers = self._parts()
+        size = self._sizes.choose(request.requires)
+        blueprint = self.blueprint._replace(resources=size.resources, node_selector=size.node_selector)
+        api, watch, leftovers = self._cluster.clients()
         deadline = Deadline(request.timeout, request.given_up)
 
         def stopped(node: KubernetesNode, *, is_gone: bool) -> None:
@@ -218,11 +238,12 @@ class KubernetesBackend(Backend):
             self._sweeps.node_left()
 
         with api:
-            owner = self._find_owner(api, deadline)
+            owner = self._cluster.find_owner(deadline)
             pool = request.parent.pool
             name = node_name(pool)
-            manifest = self.blueprint.pod(name, pool, owner, owner_annotation(request))
-            node = PodCreation(api, watch, self.blueprint, request).run(name, manifest, deadline, self._queue_timeout)
+            manifest = blueprint.pod(name, pool, owner, owner_annotation(request))
+            node = PodCreation(api, watch, blueprint, request).run(name, manifest, deadline, self._queue_timeout)
+        node.capacity, node.labels, node.default_slots = size.capacity(), size.labels, size.slots()
         # A boot that was cancelled must not wait for a sweep, so a sweep begins with a boot that has ended well.
         self._sweeps.node_came(FIRST_SWEEP_TIMEOUT)
         node.call_when_stopped(stopped)
@@ -232,55 +253,15 @@ class KubernetesBackend(Backend):
         """See `Backend.checks`."""
         from dragonfly_executor.backends.kubernetes.checks import check_cluster
 
-        return check_cluster(self._parts()[0])
+        return check_cluster(self._cluster.clients().api)
 
     def list_nodes(self) -> Sequence[FoundNode]:
         """See `Backend.list_nodes`."""
-        return self._parts()[2].find(Deadline(SWEEP_TIMEOUT))
+        return self._cluster.clients().leftovers.find(Deadline(SWEEP_TIMEOUT))
 
     def destroy_nodes(self, nodes: Iterable[FoundNode]) -> SweepResult[FoundNode]:
         """See `Backend.destroy_nodes`."""
-        return self._parts()[2].destroy(nodes, Deadline(SWEEP_TIMEOUT))
+        return self._cluster.clients().leftovers.destroy(nodes, Deadline(SWEEP_TIMEOUT))
 
     def _sweep(self, deadline: Deadline) -> SweepResult[FoundNode]:
-        return self._parts()[2].sweep(deadline)
-
-    def _parts(self) -> tuple[KubernetesAPI, PodWatch, KubernetesLeftovers]:
-        """Return this process's client, watch and sweeper: a forked child has no thread for those of its parent."""
-        from dragonfly_executor.backends.kubernetes.client import KubernetesAPI
-        from dragonfly_executor.backends.kubernetes.leftovers import KubernetesLeftovers
-        from dragonfly_executor.backends.kubernetes.pod_watch import PodWatch
-
-        with self._lock:
-            if self._made is None or self._made[0] != os.getpid():
-                api = KubernetesAPI(self._find_access)
-                parts = api, PodWatch(api, self.blueprint.selector), KubernetesLeftovers(api)
-                self._made = os.getpid(), *parts
-            return self._made[1:]
-
-    def _find_owner(self, api: KubernetesAPI, deadline: Deadline) -> PodOwner | None:
-        """Return this program's own Pod, if it may own the runners' Pods."""
-        from dragonfly_executor.backends.kubernetes.answers import KubernetesAPIError
-        from dragonfly_executor.backends.kubernetes.pod import Pod
-
-        if not self.access.own_namespace or self._knows_owner:
-            return self._owner
-        if self.access.own_namespace != self.access.namespace:
-            # The cluster deletes objects whose owner is in another namespace at once.
-            self._knows_owner = True
-            return None
-        name = os.environ.get("POD_NAME") or socket.gethostname()
-        try:
-            said = api.get_pod(name, deadline)
-        except KubernetesAPIError as error:
-            if not error.final:
-                raise BootError(str(error), "create") from error
-            said, why = None, str(error)
-        else:
-            why = f"there is no Pod {name} in {self.access.namespace}: set POD_NAME from the field metadata.name"
-        if said is None:
-            logger.warning("the runners' Pods have no owner, and stay until their runners end: %s", why)
-        else:
-            self._owner = PodOwner(name, Pod.parse(said).uid)
-        self._knows_owner = True
-        return self._owner
+        return self._cluster.clients().leftovers.sweep(deadline)

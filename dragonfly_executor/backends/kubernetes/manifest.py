@@ -22,9 +22,6 @@ KEY = "parent"
 """The key in the Secret."""
 GRACE = 30
 """Seconds between SIGTERM and SIGKILL. The runner gives its calls 25 s of them."""
-_QUANTITY = re.compile(r"\+?(\d+(?:\.\d*)?|\.\d+)(n|u|m|k|M|G|T|P|E|Ki|Mi|Gi|Ti|Pi|Ei|[eE][+-]?\d+)?")
-_EXPONENTS = {"n": -9, "u": -6, "m": -3, "k": 3, "M": 6, "G": 9, "T": 12, "P": 15, "E": 18}
-_LABEL_NAME = re.compile(r"[A-Za-z0-9](?:[-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?")
 
 
 class PodOwner(NamedTuple):
@@ -155,7 +152,8 @@ class PodBlueprint(NamedTuple):
             {"name": VARIABLE, "valueFrom": {"secretKeyRef": reference}},
         ]
         if self.resources:
-            runner["resources"] = {kind: dict(amounts) for kind, amounts in self.resources.items()}
+            amounts = {kind: dict(named) for kind, named in self.resources.items()}
+            runner["resources"] = {**(runner.get("resources") or {}), **amounts}
         # The Pod's status then has the end of the output of a runner that failed. No right to read logs is needed.
         runner.setdefault("terminationMessagePolicy", "FallbackToLogsOnError")
         return [runner, *(dict(one) for one in containers if one is not own)]
@@ -167,60 +165,15 @@ def label_value(text: str) -> str:
     return words.strip("-_.")
 
 
-def check_resources(resources: Mapping[str, Any] | None) -> dict[str, dict[str, str]]:
-    """Return ``requests`` and ``limits`` from the user's resources.
-
-    Without these two words the amounts are requests, and limits for all but the CPU.
+def check_image(image: str) -> str:
+    """Return the name of an image.
 
     Raises:
-        TypeError, ValueError: an amount is no quantity.
+        ValueError: it is none.
     """
-    if not resources:
-        return {}
-    if set(resources) <= {"requests", "limits"}:
-        return {kind: _quantities(amounts, f"resources[{kind!r}]") for kind, amounts in resources.items()}
-    requests = _quantities(resources, "resources")
-    limits = {name: amount for name, amount in requests.items() if name != "cpu"}
-    return {"requests": requests, **({"limits": limits} if limits else {})}
-
-
-def _quantities(amounts: object, name: str) -> dict[str, str]:
-    if not isinstance(amounts, Mapping):
-        raise TypeError(f"{name} must map names of resources to amounts, not {type(amounts).__name__}")
-    found = {}
-    for resource, amount in amounts.items():
-        if isinstance(amount, bool) or not isinstance(amount, (str, int, float)):
-            raise TypeError(f"{name}[{resource!r}] must be a quantity such as '500m', '4Gi' or 2, not {amount!r}")
-        text = str(amount)
-        if not _QUANTITY.fullmatch(text):
-            raise ValueError(f"{name}[{resource!r}] must be a quantity such as '500m', '4Gi' or 2, not {amount!r}")
-        found[str(resource)] = text
-    return found
-
-
-def whole_cpus(resources: Mapping[str, Mapping[str, str]]) -> int | None:
-    """Return the CPUs that the runner has, rounded up; None if its resources do not say."""
-    for kind in ("requests", "limits"):
-        amount = resources.get(kind, {}).get("cpu")
-        matched = None if amount is None else _QUANTITY.fullmatch(amount)
-        if matched:
-            number, unit = float(matched[1]), matched[2] or ""
-            scale = 10.0 ** (int(unit[1:]) if unit[:1] in ("e", "E") and unit[1:] else _EXPONENTS.get(unit, 0))
-            return max(1, math.ceil(number * scale - 1e-9))
-    return None
-
-
-def check_texts(texts: Mapping[str, str] | None, name: str) -> dict[str, str]:
-    """Return a mapping of texts.
-
-    Raises:
-        TypeError: it is something else.
-    """
-    if texts is None:
-        return {}
-    if not isinstance(texts, Mapping) or not all(isinstance(each, str) for pair in texts.items() for each in pair):
-        raise TypeError(f"{name} must map texts to texts, not {texts!r}")
-    return dict(texts)
+    if not isinstance(image, str) or not image.strip():
+        raise ValueError(f"image must be the name of an image, not {image!r}")
+    return image
 
 
 def check_tolerations(tolerations: Iterable[Mapping[str, Any]] | None) -> tuple[Mapping[str, Any], ...]:
@@ -235,6 +188,15 @@ def check_tolerations(tolerations: Iterable[Mapping[str, Any]] | None) -> tuple[
     if not all(isinstance(one, Mapping) for one in found):
         raise TypeError(f"tolerations must be a list of mappings, not {tolerations!r}")
     return found
+
+
+def template_resources(template: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the ``requests`` and ``limits`` that a Pod template has for the runner's container."""
+    for container in (template.get("spec") or {}).get("containers") or []:
+        if container.get("name") == CONTAINER:
+            amounts = container.get("resources") or {}
+            return {kind: amounts[kind] for kind in ("requests", "limits") if amounts.get(kind)}
+    return {}
 
 
 def check_template(template: Mapping[str, Any] | None) -> Mapping[str, Any]:

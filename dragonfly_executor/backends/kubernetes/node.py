@@ -135,7 +135,7 @@ class KubernetesNode(Node):
         if failure is None:
             if not self.is_queued or not self._in_queue.is_over:
                 return None
-            text = f"{self.standing()}. It got no node within {self._queue_timeout:g} s (queue_timeout)"
+            text = f"{self.standing()}. The Pod got no node within {self._queue_timeout:g} s (queue_timeout)"
             return BootTimeoutError(text, "queue")
         return BootError(failure.text, failure.phase, output=failure.output, final=failure.final)
 
@@ -163,6 +163,8 @@ class KubernetesNode(Node):
     def standing(self) -> str:
         """Return how the Pod stands, and whether the API server shows it, for people who wait for it."""
         said = f"Pod {self.name} has not been seen yet" if self.pod is None else self.pod.standing()
+        if self.is_queued and self._request.requires is not None:
+            said = f"{said}. The calls that wait for it require {self._request.requires}"
         return said if self.followed.refusal is None else f"{said}. {self.followed.refusal}"
 
     def output(self) -> str:

@@ -46,9 +46,12 @@ from dragonfly_executor.util import validation
 from dragonfly_executor.util.validation import duration, whole
 
 if TYPE_CHECKING:
+    from typing import Unpack
+
     from dragonfly_executor.backends.found_node import FoundNode, SweepResult
     from dragonfly_executor.backends.label import OwnerLabel
     from dragonfly_executor.backends.slurm.job import Job
+    from dragonfly_executor.backends.tier_keywords import TierKeywords
     from dragonfly_executor.core.capacity import Capacity
     from dragonfly_executor.protocol.parent import Parent
     from dragonfly_executor.util.validation import Seconds
@@ -99,6 +102,7 @@ class SlurmBackend(Backend):
             journal off. Then only the comments of jobs identify the jobs of a killed parent.
         sweep: whether to cancel the jobs of pools that are gone, beside the first boot.
         labels: free labels of the runners, such as ``{"eu"}``.
+        tier: `max`, `idle_shutdown_after` and `budget` of the runners of this backend; see `Backend.set_limits`.
 
     Raises:
         TypeError, ValueError: an argument is invalid.
@@ -107,6 +111,7 @@ class SlurmBackend(Backend):
 
     name = "slurm"
     dials_back = True
+    expected_boot_time = 20.0
     default_boot_timeout = 60.0
     max_boots_per_request = MAX_ARRAY
     phases = ("create", "queue", "connect", "handshake", "sync", "requirements")
@@ -136,7 +141,9 @@ class SlurmBackend(Backend):
         journal: str | os.PathLike[str] | bool | None = None,
         sweep: bool = True,
         labels: Iterable[str] = (),
+        **tier: Unpack[TierKeywords],
     ) -> None:
+        self.set_limits(**tier)
         self.labels = validation.labels(labels, "labels")
         named: dict[str, Option] = {
             "partition": partition, "account": account, "qos": qos, "time": time_limit(time), "mem": mem, "gres": gres,

@@ -111,8 +111,9 @@ def no_runner(link: RunnerLink, timeout: float, refusal: errors.RunnerAuthError 
         timeout: seconds that the boot had.
         refusal: why the last connection was refused; perhaps it came from this runner.
     """
-    if link.sync_progress is not None:
-        phase, how_far = link.sync_progress
+    progress = link.file_updates.progress
+    if progress is not None:
+        phase, how_far = progress
         return errors.BootTimeoutError(f"{link.name} was not ready within {timeout:g} s: {how_far}", phase)
     what, phase = ("say hello", "handshake") if link.descriptor() >= 0 else ("dial back", "connect")
     error = errors.BootTimeoutError(f"{link.name} did not {what} within {timeout:g} s", phase)

@@ -39,7 +39,7 @@ class FileSync:
         receiver = SyncReceiver(runner, on_synced, self._handler)
         run, on_engine = self._workers.run, self._loop.call_soon_threadsafe
         sender = self._make_sender(self._file_snapshot, runner, receiver, run, on_engine)
-        runner.use_sender(sender)
+        runner.file_updates.use_sender(sender)
         return sender
 
 
@@ -59,11 +59,11 @@ class SyncReceiver:
 
     def synced(self) -> None:
         """See `sync.sender.SyncListener`."""
-        self._runner.files_arrived()
+        self._runner.file_updates.arrived()
         self._on_synced()
 
     def sync_failed(self, phase: str, text: str) -> None:
         """Report a failed sync. The calls that the runner held back have not started, and will not."""
         runner = self._runner
-        runner.files_failed()
+        runner.never_left |= runner.file_updates.held
         self._handler.runner_broke(runner, errors.BootError(f"{runner.name}: {text}", phase))

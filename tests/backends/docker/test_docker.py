@@ -17,8 +17,9 @@ import pytest
 
 from dragonfly_executor import BootError, DragonflyExecutor, Parent
 from dragonfly_executor.backends.base import BootRequest
-from dragonfly_executor.backends.docker.backend import DockerBackend, find_socket, memory_bytes
+from dragonfly_executor.backends.docker.backend import DockerBackend, find_socket
 from dragonfly_executor.backends.docker.node import read_log
+from dragonfly_executor.backends.docker.sizes import memory_bytes
 from dragonfly_executor.backends.owner import Liveness
 from dragonfly_executor.cli.main import main
 from tests.support.fake_docker import IMAGE, FakeDocker

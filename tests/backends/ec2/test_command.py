@@ -121,7 +121,7 @@ def test_the_command_lists_and_destroys(
     assert main(["sweep", *settings(ec2), "--yes"]) == 0
     assert "nothing to destroy" in capsys.readouterr().out
     assert main(["list", *settings(ec2)]) == 0
-    assert "by prices as of 2025-01" in capsys.readouterr().out
+    assert "by prices as of 2026-02-09" in capsys.readouterr().out
     assert main(["destroy", *settings(ec2), "--yes", record["node_id"]]) == 0
     assert ec2.left() == []
     node.stop()

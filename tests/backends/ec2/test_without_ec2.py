@@ -16,6 +16,7 @@ from dragonfly_executor.backends.ec2.launch import (
     candidates,
     check_env,
     check_more,
+    places,
     template_of,
 )
 from dragonfly_executor.backends.ec2.prices import EC2_PRICES
@@ -28,11 +29,11 @@ SETTINGS = LaunchSettings(
 
 
 def test_each_type_is_tried_in_all_places_before_the_next() -> None:
-    assert candidates(["a", "b"], ["s1", "s2"], ["ignored"]) == [
+    assert candidates(["a", "b"], places(["s1", "s2"], ["ignored"])) == [
         Candidate("a", "s1", ""), Candidate("a", "s2", ""), Candidate("b", "s1", ""), Candidate("b", "s2", ""),
     ]  # fmt: skip
-    assert candidates([], [], ["z"]) == [Candidate("", "", "z")]
-    assert [str(one) for one in candidates([], [], [])] == ["the template"]
+    assert candidates([], places([], ["z"])) == [Candidate("", "", "z")]
+    assert [str(one) for one in candidates([], places([], []))] == ["the template"]
 
 
 def test_what_is_not_given_is_left_to_the_template() -> None:

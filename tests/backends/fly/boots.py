@@ -26,11 +26,11 @@ class GivenUpInAPause(CancelToken):
         return super().wait(timeout)
 
 
-def request(timeout: float = LONG, number: int = 1, given_up: CancelToken | None = None) -> BootRequest:
+def request(timeout: float = LONG, number: int = 1, given_up: CancelToken | None = None, **more: Any) -> BootRequest:
     """What a pool would ask for."""
     parent = Parent.new("Tests of Fly", number, "fly")
     parent = parent._replace(address="[fdaa::1]:1", fingerprint="00" * 32, token=CANARY)
-    return BootRequest(number, parent, timeout, given_up)
+    return BootRequest(number, parent, timeout, given_up)._replace(**more)
 
 
 def boot(backend: FlyBackend, timeout: float = LONG, number: int = 1, **more: Any) -> FlyNode:

@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 
 from dragonfly_executor import FlyBackend
 from dragonfly_executor.backends.agent_command import portable_options
-from dragonfly_executor.backends.fly.machine_config import CPUS, Guest, MachineTemplate, merge
+from dragonfly_executor.backends.fly.machine_config import MachineTemplate, merge
 from dragonfly_executor.backends.fly.settings import APIAccess, ParentAddress, Placement
+from dragonfly_executor.backends.fly.sizes import CPUS, Guest
 from dragonfly_executor.backends.fly.token import APIToken
 from dragonfly_executor.backends.journal import NAME
 from dragonfly_executor.backends.label import node_name

@@ -282,7 +282,7 @@ def test_what_stays_in_doubt_is_destroyed_or_written_down(
     """Fly carries it out and never says so. That a list is empty is no proof."""
     on_fly.faults.on("create", times=math.inf, reply=errors.platform(502), commit=True)
     if listed != "truth":
-        monkeypatch.setattr("dragonfly_executor.backends.fly.backend.UNDO_TIMEOUT", 0.6)
+        monkeypatch.setattr("dragonfly_executor.backends.fly.boot.UNDO_TIMEOUT", 0.6)
         replies = {"empty": Reply(200, []), "broken": Reply(500, "<html>")}
         on_fly.faults.on("list", times=math.inf, reply=replies[listed])
     with pytest.raises(BootTimeoutError, match="502"):

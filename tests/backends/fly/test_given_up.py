@@ -15,7 +15,7 @@ import pytest
 from dragonfly_executor import BootError, FlyBackend
 from dragonfly_executor.backends.base import CancelToken
 from dragonfly_executor.backends.deadline import Deadline
-from dragonfly_executor.backends.fly import backend as backend_module
+from dragonfly_executor.backends.fly import boot as boot_module
 from dragonfly_executor.backends.fly import client
 from dragonfly_executor.backends.fly.errors import FlyAPIError
 from dragonfly_executor.backends.fly.http import HttpConnections
@@ -75,7 +75,7 @@ def test_a_machine_that_is_made_after_all_is_waited_for_some_seconds(on_fly: Sim
 def test_what_is_not_found_in_these_seconds_is_written_down_for_the_next_sweep(
     on_fly: Simulator, backend: FlyBackend, listed: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(backend_module, "GIVEN_UP_TIMEOUT", 0.2)
+    monkeypatch.setattr(boot_module, "GIVEN_UP_TIMEOUT", 0.2)
     given_up = CancelToken()
     on_fly.faults.on("create", hang=True, after=lambda call: given_up.set())
     on_fly.faults.on("list", times=1000, **({"reply": Reply(200, [])} if listed == "nothing" else {"hang": True}))
@@ -93,7 +93,7 @@ def test_a_boot_that_is_given_up_in_doubt_is_looked_after_no_longer_than_that(
     on_fly: Simulator, backend: FlyBackend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It had failed before, and was about to destroy what may have come of it."""
-    monkeypatch.setattr(backend_module, "UNDO_TIMEOUT", FOR_EVER)
+    monkeypatch.setattr(boot_module, "UNDO_TIMEOUT", FOR_EVER)
     given_up = CancelToken()
     on_fly.faults.on("create", change=lambda body: {**body, "id": 1})
     on_fly.faults.on("get", reply=Reply(400, {"error": "no"}))
@@ -116,7 +116,7 @@ def test_what_was_given_up_before_fly_was_asked_asks_for_nothing(on_fly: Simulat
 def test_a_first_sweep_that_hangs_holds_no_boot_up_that_was_given_up(
     on_fly: Simulator, make_backend: MakeBackend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(backend_module, "FIRST_SWEEP_TIMEOUT", FOR_EVER)
+    monkeypatch.setattr(boot_module, "FIRST_SWEEP_TIMEOUT", FOR_EVER)
     given_up = CancelToken()
     on_fly.faults.on("list", hang=True, after=lambda call: given_up.set())
     backend = make_backend(machine_config=ASLEEP_CONFIG, sweep=True)
@@ -144,7 +144,7 @@ def test_a_pool_is_shut_down_while_a_create_hangs(
 ) -> None:
     """Checklist 9. It takes as long as the machine takes to go, or some seconds where none is to be seen."""
     if not commit:
-        monkeypatch.setattr(backend_module, "GIVEN_UP_TIMEOUT", 0.2)
+        monkeypatch.setattr(boot_module, "GIVEN_UP_TIMEOUT", 0.2)
     hangs = threading.Event()
     on_fly.faults.on("create", hang=True, commit=commit, after=lambda call: hangs.set())
     backend = make_backend()

@@ -365,7 +365,7 @@ def test_a_sweep_that_goes_wrong_ends_no_boot(
     trouble: dict[str, Any],
 ) -> None:
     """It is one warning."""
-    monkeypatch.setattr("dragonfly_executor.backends.fly.backend.FIRST_SWEEP_TIMEOUT", 0.4)
+    monkeypatch.setattr("dragonfly_executor.backends.fly.boot.FIRST_SWEEP_TIMEOUT", 0.4)
     on_fly.faults.on("list", times=math.inf, **trouble)
     backend = make_backend(sweep=True, machine_config=ASLEEP_CONFIG)
     node = boot(backend)

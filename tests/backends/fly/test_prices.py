@@ -6,9 +6,8 @@ from typing import Any
 
 import pytest
 
-from dragonfly_executor import Budget, DragonflyExecutor, RequirementsError
+from dragonfly_executor import Budget, DragonflyExecutor
 from dragonfly_executor.backends.fly.prices import MONTH, PRICES
-from dragonfly_executor.core.capacity import Capacity
 from tests.backends.fly.conftest import MakeBackend
 from tests.support.fly_simulator.simulator import Simulator
 from tests.support.helpers import PATIENCE
@@ -81,32 +80,6 @@ def test_calls_are_packed_on_machines_even_if_their_price_is_unknown(make_backen
     backend = make_backend(region="ams", machine_config={"guest": {"gpu_kind": "tpu", "gpus": 1}})
     assert backend.price() is None
     assert backend.default_placement() == "pack"
-
-
-@pytest.mark.parametrize(
-    ("size", "capacity"),
-    [
-        ({}, Capacity(2.0, 0, 4096 * 2**20, frozenset({"eu"}))),
-        ({"cpus": 8, "memory_mb": 16384}, Capacity(8.0, 0, 16384 * 2**20, frozenset({"eu"}))),
-        ({"gpu_kind": "a10"}, Capacity(2.0, 1, 4096 * 2**20, frozenset({"eu"}))),
-        ({"machine_config": {"guest": {"gpu_kind": "tpu", "gpus": 3}}}, Capacity(2.0, 3, 2**32, frozenset({"eu"}))),
-    ],
-)
-def test_what_a_machine_has_is_known_before_it_boots(
-    make_backend: MakeBackend, size: dict[str, Any], capacity: Capacity
-) -> None:
-    backend = make_backend(region="ams", labels={"eu"}, **size)
-    assert backend.capacities() == (capacity,)
-
-
-def test_calls_that_no_machine_can_run_are_refused_and_others_run(on_fly: Simulator, make_backend: MakeBackend) -> None:
-    with DragonflyExecutor(backend=make_backend(), max=1) as executor:
-        with pytest.raises(RequirementsError, match="the nearest has 2 CPUs, 4 GiB of memory"):
-            executor.options(requires={"cpus": 3}).submit(pow, 2, 2)
-        assert executor.options(requires={"cpus": 2}).submit(pow, 2, 2).result(PATIENCE) == 4
-        (runner,) = executor.pool.stats().runners
-    assert runner.capacity is not None
-    assert (runner.capacity.cpus, runner.capacity.memory) == (2.0, 2**32)
 
 
 def test_a_number_is_no_price_list(make_backend: MakeBackend) -> None:

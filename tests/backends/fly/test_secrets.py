@@ -132,7 +132,7 @@ def test_no_error_has_the_token(
     on_fly: Simulator, make: Make, make_backend: MakeBackend, trouble: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Neither the error nor what caused it, as text, in a traceback, or pickled."""
-    monkeypatch.setattr("dragonfly_executor.backends.fly.backend.UNDO_TIMEOUT", 0.3)
+    monkeypatch.setattr("dragonfly_executor.backends.fly.boot.UNDO_TIMEOUT", 0.3)
     on_fly.faults.on("create", times=math.inf, **{"commit": False, **trouble})
     with make(make_backend(), boot_timeout=0.5, max_boot_failures=1) as executor:
         error: BaseException | None = error_of(executor.submit(pow, 2, 3))

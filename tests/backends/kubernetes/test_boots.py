@@ -155,7 +155,7 @@ def test_a_pod_waits_no_longer_than_queue_timeout(cluster: Cluster, make_backend
     assert isinstance(error, BootTimeoutError)
     assert error.phase == "queue"
     assert "is Pending (Unschedulable): 0/1 nodes are available: 1 Insufficient cpu" in str(error)
-    assert "It got no node within 0.5 s (queue_timeout)" in str(error)
+    assert "The Pod got no node within 0.5 s (queue_timeout)" in str(error)
     assert cluster.pods() == []
 
 

@@ -13,13 +13,12 @@ from hypothesis import strategies as st
 from dragonfly_executor.backends.kubernetes.manifest import (
     PodBlueprint,
     PodOwner,
-    check_resources,
     check_template,
-    check_texts,
     check_tolerations,
     label_value,
-    whole_cpus,
+    template_resources,
 )
+from dragonfly_executor.backends.kubernetes.resources import check_texts
 
 NAME = "dragonfly-p-0123"
 PLAIN = PodBlueprint("image:1", "python3", {}, {}, {}, (), "", 60.0, False, 20.0, {}, "b1")
@@ -98,6 +97,17 @@ def test_the_template_stays_where_the_backend_says_nothing() -> None:
     assert len(template["spec"]["containers"][0]["env"]) == 2
 
 
+def test_resources_of_the_template_hold_where_the_backend_has_none() -> None:
+    """Claims of devices stay in any case."""
+    container = {"name": "runner", "resources": {"limits": {"cpu": "4"}, "claims": [{"name": "fpga"}]}}
+    template = {"spec": {"containers": [{"name": "log", "resources": {"limits": {"cpu": 1}}}, container]}}
+    assert template_resources(template) == {"limits": {"cpu": "4"}}
+    assert template_resources({}) == template_resources({"spec": {"containers": [{"name": "log"}]}}) == {}
+    assert runner_of(PLAIN._replace(template=template))["resources"] == container["resources"]
+    raised = PLAIN._replace(template=template, resources={"requests": {"cpu": "8"}, "limits": {"cpu": "8"}})
+    assert runner_of(raised)["resources"] == {**raised.resources, "claims": [{"name": "fpga"}]}
+
+
 @pytest.mark.parametrize("field", ["restartPolicy", "activeDeadlineSeconds", "nodeName"])
 def test_a_template_may_not_set_what_the_backend_relies_on(field: str) -> None:
     with pytest.raises(ValueError, match=field):
@@ -113,34 +123,6 @@ def test_a_template_of_another_type(template: Any) -> None:
 def test_a_template_with_a_field_too_many() -> None:
     with pytest.raises(ValueError, match="status"):
         check_template({"status": {}})
-
-
-@pytest.mark.parametrize(
-    ("resources", "found", "cpus"),
-    [
-        (None, {}, None),
-        ({"cpu": 2, "memory": "4Gi"}, {"requests": {"cpu": "2", "memory": "4Gi"}, "limits": {"memory": "4Gi"}}, 2),
-        ({"cpu": "500m"}, {"requests": {"cpu": "500m"}}, 1),
-        ({"cpu": 1.5}, {"requests": {"cpu": "1.5"}}, 2),
-        ({"cpu": "2e0"}, {"requests": {"cpu": "2e0"}}, 2),
-        ({"nvidia.com/gpu": 1}, {"requests": {"nvidia.com/gpu": "1"}, "limits": {"nvidia.com/gpu": "1"}}, None),
-        ({"limits": {"cpu": "3"}}, {"limits": {"cpu": "3"}}, 3),
-        (
-            {"requests": {"cpu": "3001m"}, "limits": {"cpu": 8}},
-            {"requests": {"cpu": "3001m"}, "limits": {"cpu": "8"}},
-            4,
-        ),
-    ],
-)  # fmt: skip
-def test_resources(resources: Any, found: Any, cpus: int | None) -> None:
-    assert check_resources(resources) == found
-    assert whole_cpus(check_resources(resources)) == cpus
-
-
-@pytest.mark.parametrize("amount", ["4 GiB", "", "x", "-1", "4GiB", "1e", True, None, [1]])
-def test_an_amount_that_is_no_quantity(amount: Any) -> None:
-    with pytest.raises((TypeError, ValueError), match="must be a quantity"):
-        check_resources({"memory": amount})
 
 
 def test_arguments_of_another_type() -> None:

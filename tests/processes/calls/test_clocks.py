@@ -26,7 +26,7 @@ DATED = {
 # login of Kubernetes ends at a date. The printer looks whether the date of a call's log record is one.
 SHARED_CLOCK = {
     "backends/docker/leftovers.py", "backends/ec2/backend.py", "backends/ec2/client.py", "backends/ec2/leftovers.py",
-    "backends/fly/backend.py", "backends/fly/client.py", "backends/fly/found_machine.py", "backends/fly/http.py",
+    "backends/fly/boot.py", "backends/fly/client.py", "backends/fly/found_machine.py", "backends/fly/http.py",
     "backends/fly/sweep.py", "backends/journal.py", "backends/kubernetes/credentials.py",
     "backends/kubernetes/leftovers.py", "backends/leftovers.py", "backends/slurm/leftovers.py",
     "cli/fleet/command.py", "cli/fleet/fleet.py", "engine/output/printer.py", "runner/dialback.py", "runner/orphans.py",

@@ -76,7 +76,7 @@ def sessions() -> list[Path]:
 def sender_of(executor: DragonflyExecutor) -> Any:
     """What sends files to the pool's only runner."""
     (runner,) = executor.pool._engine._runner_links._up.values()
-    return runner._sender
+    return runner.file_updates._sender
 
 
 def change_version(project: Path, version: int) -> None:

@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 import secrets
 import shutil
-import socket
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
-
-import uvicorn
-from starlette.applications import Starlette
-from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from tests.support.fly_simulator.addresses import Addresses
 from tests.support.fly_simulator.api import Api
@@ -29,65 +23,10 @@ from tests.support.fly_simulator.requested import DEFAULT_GUEST
 from tests.support.fly_simulator.state import App, Machine, World
 from tests.support.fly_simulator.timing import Rates, Timing
 from tests.support.fly_simulator.uncertain import Switches
+from tests.support.server_thread import ServerThread
 
 PATIENCE = 30.0
 T = TypeVar("T")
-
-
-class OpenConnections:
-    """The connections of clients, by their address.
-
-    Args:
-        changed: called when one has ended.
-    """
-
-    def __init__(self, changed: Callable[[], None]) -> None:
-        self._open: dict[tuple[str, int], asyncio.Transport] = {}
-        self._changed = changed
-        self._one_ended = asyncio.Event()
-
-    def __len__(self) -> int:
-        return len(self._open)
-
-    def transport(self, peer: tuple[str, int]) -> asyncio.Transport | None:
-        """The connection from there."""
-        return self._open.get(peer)
-
-    def cut(self) -> None:
-        """End all of them. Clients find out when they use them next."""
-        for transport in tuple(self._open.values()):
-            transport.abort()
-
-    async def close(self) -> None:
-        """The same, and all sockets are closed afterwards."""
-        self.cut()
-        while self._open:
-            self._one_ended.clear()
-            await self._one_ended.wait()
-
-    def protocol(self) -> type[asyncio.Protocol]:
-        """uvicorn's, which tells of its connections."""
-        open_ones = self._open
-
-        class RecordingProtocol(H11Protocol):
-            peer: tuple[str, int]
-
-            def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-                self.peer = tuple(transport.get_extra_info("peername")[:2])
-                open_ones[self.peer] = transport
-                super().connection_made(transport)
-
-            def connection_lost(self, exc: Exception | None) -> None:
-                super().connection_lost(exc)
-                # The socket is closed only after this.
-                asyncio.get_running_loop().call_soon(forget, self.peer)
-
-        def forget(peer: tuple[str, int]) -> None:
-            del open_ones[peer]
-            self._one_ended.set()
-            self._changed()
-
-        return RecordingProtocol
 
 
 class Simulator:
@@ -121,32 +60,14 @@ class Simulator:
         epoch = time.time() - time.monotonic()
         self._clock = lambda: epoch + time.monotonic()
         self._folder = Path(tempfile.mkdtemp(prefix="fly-"))
-        # With its protocol named, or asyncio does not turn Nagle's algorithm off: 40 ms for every request.
-        self._listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-        self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        self._listener.bind(("127.0.0.1", port))
-        self._listener.listen(256)
-        self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
+        self._server = ServerThread("fly-simulator", self._changed, port)
+        self.connections = self._server.connections
+        self.url = f"http://127.0.0.1:{self._server.port}"
         self.addresses = Addresses()
         self._registry = registry(app, self._folder)
         self._change = threading.Condition()
-        self.connections = OpenConnections(self._changed)
-        self._loop = asyncio.new_event_loop()
-        config = uvicorn.Config(
-            Starlette(routes=routes(lambda: self._handler)),
-            http=self.connections.protocol(),
-            loop="asyncio",
-            ws="none",
-            lifespan="off",
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            date_header=True,
-        )
-        self._server = uvicorn.Server(config)
-        self._thread = threading.Thread(target=self._serve, name="fly-simulator", daemon=True)
         self._set_up()
-        self._thread.start()
+        self._server.start(routes(lambda: self._handler))
 
     # -- what tests do -------------------------------------------------------------------------------------------------
 
@@ -181,11 +102,7 @@ class Simulator:
 
     def do(self, step: Callable[..., T], *args: Any) -> T:
         """Do something to the world in the simulator's own thread, where nothing else happens meanwhile."""
-
-        async def run() -> T:
-            return step(*args)
-
-        return self._run(run())
+        return self._server.do(step, *args)
 
     def destroy(self, machine: Machine) -> None:
         """As if somebody else had destroyed it."""
@@ -233,7 +150,7 @@ class Simulator:
 
     def reset(self) -> list[str]:
         """End all that runs and begin anew. Returns what went wrong: this simulator's failures, and violations."""
-        self._run(self._tear_down())
+        self._server.run(self._tear_down())
         troubles = self._handler.troubles + self.openapi.violations
         self._set_up()
         return troubles
@@ -242,21 +159,9 @@ class Simulator:
         """End everything. Returns what `reset` does."""
         troubles = self.reset()
         self.addresses.close()
-        self._server.should_exit = True
-        self._thread.join(PATIENCE)
-        self._listener.close()
+        self._server.close()
         shutil.rmtree(self._folder)
         return troubles
-
-    def _serve(self) -> None:
-        asyncio.set_event_loop(self._loop)
-        try:
-            self._loop.run_until_complete(self._server.serve(sockets=[self._listener]))
-        finally:
-            self._loop.close()
-
-    def _run(self, coroutine: Coroutine[Any, Any, T]) -> T:
-        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(PATIENCE)
 
     async def _tear_down(self) -> None:
         await self._handler.close()
@@ -279,7 +184,7 @@ class Simulator:
         self.history, self.faults, self.openapi = History(self.world, self._changed), Faults(), OpenApi()
         self._folder.joinpath("machines").mkdir(exist_ok=True)
         machines = Path(tempfile.mkdtemp(dir=self._folder / "machines"))
-        self._machines = Machines(self._loop, self.world, self.timing, self._image_of, self.addresses, machines)
+        self._machines = Machines(self._server.loop, self.world, self.timing, self._image_of, self.addresses, machines)
         api = Api(
             self.world, self._machines, self.timing, self.addresses, lambda name: name in self.images, self._region
         )

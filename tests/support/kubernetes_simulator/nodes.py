@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import math
 import shutil
 import signal
 from collections.abc import Callable
@@ -47,6 +48,7 @@ class ClusterNode:
     Attributes:
         name: the node's.
         cpu, memory: what Pods may ask for, in all.
+        devices: the same of extended resources, such as GPUs, by their name.
         labels, taints: the node's.
         is_lost: whether nothing is heard of it: its processes have ended, and its reports do not come.
     """
@@ -54,6 +56,7 @@ class ClusterNode:
     name: str
     cpu: float = 16.0
     memory: float = 64 * 2.0**30
+    devices: dict[str, float] = field(default_factory=dict)
     labels: dict[str, str] = field(default_factory=dict)
     taints: list[Json] = field(default_factory=list)
     is_lost: bool = False
@@ -244,8 +247,9 @@ class Nodes:
             return "node(s) had untolerated taint {node.kubernetes.io/unreachable: }"
         used = [_requests(self._store.get(key)) for key in self._on(node)]
         wanted = _requests(pod)
-        for name, has in (("cpu", node.cpu), ("memory", node.memory)):
-            if wanted.get(name, 0.0) + sum(one.get(name, 0.0) for one in used) > has:
+        has = {"cpu": node.cpu, "memory": node.memory, "ephemeral-storage": math.inf, **node.devices}
+        for name, amount in wanted.items():
+            if amount + sum(one.get(name, 0.0) for one in used) > has.get(name, 0.0):
                 return f"Insufficient {name}"
         return ""
 
@@ -467,5 +471,7 @@ def _tolerates(toleration: Json, taint: Json) -> bool:
 
 
 def _requests(pod: Json) -> dict[str, float]:
-    requests = ((container_of(pod).get("resources") or {}).get("requests")) or {}
-    return {name: quantity(amount) for name, amount in requests.items()}
+    resources = container_of(pod).get("resources") or {}
+    # What has a limit and no request requests its limit.
+    amounts = {**(resources.get("limits") or {}), **(resources.get("requests") or {})}
+    return {name: quantity(amount) for name, amount in amounts.items()}

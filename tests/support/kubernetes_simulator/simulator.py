@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import ipaddress
 import secrets
 import shutil
-import socket
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, TypeVar
 
-import uvicorn
-from starlette.applications import Starlette
-
-from tests.support.fly_simulator.simulator import OpenConnections
 from tests.support.kubernetes_simulator.accounts import Account, Right
 from tests.support.kubernetes_simulator.api import ApiServer
 from tests.support.kubernetes_simulator.door import ApiDoor, Asked, routes
@@ -28,6 +22,7 @@ from tests.support.kubernetes_simulator.images import IMAGE, images
 from tests.support.kubernetes_simulator.nodes import ClusterNode, Nodes
 from tests.support.kubernetes_simulator.store import Key, Store
 from tests.support.kubernetes_simulator.watching import WatchHub
+from tests.support.server_thread import ServerThread
 
 PATIENCE = 30.0
 NAMESPACE = "media"
@@ -58,33 +53,15 @@ class Cluster:
         files = self._folder / "tls.crt", self._folder / "tls.key"
         for file, data in zip(files, (self.certificate, key), strict=True):
             file.write_bytes(data)
-        # With its protocol named, or asyncio does not turn Nagle's algorithm off: 40 ms for every request.
-        self._listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-        self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        self._listener.bind(("127.0.0.1", 0))
-        self._listener.listen(256)
-        self.url = f"https://127.0.0.1:{self._listener.getsockname()[1]}"
+        self._server = ServerThread("kubernetes-simulator", self._changed)
+        self.connections = self._server.connections
+        self.url = f"https://127.0.0.1:{self._server.port}"
         self._registry = images(self._folder)
         self._change = threading.Condition()
         self._changes = 0
-        self.connections = OpenConnections(self._changed)
-        self._loop = asyncio.new_event_loop()
-        config = uvicorn.Config(
-            Starlette(routes=routes(lambda: self._door, self.connections.transport)),
-            http=self.connections.protocol(),
-            loop="asyncio",
-            ws="none",
-            lifespan="off",
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            ssl_certfile=str(files[0]),
-            ssl_keyfile=str(files[1]),
-        )
-        self._server = uvicorn.Server(config)
-        self._thread = threading.Thread(target=self._serve, name="kubernetes-simulator", daemon=True)
         self._set_up()
-        self._thread.start()
+        paths = routes(lambda: self._door, self.connections.transport)
+        self._server.start(paths, ssl_certfile=str(files[0]), ssl_keyfile=str(files[1]))
 
     # -- what tests do -------------------------------------------------------------------------------------------------
 
@@ -138,11 +115,7 @@ class Cluster:
 
     def do(self, step: Callable[..., T], *args: Any) -> T:
         """Do something to the cluster in the simulator's own thread, where nothing else happens meanwhile."""
-
-        async def run() -> T:
-            return step(*args)
-
-        return self._run(run())
+        return self._server.do(step, *args)
 
     def add_node(self, node: ClusterNode) -> None:
         """A node joins."""
@@ -232,7 +205,7 @@ class Cluster:
 
     def reset(self) -> list[str]:
         """End all that runs and begin anew. Returns what went wrong: this simulator's failures, and violations."""
-        self._run(self._tear_down())
+        self._server.run(self._tear_down())
         troubles = self._door.troubles + self.api.violations
         self._set_up()
         return troubles
@@ -240,21 +213,9 @@ class Cluster:
     def close(self) -> list[str]:
         """End everything. Returns what `reset` does."""
         troubles = self.reset()
-        self._server.should_exit = True
-        self._thread.join(PATIENCE)
-        self._listener.close()
+        self._server.close()
         shutil.rmtree(self._folder)
         return troubles
-
-    def _serve(self) -> None:
-        asyncio.set_event_loop(self._loop)
-        try:
-            self._loop.run_until_complete(self._server.serve(sockets=[self._listener]))
-        finally:
-            self._loop.close()
-
-    def _run(self, coroutine: Coroutine[Any, Any, T]) -> T:
-        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(PATIENCE)
 
     async def _tear_down(self) -> None:
         self.hub.end_all()
@@ -267,7 +228,7 @@ class Cluster:
         self.store, self.faults = Store(), ServerFaults()
         self.hub = WatchHub(self.store, self._changed)
         pods = Path(tempfile.mkdtemp(dir=self._folder))
-        self.nodes = Nodes(self._loop, self.store, self.images, pods)
+        self.nodes = Nodes(self._server.loop, self.store, self.images, pods)
         self.api = ApiServer(self.store, self.hub, self.nodes.delete)
         self.api.namespaces = {NAMESPACE, "default"}
         self.account = Account(USER, frozenset({NAMESPACE}))

@@ -44,7 +44,7 @@ def test_a_boot_that_was_given_up_has_its_place_until_it_is_gone() -> None:
     assert story.tell(events.CancelRequested([1])) == ["1 = cancelled"]
     assert story.shuts_down(ShutdownMode.DRAIN) == ["stop 1: shutdown"]
     assert story.is_gone(1) == ["closed"]
-    assert story.machine.pool.boots.free == 1
+    assert story.machine.pool.runner_table.tiers[0].boots.free == 1
 
 
 def test_calls_wait_for_those_that_are_up_while_all_boots_hang() -> None:
@@ -101,9 +101,9 @@ def test_what_comes_back_twice_or_never_hung_changes_nothing() -> None:
     story = Story(max=9, max_concurrent_boots=1)
     story.submit_calls(1)
     story.returns_late(1)
-    assert story.machine.pool.boots.free == 0
+    assert story.machine.pool.runner_table.tiers[0].boots.free == 0
     story.boots(1)
     story.returns_late(1)
     story.returns_late(7)
     assert story.stats.stale == 3
-    assert story.machine.pool.boots.free == 1
+    assert story.machine.pool.runner_table.tiers[0].boots.free == 1

@@ -145,7 +145,7 @@ def test_the_kind_with_the_most_runners_yields() -> None:
     for runner_id in (1, 2, 3):
         story.boots(runner_id, 1)
     story.submit_calls(1)
-    assert list(story.machine.pool.runner_table.groups["large"].yielding) == [3]
+    assert list(story.machine.pool.runner_table.groups["large"][0].yielding) == [3]
 
 
 def test_a_runner_that_yields_takes_calls_again_if_its_room_is_not_needed_any_more() -> None:
@@ -172,7 +172,7 @@ def test_of_two_runners_that_yield_one_goes_on_if_one_kind_has_no_call_left() ->
     for runner_id in (1, 2, 3):
         story.boots(runner_id, 1)
     story.submit_calls(2, kinds=["gpu", "large"])
-    group = story.machine.pool.runner_table.groups[""]
+    group = story.machine.pool.runner_table.groups[""][0]
     assert list(group.yielding) == [3, 2]
     story.tell(events.CancelRequested([4]))
     assert list(group.yielding) == [3]
@@ -205,7 +205,7 @@ def test_no_runner_yields_while_the_backend_cannot_boot() -> None:
     story.submit_calls(1)
     story.boots(1, 1)
     story.submit_calls(2, kinds=["gpu", "large"])
-    group = story.machine.pool.runner_table.groups[""]
+    group = story.machine.pool.runner_table.groups[""][0]
     assert not group.yielding
     story.boots(2, 1)
     assert list(group.yielding) == [1]

@@ -2,56 +2,95 @@
 
 from __future__ import annotations
 
+from dragonfly_executor.core.boot_times import BootTimes
+from dragonfly_executor.core.call_costs import CallCosts
+from dragonfly_executor.core.call_queue import CallQueue
+from dragonfly_executor.core.calls import Call, CallLimits, QueueTotal
 from dragonfly_executor.core.idle_times import EDGES, GapHistogram, IdleTimes
+from dragonfly_executor.core.key_costs import KeyCosts
 from dragonfly_executor.core.thrifty import ThriftyScaling
 from tests.support.story import Story
 
+QUEUE = CallQueue({}, QueueTotal())
 
-def thrifty(boot: float = 15.0, seconds: float | None = None) -> ThriftyScaling:
-    """Measurements of boots and, if given, of calls."""
-    scaling = ThriftyScaling()
-    scaling.boot_began(1, 0.0)
-    scaling.boot_ended(1, boot)
-    for number in range(20) if seconds is not None else ():
-        scaling.call_ended(-number, seconds or 0.0)
-        scaling._short.add(min(seconds or 0.0, 0.2 * boot))
-    return scaling
+
+def a_call(number: int) -> Call:
+    call = Call(number, b"", None, CallLimits())
+    call.queue = QUEUE
+    return call
+
+
+class Measured:
+    """A thrifty pool's decisions, after one boot and, if their seconds are given, twenty calls."""
+
+    def __init__(self, boot: float | None = 15.0, seconds: float | None = None) -> None:
+        self.boot_times, self.costs = BootTimes(), CallCosts()
+        self.scaling = ThriftyScaling(self.boot_times, self.costs)
+        if boot is not None:
+            self.boot_times.began(1, 0.0)
+            self.boot_times.ended(1, boot)
+            self.scaling.boot_succeeded()
+        for number in range(20) if seconds is not None else ():
+            call = a_call(-number)
+            self.costs.sent([call], 0.0)
+            self.costs.ended(call, seconds or 0.0)
+
+    def boots(self, waiting: int, slots_up: int, slots: int, now: float = 0.0) -> int:
+        return self.scaling.boots(waiting, slots_up, slots, now)
 
 
 # -- boots -------------------------------------------------------------------------------------------------------------
 
 
 def test_while_nothing_is_known_boots_grow_with_the_root_of_the_calls() -> None:
-    assert [ThriftyScaling().boots(waiting, 0, 1, 0.0) for waiting in (1, 4, 100, 10_000)] == [2, 4, 20, 200]
+    assert [Measured(boot=None).boots(waiting, 0, 1) for waiting in (1, 4, 100, 10_000)] == [2, 4, 20, 200]
 
 
 def test_short_calls_share_a_boot_and_long_ones_get_one_each() -> None:
-    assert thrifty(seconds=0.15).boots(100, 0, 1, 0.0) == 5, "15 s of work are five spans of 3 s"
-    assert thrifty(seconds=0.15).boots(100, 0, 4, 0.0) == 1
-    assert thrifty(seconds=60.0).boots(100, 0, 1, 0.0) == 100
-    assert thrifty(seconds=60.0).boots(100, 0, 4, 0.0) == 25
+    assert Measured(seconds=0.15).boots(100, 0, 1) == 5, "15 s of work are five spans of 3 s"
+    assert Measured(seconds=0.15).boots(100, 0, 4) == 1
+    assert Measured(seconds=60.0).boots(100, 0, 1) == 100
+    assert Measured(seconds=60.0).boots(100, 0, 4) == 25
 
 
 def test_what_runners_do_until_a_boot_ends_needs_no_boot() -> None:
-    assert thrifty(seconds=0.15).boots(100, 2, 1, 0.0) == 0, "two slots do 8 s of it each"
-    scaling = thrifty(seconds=0.15)
-    scaling.boot_began(2, 100.0)
-    assert scaling.boots(100, 0, 1, 112.0) == 3, "a runner comes up in 3 s"
-    scaling.boot_ended(2)
-    assert scaling.boots(100, 0, 1, 112.0) == 5
+    pool = Measured(seconds=0.15)
+    assert pool.boots(100, 2, 1) == 0, "two slots do 8 s of it each"
+    pool.boot_times.began(2, 100.0)
+    assert pool.boots(100, 0, 1, 112.0) == 3, "a runner comes up in 3 s"
+    pool.boot_times.ended(2)
+    assert pool.boots(100, 0, 1, 112.0) == 5
 
 
 def test_a_slot_with_a_long_call_counts_for_nothing() -> None:
     """A long call among short ones: it does not make each waiting call look long, and its slot is not awaited."""
-    scaling, story = thrifty(seconds=0.5), Story(max=1).up(1)
-    story.submit_calls(1)
-    scaling.calls_sent([story.call(3)], 0.0)
-    assert scaling.boots(16, 1, 1, 1.0) == 0
-    assert scaling.next_review() == 3.0
-    assert scaling.boots(16, 1, 1, 3.0) == 3
-    assert scaling.next_review() is None
-    scaling.call_ended(3, 600.0)
-    assert scaling.boots(16, 1, 1, 3.0) == 3, "the mean is of at most a span each"
+    pool, call = Measured(seconds=0.5), a_call(3)
+    pool.costs.sent([call], 0.0)
+    assert pool.boots(16, 1, 1, 1.0) == 0
+    assert pool.scaling.next_review() == 3.0
+    assert pool.boots(16, 1, 1, 3.0) == 3
+    assert pool.scaling.next_review() is None
+    pool.costs.ended(call, 600.0)
+    assert pool.boots(16, 1, 1, 3.0) == 3, "the mean is of at most a span each"
+
+
+def test_calls_with_keys_count_with_the_means_of_their_keys() -> None:
+    pool, keys = Measured(seconds=1.0), KeyCosts()
+    for key, seconds in ((1, 0.15), (2, 20.0)):
+        keys.queued(key)
+        keys.sent(key)
+        keys.left(key)
+        keys.ended(key, seconds, min(seconds, 3.0))
+    assert pool.scaling.boots(100, 0, 1, 0.0, keys) == 33, "calls without a key"
+    for _ in range(100):
+        keys.queued(1)
+    assert pool.scaling.boots(100, 0, 1, 0.0, keys) == 5
+    for _ in range(10):
+        keys.queued(2)
+    assert pool.scaling.boots(110, 0, 1, 0.0, keys) == 15
+    for _ in range(100):
+        keys.queued(3)
+    assert pool.scaling.boots(210, 0, 1, 0.0, keys) == 22, "a key that is new: as many as twenty calls without a key"
 
 
 # -- the pool ----------------------------------------------------------------------------------------------------------

@@ -1,0 +1,170 @@
+"""The calls that a later tier of a pool boots for: those that the earlier tiers do not begin in time.
+
+In time is within the later tier's boot time.
+
+1. A slot of an earlier tier begins as many calls in that time as their mean seconds allow. While no call has ended, a
+   call is taken to need as long as the oldest one has run by now. A slot whose call has run for much longer than the
+   mean begins none.
+2. A runner of an earlier tier that boots, or is about to, begins at least one call with each slot. While nothing is
+   known of the calls, it is taken to begin all of them.
+3. Whatever these estimates say, a call that has waited for the boot time of a tier is not in time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from math import ceil, floor
+
+from dragonfly_executor.core.runner_group import RunnerGroup
+from dragonfly_executor.core.scaling import boots_for
+from dragonfly_executor.core.state import PoolState
+from dragonfly_executor.core.tier import Tier
+from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from typing import Final
+
+ROUNDING: Final = 1e-6
+"""Number of calls that may be due to the arithmetic alone."""
+LONG: Final = 2.0
+"""Multiple of the mean run time after which a running call counts as long: its slot is not expected to be free soon."""
+LEAST_LONG: Final = 0.2
+"""Share of a later tier's boot time for which a call must have run before it counts as long."""
+
+
+class Promises:
+    """The boots of earlier tiers that are wanted, and have not begun though the tier will have room for them."""
+
+    def __init__(self) -> None:
+        self._boots: dict[RunnerGroup, int] = {}
+
+    def add(self, pool: PoolState, tier: Tier, wants: dict[RunnerGroup, int]) -> None:
+        """Add the boots of a tier that are left in `wants`."""
+        for group, count in wants.items():
+            self._boots[group] = min(count, room(pool, tier))
+
+    def of(self, pool: PoolState, group: RunnerGroup, waiting: int) -> int:
+        """Return the number of boots of a group that will begin for its waiting calls."""
+        if group.back_off.until is None or not pool.may_boot(group):
+            return self._boots.get(group, 0)
+        return min(boots_for(waiting, pool.slots_hint(group)), room(pool, group.tier))
+
+
+def room(pool: PoolState, tier: Tier) -> int:
+    """Return how many runners a tier has room for."""
+    count = pool.max - len(pool.runner_table.runners)
+    if tier.limits.max is not None:
+        count = min(count, tier.limits.max - tier.count)
+    return max(0, count)
+
+
+def calls_left(pool: PoolState, group: RunnerGroup, promised: Promises, now: float) -> int:
+    """Return how many calls of a group's kind the earlier tiers do not begin in time.
+
+    Args:
+        pool: the state.
+        group: the group of a later tier.
+        promised: the boots that earlier tiers are about to begin.
+        now: monotonic seconds.
+    """
+    waiting = pool.waiting_calls(group.kind)
+    if waiting <= 0:
+        return 0
+    slots, coming, least = slots_before(pool, group, now), 0.0, 0
+    in_time, seconds = group.tier.boot_seconds, seconds_of_call(pool, group, now)
+    for earlier in pool.runner_table.groups[group.kind][: group.tier.index]:
+        boots = len(earlier.booting) + promised.of(pool, earlier, waiting)
+        least += boots * pool.slots_hint(earlier)
+        if seconds:
+            left = in_time - earlier.tier.boot_seconds
+            coming += boots * pool.slots_hint(earlier) * max(1.0, left / seconds)
+    if not slots and not least:
+        return waiting
+    when, overdue = overdue_at(pool, group), 0
+    if when is not None and when <= now:
+        overdue = pool.slots_hint(group) * max(1, group.up) if slots else waiting
+    if not seconds:
+        return overdue
+    left = waiting - coming - slots * in_time / seconds * share(pool, group)
+    if is_known(pool, group):
+        return max(overdue, ceil(left - ROUNDING))
+    # The calls run on, so the estimate only grows: count the call that it is about to reach.
+    return max(overdue, floor(left + ROUNDING) + 1)
+
+
+def slots_before(pool: PoolState, group: RunnerGroup, now: float) -> int:
+    """Return how many slots of earlier tiers can be expected to begin calls of a group's kind."""
+    placement = pool.runner_table.placements.by_kind[group.kind]
+    slots = sum(placement.slots[: group.tier.index])
+    for earlier in groups_before(pool, group):
+        costs = earlier.costs
+        if costs is not None and costs.mean.value is not None:
+            if earlier.thrifty is None:
+                costs.review(now, long_after(group, costs.mean.value))
+            slots -= len(costs.long)
+    return max(0, slots)
+
+
+def groups_before(pool: PoolState, group: RunnerGroup) -> Iterator[RunnerGroup]:
+    """Yield the groups of earlier tiers, those of the same kind first."""
+    table = pool.runner_table
+    yield from table.groups[group.kind][: group.tier.index]
+    for kind, groups in table.groups.items():
+        if kind != group.kind:
+            yield from groups[: group.tier.index]
+
+
+def long_after(group: RunnerGroup, mean: float) -> float:
+    """Return after how many seconds a running call of an earlier tier counts as long."""
+    return max(LONG * mean, LEAST_LONG * group.tier.boot_seconds)
+
+
+def is_known(pool: PoolState, group: RunnerGroup) -> bool:
+    """Return whether a call has ended on an earlier tier."""
+    return any(each.costs is not None and each.costs.mean.value is not None for each in groups_before(pool, group))
+
+
+def oldest_running(pool: PoolState, group: RunnerGroup) -> float | None:
+    """Return since when the oldest call on earlier tiers has run, in monotonic seconds; None if none runs there."""
+    times = [each.costs.oldest_running for each in groups_before(pool, group) if each.costs is not None]
+    return min([when for when in times if when is not None], default=None)
+
+
+def seconds_of_call(pool: PoolState, group: RunnerGroup, now: float) -> float | None:
+    """Return the expected seconds of a call on earlier tiers; None if nothing is known of them."""
+    for each in groups_before(pool, group):
+        if each.costs is not None and each.costs.mean.value is not None:
+            return max(each.costs.mean.value, ROUNDING)
+    since = oldest_running(pool, group)
+    return None if since is None else now - since
+
+
+def share(pool: PoolState, group: RunnerGroup) -> float:
+    """Return the share of the waiting calls that are of a group's kind: their part of the slots of earlier tiers."""
+    return pool.call_table.queue_of(group.kind).queued / max(1, pool.call_table.total.queued)
+
+
+def overdue_at(pool: PoolState, group: RunnerGroup) -> float | None:
+    """Return when the next call of a kind has waited for the boot time of a later tier; None if no call waits."""
+    first = pool.call_table.queue_of(group.kind).first()
+    return None if first is None else first.submitted_at + group.tier.boot_seconds
+
+
+def next_overflows(pool: PoolState, group: RunnerGroup, now: float) -> list[float | None]:
+    """Return when time alone may change what `calls_left` returns for a group of a later tier."""
+    times = [overdue_at(pool, group)]
+    if not is_known(pool, group):
+        since = oldest_running(pool, group)
+        rest = pool.waiting_calls(group.kind) - len(group.booting) * pool.slots_hint(group)
+        for earlier in pool.runner_table.groups[group.kind][: group.tier.index]:
+            rest -= len(earlier.booting) * pool.slots_hint(earlier)
+        if since is not None and rest > 0:
+            slots = slots_before(pool, group, now) * share(pool, group)
+            times.append(since + slots * group.tier.boot_seconds / rest)
+        return times
+    for earlier in groups_before(pool, group):
+        costs = earlier.costs
+        since = None if costs is None or earlier.thrifty is not None else costs.oldest_running
+        if costs is not None and costs.mean.value is not None and since is not None:
+            times.append(since + long_after(group, costs.mean.value))
+    return times
