@@ -73,12 +73,13 @@ class MemoryCgroups:
         return _join(self._home, f"{PREFIX}{self._pid}{SLOT}{slot}")
 
 
-def set_up(files: CgroupFiles, *, owns_node: bool) -> MemoryCgroups | None:
+def set_up(files: CgroupFiles, starters: int) -> MemoryCgroups | None:
     """Make the cgroups of this runner, and move its processes into one of them.
 
     Args:
         files: the files of cgroups.
-        owns_node: whether the node exists for this runner alone, so that all that started it may be moved too.
+        starters: number of ancestors, from the agent's parent upwards, that exist for this runner alone. They may be
+            moved too.
 
     Returns:
         None if there is no such cgroup here. Then nothing is changed.
@@ -86,7 +87,7 @@ def set_up(files: CgroupFiles, *, owns_node: bool) -> MemoryCgroups | None:
     home, pid = _home(files), os.getpid()
     if home is None or not _is_usable(files, home):
         return None
-    ours = {pid, *descendants(pid), *(_ancestors(pid) if owns_node else ())}
+    ours = {pid, *descendants(pid), *_ancestors(pid)[:starters]}
     # The kernel lets the root have processes beside its children. Others' processes stay there.
     is_root = not files.has(home, "cgroup.type")
     own = files.own() or home

@@ -26,7 +26,7 @@ from dragonfly_executor.runner.cgroup_files import CgroupFiles
 from dragonfly_executor.runner.memory_cgroups import set_up
 files = CgroupFiles(sys.argv[1])
 files.write(sys.argv[2], "cgroup.procs", str(os.getpid()))
-groups = set_up(files, owns_node=False)
+groups = set_up(files, 0)
 print(files.own(), "none" if groups is None else groups.leaf, flush=True)
 sys.stdin.read()
 if groups is not None:

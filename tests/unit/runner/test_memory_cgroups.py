@@ -44,9 +44,9 @@ def simulated(own: str = HOME, **more: Any) -> SimulatedCgroups:
     return files
 
 
-def made(files: SimulatedCgroups, *, owns_node: bool = False) -> MemoryCgroups | None:
+def made(files: SimulatedCgroups, starters: int = 0) -> MemoryCgroups | None:
     as_files: Any = files
-    return set_up(as_files, owns_node=owns_node)
+    return set_up(as_files, starters)
 
 
 def group_of(files: SimulatedCgroups, monkeypatch: pytest.MonkeyPatch, slot: int = SLOT) -> SlotCgroup:
@@ -80,24 +80,24 @@ def test_a_cgroup_with_processes_of_others_stays_as_it_is() -> None:
     files = simulated()
     files.start(STRANGER, AGENT)
     assert made(files) is None
-    assert made(files, owns_node=True) is None
+    assert made(files, 9) is None
     assert (files.orders, files.children(HOME)) == ([], [])
 
 
 def test_a_process_of_another_namespace_is_a_stranger() -> None:
     files = simulated()
     files.start(0, AGENT)
-    assert made(files, owns_node=True) is None
+    assert made(files, 9) is None
 
 
-@pytest.mark.parametrize("owns_node", [True, False])
-def test_what_started_the_runner_is_moved_only_if_the_node_is_its_own(owns_node: bool) -> None:
+@pytest.mark.parametrize("starters", [0, 1, 2, 9])
+def test_what_started_the_runner_is_moved_only_if_it_exists_for_the_runner_alone(starters: int) -> None:
     """``docker exec`` follows the container's first process."""
     files = simulated()
     for pid in (WATCHDOG, 1):
         files.start(pid, AGENT)
-    assert (made(files, owns_node=owns_node) is not None) == owns_node
-    assert files.where(1) == (LEAF if owns_node else HOME)
+    assert (made(files, starters) is not None) == (starters >= 2)
+    assert files.where(1) == (LEAF if starters >= 2 else HOME)
 
 
 def test_a_cgroup_that_is_not_delegated_stays_as_it_is() -> None:
