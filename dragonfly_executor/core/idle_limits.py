@@ -27,7 +27,9 @@ def idle_until(pool: PoolState, runner: Runner, group: RunnerGroup) -> float | N
         # Its calls wait for their turn within `max_workers`.
         return None
     limits = group.tier.limits
-    up = up_to(pool, group) - sum([len(each.idle_check_pending) for each in pool.runner_table.groups[group.kind]])
+    up = up_to(pool, runner, group) - sum(
+        [len(each.idle_check_pending) for each in pool.runner_table.groups[group.kind]]
+    )
     within_min = group.kind == DEFAULT_KIND and up <= pool.floor
     if group.thrifty is not None and limits.learns_idle and not within_min:
         return runner.idle_since + group.thrifty.idle_after(group.up)
@@ -35,11 +37,15 @@ def idle_until(pool: PoolState, runner: Runner, group: RunnerGroup) -> float | N
     return None if after is None else runner.idle_since + after
 
 
-def up_to(pool: PoolState, group: RunnerGroup) -> int:
-    """Return how many runners of a kind are up on this tier and on those before: the runners of `min` come first."""
-    if not group.tier.index:
-        return group.up
-    return sum([each.up for each in pool.runner_table.groups[group.kind][: group.tier.index + 1]])
+def up_to(pool: PoolState, runner: Runner, group: RunnerGroup) -> int:
+    """Return how many runners of a kind are up on this tier and on those before: the runners of `min` come first.
+
+    Runners that drain soon have no part in `min`, because they are replaced. But each of them stays while it is needed.
+    """
+    groups = pool.runner_table.groups[group.kind][: group.tier.index + 1]
+    if not pool.runner_table.ending or runner.id in group.ending.runners:
+        return sum([each.up for each in groups]) if group.tier.index else group.up
+    return sum([each.up - len(each.ending.runners) for each in groups])
 
 
 def is_last_for_waiting(pool: PoolState, runner: Runner) -> bool:
@@ -57,7 +63,7 @@ def stop_idle(pool: PoolState, runner: Runner) -> None:
     group = pool.runner_table.groups[runner.kind][runner.tier]
     if group.thrifty is not None:
         group.thrifty.idle_times.stopped(runner.idle_since, group.up)
-    if runner.kind == DEFAULT_KIND and up_to(pool, group) <= pool.floor:
+    if runner.kind == DEFAULT_KIND and up_to(pool, runner, group) <= pool.floor:
         pool.idled_below_min = min(pool.min, pool.idled_below_min + 1)
     pool.stop(runner, "idle")
 
