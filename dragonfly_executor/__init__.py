@@ -19,8 +19,10 @@ if TYPE_CHECKING:
     from typing import Any
 
     from dragonfly_executor.api.executor import DragonflyExecutor
-    from dragonfly_executor.api.pool import Pool, call, cast, configure
+    from dragonfly_executor.api.named_pools import call, cast, configure
+    from dragonfly_executor.api.pool import Pool
     from dragonfly_executor.backends.base import Backend, BootRequest, Node
+    from dragonfly_executor.backends.budget import Budget
     from dragonfly_executor.backends.dask.backend import DaskBackend
     from dragonfly_executor.backends.docker.backend import DockerBackend
     from dragonfly_executor.backends.ec2.backend import EC2Backend
@@ -33,7 +35,6 @@ if TYPE_CHECKING:
     from dragonfly_executor.backends.ssh.backend import SSHBackend
     from dragonfly_executor.backends.ssh.hosts import SSHHost
     from dragonfly_executor.core.capacity import Capacity
-    from dragonfly_executor.engine.budget import Budget
     from dragonfly_executor.engine.future import Future
     from dragonfly_executor.engine.options import CallOptions
     from dragonfly_executor.engine.output.printer import OutputLine
@@ -121,7 +122,7 @@ __all__ = [
 _ROOMS = {
     "Backend": "backends.base",
     "BootRequest": "backends.base",
-    "Budget": "engine.budget",
+    "Budget": "backends.budget",
     "CallOptions": "engine.options",
     "Capacity": "core.capacity",
     "DaskBackend": "backends.dask.backend",
@@ -140,9 +141,9 @@ _ROOMS = {
     "SSHBackend": "backends.ssh.backend",
     "SSHHost": "backends.ssh.hosts",
     "SlurmBackend": "backends.slurm.backend",
-    "call": "api.pool",
-    "cast": "api.pool",
-    "configure": "api.pool",
+    "call": "api.named_pools",
+    "cast": "api.named_pools",
+    "configure": "api.named_pools",
     "freeze_support": "backends.frozen",
     "on_drain": "runner.drain_notice",
 }

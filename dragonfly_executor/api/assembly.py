@@ -1,50 +1,109 @@
-"""Makes the engine of a pool from the user's options: it checks them, and completes them by what the backend knows."""
+"""Makes the engine of a pool from the user's options: it checks them, and completes them by what the backends know."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from dragonfly_executor import errors
 from dragonfly_executor.api.options import core_limits, read_options
-from dragonfly_executor.api.registry import check_backend
+from dragonfly_executor.engine.option_checks import above_zero
+from dragonfly_executor.engine.tier_settings import TierSettings
 from dragonfly_executor.protocol.parent import Parent, max_depth
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from types import CodeType
     from typing import Any
 
+    from dragonfly_executor.api.options import PoolOptions
     from dragonfly_executor.backends.base import Backend
+    from dragonfly_executor.core.limits import PoolLimits
     from dragonfly_executor.engine.engine import Engine
     from dragonfly_executor.serialization import CallCodec
+    from dragonfly_executor.serialization.parent_codec import OnCode
     from dragonfly_executor.sync import FileSnapshot
 
 
-def make_engine(name: str, backend: Backend, options: Mapping[str, Any]) -> tuple[Engine, CallCodec]:
+def make_engine(
+    name: str, backends: Sequence[Backend], given: Mapping[str, Any], defaults: Mapping[str, Any]
+) -> tuple[Engine, CallCodec]:
     """Return the engine of a pool, not started, and its codec.
+
+    Args:
+        name, backends, given, defaults: as for `read_options`.
 
     Raises:
         ValueError: an option is out of range.
-        TypeError: an option has the wrong type, or there is no such option, or this is not a backend.
+        TypeError: an option has the wrong type, or there is no such option.
         NestingError: this process is a runner that is already as deep as runners may be.
     """
     # These are half of the package, and a program that only imports the names need not load them.
     from dragonfly_executor.engine.engine import Engine
     from dragonfly_executor.serialization import CallCodec
 
-    check_backend(backend)
-    given = dict(options)
-    if depth():
-        # A runner that boots the runners of its own start-up would never end.
-        given["min"] = 0
-    pool_options = read_options(name, backend, given)
-    file_snapshot = _file_snapshot(backend)
+    # A runner that boots the runners of its own start-up would never end.
+    given = {**given, "min": 0} if depth() else given
+    options = read_options(name, backends, given, defaults)
+    tiers = _make_tiers(backends, options, given)
+    snapshots = [tier.file_snapshot for tier in tiers if tier.file_snapshot is not None]
     codec = CallCodec(
-        pool_options.serializer,
-        script_travels=file_snapshot is None or file_snapshot.script_travels,
-        path_travels=file_snapshot is None or backend.shares_image,
-        on_code=None if file_snapshot is None else file_snapshot.code_travels,
+        options.serializer,
+        # A call is encoded before its runner is known, so it must be able to travel to every tier.
+        script_travels=all(snapshot.script_travels for snapshot in snapshots),
+        path_travels=all(tier.file_snapshot is None or tier.backend.shares_image for tier in tiers),
+        on_code=_code_handler(snapshots),
     )
-    return Engine(pool_options, core_limits(pool_options, backend), backend, codec, file_snapshot), codec
+    return Engine(options, _core_limits(options, tiers), tiers, codec), codec
+
+
+def _core_limits(options: PoolOptions, tiers: Sequence[TierSettings]) -> PoolLimits:
+    if len(tiers) == 1:
+        return core_limits(options, tiers[0])
+    # Imported here, because most pools have one backend.
+    from dragonfly_executor.api.tiers import limits_of_several
+
+    return limits_of_several(options, tiers)
+
+
+def _make_tiers(
+    backends: Sequence[Backend], options: PoolOptions, given: Mapping[str, Any]
+) -> tuple[TierSettings, ...]:
+    """Return the tiers of a pool, with its options for each."""
+    made: list[TierSettings] = []
+    for backend in backends:
+        same = sum(backend.name == tier.backend.name for tier in made)
+        budgets = (options.budget, backend.budget)
+        # The pool's options have the default of its only backend.
+        is_own = len(backends) > 1 and "boot_timeout" not in given
+        tier = TierSettings(
+            f"{backend.name}-{same + 1}" if same else backend.name,
+            backend,
+            _file_snapshot(backend),
+            boot_timeout=_default_boot_timeout(backend) if is_own else options.boot_timeout,
+            max_concurrency=backend.slots
+            if backend.slots is not None and "max_concurrency" not in given
+            else options.max_concurrency,
+            has_fixed_price=any(budget is not None and budget.price is not None for budget in budgets),
+        )
+        made.append(tier)
+    return tuple(made)
+
+
+def _default_boot_timeout(backend: Backend) -> float:
+    return above_zero(backend.default_boot_timeout, f"default_boot_timeout of the {backend.name} backend")
+
+
+def _code_handler(snapshots: Sequence[FileSnapshot]) -> OnCode | None:
+    """Return a function that tells the snapshots which code travels by value; None if there are none."""
+    if len(snapshots) < 2:
+        return snapshots[0].code_travels if snapshots else None
+
+    def code_travels(codes: list[tuple[CodeType, str]]) -> None:
+        """Tell each snapshot."""
+        for snapshot in snapshots:
+            snapshot.code_travels(codes)
+
+    return code_travels
 
 
 def depth() -> int:

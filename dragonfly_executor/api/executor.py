@@ -15,6 +15,7 @@ from dragonfly_executor.engine.option_set import OptionSignature
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from typing import Any, Unpack
 
     from dragonfly_executor.backends.base import Backend
@@ -114,11 +115,12 @@ class DragonflyExecutor(PoolExecutor):
         initializer: called in each slot before its first call. If it raises, the pool is broken.
         initargs: its arguments.
         max_tasks_per_child: number of calls that a slot runs before it is replaced; None for any number.
-        backend: boots the runners; by default the backend that `configure` set, otherwise `LocalBackend()`.
+        backend: boots the runners; by default the backend that `configure` set, otherwise `LocalBackend()`. Or a list
+            of several in order of preference: calls go to the first that has room soon. docs/tiers.md has the rules.
         pool: use this pool instead of one of its own. No other pool option may be given then, and the shutdown of the
             executor leaves the pool alone.
         options: `Pool`'s other options (``output`` among them) and `CallOptions`' fields, with the defaults of a
-            drop-in: ``min=0``, ``max`` from the backend, ``timeout=None``.
+            drop-in: ``min=0``, ``max`` from the backend (the sum, if there are several), ``timeout=None``.
 
     Raises:
         ValueError: an argument is out of range.
@@ -136,7 +138,7 @@ class DragonflyExecutor(PoolExecutor):
         initargs: tuple[Any, ...] = (),
         *,
         max_tasks_per_child: int | None = None,
-        backend: Backend | None = None,
+        backend: Backend | Sequence[Backend] | None = None,
         pool: Pool | None = None,
         **options: Unpack[ExecutorKeywords],
     ) -> None:

@@ -1,4 +1,4 @@
-"""`Pool`: a named, elastic set of runners; and `call` and `cast`, which find a pool by its name."""
+"""`Pool`: a named, elastic set of runners."""
 
 from __future__ import annotations
 
@@ -8,17 +8,18 @@ from types import TracebackType
 
 from dragonfly_executor.api.assembly import depth, make_engine
 from dragonfly_executor.api.options import CallOptions, PoolOptions
-from dragonfly_executor.api.registry import Registry
+from dragonfly_executor.api.registry import Registry, check_backends
 from dragonfly_executor.api.submitter import Submitter
 from dragonfly_executor.core.events import Resized, ShutdownMode
 from dragonfly_executor.engine.future import Future
 from dragonfly_executor.engine.option_set import OptionSignature
 from dragonfly_executor.engine.shutdown import leave
+from dragonfly_executor.engine.tier_settings import capacities_of, most_calls, most_runners, names_of
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 from dragonfly_executor.util.validation import whole
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from typing import Any, Self, TypeVar, Unpack
 
     from dragonfly_executor.backends.base import Backend
@@ -40,13 +41,15 @@ class Pool(Submitter):
         name: the name by which `call` and `cast` find the pool. The pool lives until it is shut down or the interpreter
             exits, even if the program keeps no reference to it.
         min: number of runners that are always kept up, and replaced when one is lost. 0 inside a runner.
-        max: maximum number of runners, including those that boot.
+        max: maximum number of runners, including those that boot, of all backends together. A backend's own `max` holds
+            too.
         max_concurrency: maximum number of calls at once on one runner.
         single_use: stop a runner after its first call.
         limit_threads: whether numeric libraries in a slot use no more threads than the slot's share of the runner's
             CPUs (True). A variable that the user has set stays. docs/runners.md lists the variables.
         divide_gpus: whether each slot sees its share of the runner's GPUs alone (True). docs/runners.md has the rule.
-        backend: boots the runners; by default the backend that `configure` set, otherwise `LocalBackend()`.
+        backend: boots the runners; by default the backend that `configure` set, otherwise `LocalBackend()`. Or a list
+            of several in order of preference: calls go to the first that has room soon. docs/tiers.md has the rules.
         log: level of the pool's own log lines (logger ``dragonfly_executor``); False for none.
         timeout: time limit of a call, waiting and running together; None for no limit.
         boot_timeout: time limit of a boot: to create, to connect, to shake hands. It also limits the set-up of each
@@ -107,10 +110,10 @@ class Pool(Submitter):
         *,
         min: int,  # noqa: A002  # Dragonfly's word
         max: int,  # noqa: A002
-        backend: Backend | None = None,
+        backend: Backend | Sequence[Backend] | None = None,
         **options: Unpack[PoolKeywords],
     ) -> None:
-        self._set_up(name, backend, {"min": min, "max": max, **DRAGONFLY_DEFAULTS, **options})
+        self._set_up(name, backend, {"min": min, "max": max, **options}, DRAGONFLY_DEFAULTS)
         registry.add(self)
         try:
             self._start_min()
@@ -119,17 +122,23 @@ class Pool(Submitter):
             raise
 
     @classmethod
-    def unnamed(cls, name: str, backend: Backend | None, options: Mapping[str, Any]) -> Self:
+    def unnamed(cls, name: str, backend: Backend | Sequence[Backend] | None, options: Mapping[str, Any]) -> Self:
         """Make a pool that no name finds, for an executor of its own. `name` is for people."""
         pool = cls.__new__(cls)
-        pool._set_up(name, backend, options)  # noqa: SLF001  # of this class
+        pool._set_up(name, backend, options, {})  # noqa: SLF001  # of this class
         pool._start_min()  # noqa: SLF001
         return pool
 
-    def _set_up(self, name: str, backend: Backend | None, options: Mapping[str, Any]) -> None:
+    def _set_up(
+        self,
+        name: str,
+        backend: Backend | Sequence[Backend] | None,
+        options: Mapping[str, Any],
+        defaults: Mapping[str, Any],
+    ) -> None:
         self.name = name
-        self._backend = registry.default_backend() if backend is None else backend
-        self._engine, self._codec = make_engine(name, self._backend, options)
+        backends = registry.default_backends() if backend is None else check_backends(backend)
+        self._engine, self._codec = make_engine(name, backends, options, defaults)
         self._options = self._engine.options.call
         # When the pool is garbage-collected, no more calls can come: pending calls finish, and then the engine ends. So
         # the finalizer must not hold the pool. It must not hold the engine either, which references `__main__`:
@@ -160,7 +169,7 @@ class Pool(Submitter):
         """Return the state of the pool as names and words, for people. Texts of errors are left out."""
         from dragonfly_executor.engine.notebook import pool_rows
 
-        return pool_rows(self.name, self._backend.name, self.stats())
+        return pool_rows(self.name, names_of(self._engine.tiers), self.stats())
 
     @property
     def call_options(self) -> CallOptions:
@@ -184,9 +193,7 @@ class Pool(Submitter):
         name for each runner, or one.
         """
         options, stats = self._engine.options, self.stats()
-        slots = max((runner.slots for runner in stats.runners), default=0)
-        slots = slots or options.max_concurrency or self._backend.default_slots() or 1
-        calls = stats.max * (1 if options.single_use else slots)
+        calls = most_calls(self._engine.tiers, stats, single_use=options.single_use)
         return calls if options.max_workers is None else min(calls, options.max_workers)
 
     # -- calls --------------------------------------------------------------------------------------------------------
@@ -206,7 +213,8 @@ class Pool(Submitter):
             # Imported here, because importing takes time and most programs do not use `requires`.
             from dragonfly_executor.engine.requires import check_possible
 
-            check_possible(options.requires, self._backend.capacities(), self._backend.name)
+            tiers = engine.tiers
+            check_possible(options.requires, capacities_of(tiers), names_of(tiers))
         parts = self._codec.encode_call(fn, args, kwargs, options.retry_on)
         return engine.submit(parts, options.limits(), cancel_running=options.cancel_running)
 
@@ -236,7 +244,7 @@ class Pool(Submitter):
     # -- the pool itself ----------------------------------------------------------------------------------------------
 
     def resize(self, *, min: int | None = None, max: int | None = None) -> None:  # noqa: A002
-        """Change the bounds while the pool runs; None leaves a bound unchanged.
+        """Change the bounds while the pool runs; None leaves a bound unchanged. The backends' own `max` holds as well.
 
         Raises:
             ValueError: a bound is out of range, or min is more than max.
@@ -245,11 +253,15 @@ class Pool(Submitter):
         self._engine.check_open()
         current = self.stats()
         new_min = current.min if min is None else whole(min, "min", 0)
-        new_max = current.max if max is None else whole(max, "max", 1)
+        new_max = current.max if max is None else self._bounded(whole(max, "max", 1))
         if new_min > new_max:
             raise ValueError(f"min must be at most max, and {new_min} is more than {new_max}")
         self._engine.start()
         self._engine.post(Resized(0 if depth() else new_min, new_max))
+
+    def _bounded(self, wanted: int) -> int:
+        most = most_runners([tier.backend for tier in self._engine.tiers])
+        return wanted if most is None or wanted < most else most
 
     def stats(self) -> PoolStats:
         """Return the statistics of the pool, and the reason why it does not grow."""
@@ -309,45 +321,3 @@ def wait_linked(future: Future[T], *, link: bool) -> T:
         if link:
             future.cancel()
         raise
-
-
-def call(pool: Pool | str, func: Callable[[], T], *, timeout: Any = None, link: bool = True) -> T:
-    """Run a zero-argument callable on a runner of a pool and return its value.
-
-    Args:
-        pool: the pool, or its name.
-        func: a closure; its captured variables are sent with it.
-        timeout: time limit in seconds for waiting and running together; None for the pool's own.
-        link: if the wait is interrupted (Ctrl-C, an exception raised into this thread), stop the remote work too. False
-            lets it finish, within the pool's ``shutdown_timeout`` if the pool is shut down.
-
-    Raises:
-        KeyError: no pool has this name.
-        CallTimeoutError: the time limit has passed; the work has been stopped.
-        BudgetExceeded: the pool's ``budget`` is used up; the call was not started.
-        Exception: the exception of `func`.
-    """
-    found = registry.find(pool) if isinstance(pool, str) else pool
-    options = found.call_options if timeout is None else found.call_options.change({"timeout": timeout})
-    future = found.submit_with(options, func, (), {})
-    if not link:
-        found.unlink(future)
-    return wait_linked(future, link=link)
-
-
-def cast(pool: Pool | str, func: Callable[[], object]) -> None:
-    """Run a zero-argument callable on a runner of a pool without a time limit, and drop its result or error.
-
-    Raises:
-        KeyError: no pool has this name.
-    """
-    (registry.find(pool) if isinstance(pool, str) else pool).cast(func)
-
-
-def configure(*, backend: Backend) -> None:
-    """Set the backend of pools that are made without one from now on.
-
-    Raises:
-        TypeError: this is not a backend.
-    """
-    registry.configure(backend=backend)

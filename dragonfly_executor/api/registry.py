@@ -8,7 +8,8 @@ from dragonfly_executor.util.condition import RLock, holding
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from typing import Generic, Protocol, TypeVar
+    from collections.abc import Sequence
+    from typing import Any, Generic, Protocol, TypeVar
 
     from dragonfly_executor.backends.base import Backend
 
@@ -39,20 +40,19 @@ class Registry(Generic[P]):
         self._lock = RLock()
         self._pools: weakref.WeakValueDictionary[str, P] = weakref.WeakValueDictionary()
         self._owned: dict[str, P] = {}
-        self._backend: Backend | None = None
+        self._backends: tuple[Backend, ...] = ()
 
-    def configure(self, *, backend: Backend) -> None:
-        """Set the backend of pools that are made without one from now on."""
-        check_backend(backend)
-        self._backend = backend
+    def configure(self, *, backend: Backend | Sequence[Backend]) -> None:
+        """Set the backend, or several, of pools that are made without one from now on."""
+        self._backends = check_backends(backend)
 
-    def default_backend(self) -> Backend:
-        """Return the backend that `configure` set, otherwise a local one."""
-        if self._backend is not None:
-            return self._backend
+    def default_backends(self) -> tuple[Backend, ...]:
+        """Return the backends that `configure` set, otherwise a local one."""
+        if self._backends:
+            return self._backends
         from dragonfly_executor.backends.local import LocalBackend
 
-        return LocalBackend()
+        return (LocalBackend(),)
 
     def add(self, pool: P) -> None:
         """Add a pool.
@@ -88,7 +88,30 @@ class Registry(Generic[P]):
         return pool
 
 
-def check_backend(backend: Backend) -> None:
-    """Raise TypeError if this object cannot boot."""
+def check_backends(backend: Backend | Sequence[Backend]) -> tuple[Backend, ...]:
+    """Return the backends of a pool, in order of preference.
+
+    Args:
+        backend: a backend, or a list or tuple of several.
+
+    Raises:
+        TypeError: an object cannot boot.
+        ValueError: there is no backend, or one comes twice.
+    """
+    if not isinstance(backend, (list, tuple)):
+        return (_checked(backend, "backend must be a Backend, such as LocalBackend(), or a list of several"),)
+    if not backend:
+        raise ValueError("backend must be a Backend, such as LocalBackend(), or a list of several, not an empty list")
+    for index, each in enumerate(backend):
+        _checked(each, f"backend[{index}] must be a Backend, such as LocalBackend()")
+        if any(each is other for other in backend[:index]):
+            raise ValueError(f"backend[{index}] is in the list twice: {each!r}; raise its max= for more runners")
+    return tuple(backend)
+
+
+def _checked(backend: Any, text: str) -> Backend:
+    """Return a backend. Raises TypeError, with this text, for an object that cannot boot."""
     if isinstance(backend, type) or not callable(getattr(backend, "boot", None)):
-        raise TypeError(f"backend must be a Backend, such as LocalBackend(), not {backend!r}")
+        raise TypeError(f"{text}, not {backend!r}")
+    checked: Backend = backend
+    return checked

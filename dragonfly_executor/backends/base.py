@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 
 from dragonfly_executor.backends.boot_request import BootClock, BootRequest, CancelToken, Signal
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
+    from typing import Unpack
+
     from dragonfly_executor.backends.backend_check import BackendCheck
+    from dragonfly_executor.backends.budget import Budget
     from dragonfly_executor.backends.found_node import FoundNode, SweepResult
+    from dragonfly_executor.backends.tier_keywords import TierKeywords
     from dragonfly_executor.core.capacity import Capacity
     from dragonfly_executor.errors import BootError
     from dragonfly_executor.sync import Sync
@@ -147,8 +151,12 @@ class Backend:
         name: the backend's name in logs and in `Parent`.
         default_max: the pool's `max` if the user gives none. None if the user must give it.
         default_boot_timeout: seconds.
+        expected_boot_time: seconds that a boot usually takes. A pool with several backends uses it until it has seen a
+            boot of this one.
         max_concurrent_boots: the number of boots that may run at once, and of threads on which the pool calls `boot`. A
             boot runs until its runner is up, or until the boot has failed and `boot` has returned.
+        max_boots_per_request: the number of nodes that one call of `boot_many` may ask for. 1 if the platform creates
+            nodes one by one: then the pool calls `boot` for each. The pool reads it before each request.
         phases: the phases of a boot, in order. A `BootError` names one of them.
         dials_back: whether runners connect to the parent, which listens for them. If so, ``Node.stream`` is None, and
             ``request.parent`` has the address, fingerprint and token for the node's ``DRAGONFLY_PARENT``.
@@ -160,12 +168,17 @@ class Backend:
             constructor is enough.
         shares_image: whether all nodes run the same image as the parent; see `Node`.
         labels: free labels of all nodes.
+        max, idle_shutdown_after, budget: limits that the user has set for the runners of this backend; see
+            `set_limits`. None if the user has not.
+        slots: number of slots of a runner, if the user has set it for this backend. The pool's `max_concurrency` wins.
     """
 
     name: str = "backend"
     default_max: int | None = None
     default_boot_timeout: float = 30.0
+    expected_boot_time: float = 10.0
     max_concurrent_boots: int = 100
+    max_boots_per_request: int = 1
     sync: Sync | None = None
     shares_image: bool = False
     labels: frozenset[str] = frozenset()
@@ -173,6 +186,28 @@ class Backend:
     dials_back: bool = False
     advertised_host: str | None = None
     advertised_port: int | None = None
+    max: int | None = None
+    idle_shutdown_after: float | None = None
+    budget: Budget | None = None
+    slots: int | None = None
+
+    def set_limits(self, **limits: Unpack[TierKeywords]) -> None:
+        """Set limits for the runners of this backend in each pool. Constructors call this with their ``**limits``.
+
+        Args:
+            max: maximum number of runners, including those that boot. If the pool has a `max` too, both hold.
+            idle_shutdown_after: idle time after which a runner stops; infinity for never. In a pool with this backend
+                alone, the pool's own option wins. Among several backends, this value wins.
+            budget: a `Budget`. If the pool has one too, both hold.
+
+        Raises:
+            TypeError: a value has the wrong type, or there is no such limit.
+            ValueError: a value is out of range.
+        """
+        if limits:
+            from dragonfly_executor.backends.tier_limits import checked_limits
+
+            vars(self).update(checked_limits(type(self).__name__, limits))
 
     def listen_address(self) -> tuple[str, int]:
         """Return the host and port to listen on for runners that dial back. Port 0 takes any free port.
@@ -224,6 +259,33 @@ class Backend:
             BootError: the boot failed and there is no node.
         """
         raise NotImplementedError
+
+    def boot_many(self, requests: Sequence[BootRequest]) -> Iterator[tuple[BootRequest, Node | BootError]]:
+        """Boot several nodes with one request to the platform, such as a job array. Blocks, on one thread for all.
+
+        The pool calls it if `max_boots_per_request` is above 1 and several boots begin at once that require the same.
+        Each boot keeps its own token, deadline, `BootRequest.given_up` and outcome. So a part of the boots may fail, or
+        be given up, while the others go on. `boot_request.when_all_given_up` returns a token for the request that all
+        of them share: it must end within 2 s once all of them are given up. If one of them is given up before its
+        node exists, the pool stops that node as soon as it is yielded.
+
+        Args:
+            requests: at least two, and at most `max_boots_per_request`.
+
+        Yields:
+            Each request once, as soon as its outcome is known, in any order: its node, or the error of its boot.
+
+        Raises:
+            BootError: all boots whose outcome was not yielded have failed, and have no node.
+        """
+        from dragonfly_executor.errors import BootError
+
+        for request in requests:
+            try:
+                outcome: Node | BootError = self.boot(request)
+            except BootError as error:
+                outcome = error
+            yield request, outcome
 
     def checks(self) -> Iterable[BackendCheck]:
         """Return the results of checks that need no runner, for ``dragonfly doctor``. Blocks. Never raises.

@@ -23,6 +23,12 @@ from dragonfly_executor.runner.machine import RunnerMachine, default_slots
 from dragonfly_executor.transport.call_start_table import CallStartTable
 from dragonfly_executor.transport.sockets import Socket, socketpair
 from dragonfly_executor.util import validation
+from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from typing import Unpack
+
+    from dragonfly_executor.backends.tier_keywords import TierKeywords
 
 logger = logging.getLogger("dragonfly_executor")
 
@@ -42,14 +48,29 @@ class LocalBackend(Backend):
             program runs itself, and must call `freeze_support`.
         env: environment variables for the runners, in addition to the parent's environment.
         labels: free labels of the runners, such as ``{"big"}``.
+        slots: number of slots of each runner; default: the CPUs that this process may use. The pool's `max_concurrency`
+            wins.
+        tier: `max`, `idle_shutdown_after` and `budget` of the runners of this backend; see `Backend.set_limits`.
+
+    Raises:
+        TypeError, ValueError: an argument is invalid.
     """
 
     name = "local"
     default_max = 1
+    expected_boot_time = 0.2
 
     def __init__(
-        self, *, python: str | None = None, env: dict[str, str] | None = None, labels: Iterable[str] = ()
+        self,
+        *,
+        python: str | None = None,
+        env: dict[str, str] | None = None,
+        labels: Iterable[str] = (),
+        slots: int | None = None,
+        **tier: Unpack[TierKeywords],
     ) -> None:
+        self.set_limits(**tier)
+        self.slots = None if slots is None else validation.whole(slots, "slots", 1)
         self._python = python or sys.executable
         self._is_program = is_frozen() and self._python == sys.executable
         self._env = dict(env or {})
@@ -60,8 +81,8 @@ class LocalBackend(Backend):
         return f"LocalBackend(python={self._python!r})"
 
     def default_slots(self) -> int | None:
-        """Return the number of CPUs that this process may use, by its affinity and its quota (cgroup)."""
-        return default_slots()
+        """Return the constructor's `slots`, or the number of CPUs that this process may use (affinity, cgroup)."""
+        return self.slots or default_slots()
 
     def capacities(self) -> Sequence[Capacity]:
         """See `Backend.capacities`."""

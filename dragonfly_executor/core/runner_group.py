@@ -42,14 +42,15 @@ class RunnerGroup:
         yielding: runners that are up and take no more calls, because another kind needs their room.
         ending: runners that drain within the time that a boot takes.
         back_off: the pause after failed boots.
+        is_possible: whether the backend's runners may be able to run such calls.
         passed_over: True while no boot begins because enough boots have failed, and another backend boots instead.
         gate: id of the newest call when the kind began to wait for the room of another kind; None while it does not.
     """
 
     __slots__ = (
         "back_off", "boot_times", "booting", "busy", "costs", "ending", "gate", "idle", "idle_check_pending",
-        "in_flight", "kind", "least_loaded", "load", "most_calls", "needless", "needless_since", "passed_over",
-        "queued", "runners", "slots", "thrifty", "tier", "up", "yielding",
+        "in_flight", "is_possible", "kind", "least_loaded", "load", "most_calls", "needless", "needless_since",
+        "passed_over", "queued", "runners", "slots", "thrifty", "tier", "up", "yielding",
     )  # fmt: skip
 
     def __init__(self, kind: str, tier: Tier, *, thrifty: bool = False, measures: bool = False) -> None:
@@ -75,6 +76,7 @@ class RunnerGroup:
         self.yielding: dict[int, Runner] = {}
         self.ending = EndingRunners()
         self.back_off = BackOff()
+        self.is_possible = True
         self.passed_over = False
         self.gate: int | None = None
         self.least_loaded = LeastLoaded()

@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from dragonfly_executor.engine.notifications import Notifications
     from dragonfly_executor.engine.output.router import OutputRouter
     from dragonfly_executor.engine.runner_links import RunnerLinks
-    from dragonfly_executor.sync import FileSnapshot
     from dragonfly_executor.transport.loop import Loop
 
 
@@ -28,8 +27,8 @@ class ActionRunner:
         loop: the engine's loop; it is stopped when the pool has closed.
         runners: the runners to boot, to send to, and to stop.
         outputs: the output of calls.
-        file_snapshot: the files of this machine that runners need; None if the runners see them.
         notifications: emits log lines and hooks.
+        syncs: whether there are runners that need files of this machine.
     """
 
     def __init__(
@@ -37,13 +36,14 @@ class ActionRunner:
         loop: Loop,
         runner_links: RunnerLinks,
         outputs: OutputRouter,
-        file_snapshot: FileSnapshot | None,
         notifications: Notifications,
+        *,
+        syncs: bool,
     ) -> None:
         self._loop = loop
         self._runner_links = runner_links
         self._outputs = outputs
-        self._file_snapshot = file_snapshot
+        self._syncs = syncs
         self._notifications = notifications
         self.do: dict[type, Callable[[Any], None]] = {
             actions.Send: self._send,
@@ -59,7 +59,7 @@ class ActionRunner:
 
     def _send(self, action: actions.Send) -> None:
         runner = self._runner_links.get(action.runner_id)
-        if self._file_snapshot is not None:
+        if self._syncs:
             runner.file_updates.send_ahead_of(action.calls)
         if self._outputs.has_records:
             runner.follow_log_level(self._outputs.log_level())
@@ -79,7 +79,7 @@ class ActionRunner:
         self._runner_links.get(action.runner_id).kill_call(call)
 
     def _boot(self, action: actions.Boot) -> None:
-        self._runner_links.boots.boot(action.runner_id, action.requirements)
+        self._runner_links.boots.boot(action.runner_id, action.requirements, action.tier)
 
     def _stop(self, action: actions.Stop) -> None:
         self._runner_links.stop(action.runner_id, action.grace, action.reason)

@@ -16,11 +16,9 @@ from dragonfly_executor.engine.worker_threads import WorkerThreadGroups
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from dragonfly_executor.backends.base import Backend
     from dragonfly_executor.core.machine import Machine
     from dragonfly_executor.engine.context import EngineContext
     from dragonfly_executor.serialization import CallCodec
-    from dragonfly_executor.sync import FileSnapshot
 
 JOIN_TIMEOUT = 5.0
 """Seconds to wait for a thread before an error is logged."""
@@ -30,23 +28,15 @@ class EngineComponents:
     """All threads and descriptors of an engine except its own thread, and their users. All of them exist, or none.
 
     Args:
-        engine, backend, machine: the pool's.
+        engine, machine: the pool's.
         initializer: the encoded call that each slot runs first.
-        file_snapshot: the files of this machine that runners need; None if the runners see them.
     """
 
-    def __init__(
-        self,
-        engine: EngineContext,
-        backend: Backend,
-        machine: Machine,
-        initializer: bytes,
-        file_snapshot: FileSnapshot | None,
-    ) -> None:
+    def __init__(self, engine: EngineContext, machine: Machine, initializer: bytes) -> None:
         options = engine.options
         self._machine = machine
-        self.loop = backend.make_loop()
-        self.notifications = Notifications(options, machine)
+        self.loop = engine.tiers[0].backend.make_loop()
+        self.notifications = Notifications(options, machine, names_backends=len(engine.tiers) > 1)
         failed = self.notifications.callback_failed
         self.worker_groups = WorkerThreadGroups(options.name, failed)
         try:
@@ -56,11 +46,10 @@ class EngineComponents:
             self.outputs = OutputRouter(options.output, self.callbacks, on_engine, self._future_of, failed)
             # The runners read it from the engine.
             engine.outputs = self.outputs
-            self.runner_links = RunnerLinks(
-                engine, backend, self.loop, self.worker_groups, initializer, self.notifications, file_snapshot
-            )
+            self.runner_links = RunnerLinks(engine, self.loop, self.worker_groups, initializer, self.notifications)
+            syncs = any(tier.file_snapshot is not None for tier in engine.tiers)
             self.action_runner = ActionRunner(
-                self.loop, self.runner_links, self.outputs, file_snapshot, self.notifications
+                self.loop, self.runner_links, self.outputs, self.notifications, syncs=syncs
             )
         except BaseException:
             self.undo()

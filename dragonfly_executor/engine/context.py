@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from dragonfly_executor.core.machine import Machine
     from dragonfly_executor.engine.options import PoolOptions
     from dragonfly_executor.engine.output.router import OutputRouter
+    from dragonfly_executor.engine.tier_settings import TierSettings
     from dragonfly_executor.serialization import CallCodec
 
     T = TypeVar("T")
@@ -30,11 +31,13 @@ class EngineContext(Protocol):
         options: the pool's options.
         codec: encodes calls and decodes results.
         outputs: routes the output of calls.
+        tiers: the pool's backends, in order of preference.
     """
 
     options: PoolOptions
     codec: CallCodec
     outputs: OutputRouter
+    tiers: tuple[TierSettings, ...]
 
     def handle(self, event: Any) -> None:
         """Hand the core an event, and carry out the actions."""

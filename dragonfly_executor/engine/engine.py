@@ -32,13 +32,12 @@ if TYPE_CHECKING:
     from concurrent.futures import Future as BaseFuture
     from typing import Any, TypeVar
 
-    from dragonfly_executor.backends.base import Backend
     from dragonfly_executor.core.stats import PoolStats
     from dragonfly_executor.engine.options import PoolOptions
     from dragonfly_executor.engine.output.router import OutputRouter
     from dragonfly_executor.engine.runner_links import RunnerLinks
+    from dragonfly_executor.engine.tier_settings import TierSettings
     from dragonfly_executor.serialization import CallCodec
-    from dragonfly_executor.sync import FileSnapshot
     from dragonfly_executor.transport.sockets import Buffer
 
     T = TypeVar("T")
@@ -58,18 +57,16 @@ class Engine:
         self,
         options: PoolOptions,
         limits: PoolLimits,
-        backend: Backend,
+        tiers: tuple[TierSettings, ...],
         codec: CallCodec,
-        file_snapshot: FileSnapshot | None = None,
     ) -> None:
         self.options = options
         self.codec = codec
-        self._file_snapshot = file_snapshot
-        """The files of this machine that runners need; None if the runners see them."""
+        self.tiers = tiers
+        self._file_snapshots = [tier.file_snapshot for tier in tiers if tier.file_snapshot is not None]
         self.forked = False
         self.unlinked: weakref.WeakSet[Future[Any]] = weakref.WeakSet()
         """The calls that outlive an interrupt of the thread that waits for them."""
-        self._backend = backend
         self._machine = Machine(limits)
         self._submit_queue = SubmitQueue()
         self._taken: list[Call] = []
@@ -114,8 +111,8 @@ class Engine:
         if size > self.options.max_payload:
             text = f"the call's arguments take {size} bytes, more than max_payload={self.options.max_payload}"
             raise errors.FrameTooLargeError(text)
-        if self._file_snapshot is not None:
-            self._file_snapshot.scan_again()
+        for file_snapshot in self._file_snapshots:
+            file_snapshot.scan_again()
         future: Future[Any] = Future(self)
         call = future.call = Call(next(self._ids), payload, future, limits, limits.kind)
         if self._thread is None:
@@ -233,9 +230,7 @@ class Engine:
             # Either a shutdown sees that a start is under way, or this start sees that the pool is shut down.
             if self._thread is not None or self._refusal is not None:
                 return
-            components = self._components = EngineComponents(
-                self, self._backend, self._machine, self._initializer, self._file_snapshot
-            )
+            components = self._components = EngineComponents(self, self._machine, self._initializer)
             self._loop, self._do = components.loop, components.action_runner.do
             self._runner_links = components.runner_links
             self._loop.feed(self._submit_queue, self._take_inbox)

@@ -22,10 +22,16 @@ logger = logging.getLogger("dragonfly_executor")
 
 
 class Notifications:
-    """The sender of one pool's log lines, hooks and events."""
+    """The sender of one pool's log lines, hooks and events.
 
-    def __init__(self, options: PoolOptions, machine: Machine) -> None:
+    Args:
+        options, machine: the pool's.
+        names_backends: whether the texts name the backend of each runner, because the pool has several.
+    """
+
+    def __init__(self, options: PoolOptions, machine: Machine, *, names_backends: bool) -> None:
         self._options = options
+        self._names_backends = names_backends
         self._machine = machine
         self._workers: WorkerThreads | None = None
         self._growing: set[int] = set()
@@ -51,36 +57,39 @@ class Notifications:
         """Log an exception of a done callback or a hook. It has no other effect."""
         logger.error("pool %s: exception in a callback", self._options.name, exc_info=error)
 
-    def grow_started(self, runner_id: int, count: int) -> None:
-        """Report that a boot begins."""
+    def grow_started(self, runner_id: int, backend: str, count: int) -> None:
+        """Report that a boot begins. `backend`, here and below: the name of the runner's backend."""
         if count > self._machine.pool.min:
             self._growing.add(runner_id)
             if self._options.on_grow_start is not None:
                 self._later(self._options.on_grow_start, self._facts(count))
-        self._tell("boot", runner_id, f"boots runner {runner_id}", count)
+        self._tell("boot", runner_id, backend, f"boots {self._name(runner_id, backend)}", count)
 
-    def boot_waits(self, runner_id: int, count: int, progress: str) -> None:
+    def boot_waits(self, runner_id: int, backend: str, count: int, progress: str) -> None:
         """Report the progress of a boot that waits in a queue of its platform."""
-        self._tell("queued", runner_id, f"runner {runner_id} waits to start: {progress}", count)
+        text = f"{self._name(runner_id, backend)} waits to start: {progress}"
+        self._tell("queued", runner_id, backend, text, count)
 
     def runner_up(
-        self, runner_id: int, count: int, took: float, node: Mapping[str, str], capacity: Capacity | None
+        self, runner_id: int, backend: str, count: int, took: float, node: Mapping[str, str], capacity: Capacity | None
     ) -> None:
         """Report that a boot has succeeded. `node`: the backend's facts about the node."""
         self._end_growth(runner_id, count, lambda: "ok")
         has = "" if capacity is None else f" with {capacity}"
-        text = f"runner {runner_id} is up after {took * 1000:.0f} ms{has}"
-        self._tell("up", runner_id, text, count, node=dict(node), capacity=capacity)
+        text = f"{self._name(runner_id, backend)} is up after {took * 1000:.0f} ms{has}"
+        self._tell("up", runner_id, backend, text, count, node=dict(node), capacity=capacity)
 
-    def boot_failed(self, runner_id: int, count: int, error: Exception) -> None:
+    def boot_failed(self, runner_id: int, backend: str, count: int, error: Exception) -> None:
         """Report that a boot has failed."""
         self._end_growth(runner_id, count, lambda: error)
-        self._tell("boot failed", runner_id, f"runner {runner_id} failed to boot: {error}", count)
+        text = f"{self._name(runner_id, backend)} failed to boot: {error}"
+        self._tell("boot failed", runner_id, backend, text, count)
 
-    def growth_given_up(self, runner_id: int, count: int, reason: str) -> None:
+    def growth_given_up(self, runner_id: int, backend: str, count: int, reason: str) -> None:
         """Report that a boot was aborted because its runner is not needed any more."""
         self._end_growth(runner_id, count, lambda: errors.BootError(f"the boot was given up: {reason}"))
-        self._tell("boot given up", runner_id, f"gives up the boot of runner {runner_id}: {reason}", count)
+        text = f"gives up the boot of {self._name(runner_id, backend)}: {reason}"
+        self._tell("boot given up", runner_id, backend, text, count)
 
     def _end_growth(self, runner_id: int, count: int, result: Callable[[], object]) -> None:
         """Call the hook for the end of a growth, if its start was reported."""
@@ -90,19 +99,23 @@ class Notifications:
             self._later(lambda: hook(result(), facts))
         self._growing.discard(runner_id)
 
-    def runner_down(self, runner_id: int, count: int, reason: str) -> None:
+    def runner_down(self, runner_id: int, backend: str, count: int, reason: str) -> None:
         """Report that a runner stops, or is gone."""
         if self._options.on_shrink is not None:
             self._later(self._options.on_shrink, self._facts(count))
-        self._tell("down", runner_id, f"runner {runner_id} is down: {reason}", count)
+        self._tell("down", runner_id, backend, f"{self._name(runner_id, backend)} is down: {reason}", count)
+
+    def _name(self, runner_id: int, backend: str) -> str:
+        return f"runner {runner_id} ({backend})" if self._names_backends else f"runner {runner_id}"
 
     def _facts(self, count: int) -> dict[str, Any]:
         return {"name": self._options.name, "count": count, "pid": os.getpid()}
 
-    def _tell(self, what: str, runner_id: int, text: str, count: int, **more: object) -> None:
+    def _tell(self, what: str, runner_id: int, backend: str, text: str, count: int, **more: object) -> None:
         level, hook = self._options.log, self._options.on_event
         if hook is not None:
-            self._later(hook, {**self._facts(count), "event": what, "runner_id": runner_id, "text": text, **more})
+            event = {"event": what, "runner_id": runner_id, "backend": backend, "text": text}
+            self._later(hook, {**self._facts(count), **event, **more})
         if level is not False and isinstance(level, int):
             form = "pool %s: %s (%d of %d runners)"
             self._later(logger.log, level, form, self._options.name, text, count, self._machine.pool.max)

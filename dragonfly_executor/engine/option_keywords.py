@@ -11,7 +11,7 @@ from typing import Any, Literal, TypeAlias, TypedDict
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from dragonfly_executor.engine.budget import Budget
+    from dragonfly_executor.backends.budget import Budget
     from dragonfly_executor.util.validation import Seconds, Wait
 
 IdleCheck: TypeAlias = Callable[[], object]

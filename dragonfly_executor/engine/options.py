@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping
 
+from dragonfly_executor.backends.budget import budget_or_none
 from dragonfly_executor.core.call_table import CallLimits
 from dragonfly_executor.core.record import Record
-from dragonfly_executor.engine.budget import Budget
 from dragonfly_executor.engine.option_checks import (
     above_zero,
     anything,
@@ -114,12 +114,6 @@ class CallOptions(OptionSet, Record):
         return limits
 
 
-def _budget(value: Budget | None, name: str) -> Budget | None:
-    if value is not None and not isinstance(value, Budget):
-        raise TypeError(f"{name} must be a Budget, such as Budget(cost=5.0), not {type(value).__name__}")
-    return value
-
-
 class PoolOptions(OptionSet):
     """A pool's options, checked. `Pool` documents each of them.
 
@@ -156,7 +150,7 @@ class PoolOptions(OptionSet):
     max_payload = option(8 * 1024**3, at_least(1))
     max_boot_failures = option(3, at_least(1))
     boot_wait: Wait | None = option(None, hook)
-    budget = option(None, _budget)
+    budget = option(None, budget_or_none)
     lease = option(60.0, above_zero)
     heartbeat = option(5.0, above_zero)
     dead_after = option(30.0, above_zero)

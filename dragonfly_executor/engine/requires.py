@@ -69,8 +69,8 @@ def check_possible(required: Requirements, capacities: Sequence[Capacity], backe
 
     Args:
         required: the requirements of a call.
-        capacities: what the backend's runners can have; empty if that is unknown.
-        backend: the backend's name.
+        capacities: what the pool's runners can have; empty if that is unknown.
+        backend: the name of the backend, or the names of several.
 
     Raises:
         RequirementsError: none of the capacities meets them. The text names the nearest.

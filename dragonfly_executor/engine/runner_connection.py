@@ -48,11 +48,21 @@ class RunnerHandler(Protocol):
 
 
 class RunnerLink:
-    """A connection to one runner. It belongs to the engine thread."""
+    """A connection to one runner. It belongs to the engine thread.
+
+    Args:
+        runner_id: the runner's number.
+        backend: the name of the node's tier.
+        node: the runner's node.
+        loop, engine: the pool's.
+        handler: gets the runner's events.
+        on_hello: gets the HELLO of a runner whose versions fit.
+    """
 
     def __init__(
         self,
         runner_id: int,
+        backend: str,
         node: Node,
         loop: Loop,
         engine: EngineContext,
@@ -60,6 +70,7 @@ class RunnerLink:
         on_hello: Callable[[RunnerLink, handshake.Hello], object],
     ) -> None:
         self.id = runner_id
+        self.backend = backend
         self.node = node
         self.pid: int | None = None
         self.reported: tuple[float, int, int] | None = None
@@ -80,7 +91,6 @@ class RunnerLink:
         self._inline_size = HEADER_SIZE + memory_bounds.max_inline_bytes(max_payload)
         self._handler = handler
         self._on_hello = on_hello
-        """Gets the HELLO of a runner whose versions fit."""
         self._transfers = LargePayloads(engine.codec, max_payload)
         self._starts = node.starts
         self._frame_handler = FrameHandler(self, self._transfers, engine.outputs, node.starts)

@@ -5,22 +5,20 @@ from __future__ import annotations
 from dragonfly_executor import errors
 from dragonfly_executor.backends.base import Node
 from dragonfly_executor.core import events
+from dragonfly_executor.engine.boot.boot_helpers import BootHelpers
 from dragonfly_executor.engine.boot.boot_table import BootTable
 from dragonfly_executor.engine.boot.node_release import NodeReleaser
-from dragonfly_executor.engine.boot.session_setup import SessionSetup
 from dragonfly_executor.engine.runner_messages import events_of
 from dragonfly_executor.protocol.memory_bounds import MAX_WARNING
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 from dragonfly_executor.util.terminal_text import escape_controls
 
 if TYPE_CHECKING:
-    from dragonfly_executor.backends.base import Backend
     from dragonfly_executor.engine.context import EngineContext
     from dragonfly_executor.engine.notifications import Notifications
     from dragonfly_executor.engine.runner_connection import RunnerLink
     from dragonfly_executor.engine.runner_messages import RunnerMessages
     from dragonfly_executor.engine.worker_threads import WorkerThreadGroups
-    from dragonfly_executor.sync import FileSnapshot
     from dragonfly_executor.transport.loop import Loop, Timer
 
 RELEASES_AT_ONCE = 100
@@ -50,12 +48,10 @@ class RunnerLinks:
     def __init__(
         self,
         engine: EngineContext,
-        backend: Backend,
         loop: Loop,
         worker_groups: WorkerThreadGroups,
         initializer: bytes,
         notifications: Notifications,
-        file_snapshot: FileSnapshot | None = None,
     ) -> None:
         self._engine = engine
         self._options = engine.options
@@ -69,19 +65,22 @@ class RunnerLinks:
         self.idle_check = b"" if check is None else b"".join(engine.codec.encode_call(check, (), {}))
         """The encoded call of the user's idle check."""
         self._workers = worker_groups.make("release", RELEASES_AT_ONCE)
-        self._releaser = NodeReleaser(self._workers, loop, notifications, backend.name)
-        session_setup = SessionSetup(engine, backend, initializer, file_snapshot, notifications.warn)
-        self.boots = BootTable(
-            engine,
-            backend=backend,
-            loop=loop,
-            worker_groups=worker_groups,
-            notifications=notifications,
-            session_setup=session_setup,
-            file_snapshot=file_snapshot,
-            releaser=self._releaser,
-            owner=self,
-        )
+        self._releaser = NodeReleaser(self._workers, loop, notifications)
+        # Also for tiers that may never boot: at interpreter exit no thread can be started.
+        helpers = [
+            BootHelpers(
+                engine,
+                tier,
+                loop,
+                worker_groups,
+                initializer=initializer,
+                releaser=self._releaser,
+                handler=self,
+                warn=notifications.warn,
+            )
+            for tier in engine.tiers
+        ]
+        self.boots = BootTable(engine, notifications=notifications, helpers=helpers, owner=self)
 
     def get(self, runner_id: int) -> RunnerLink:
         """Return a runner that is up or stopping."""
@@ -252,10 +251,11 @@ class RunnerLinks:
             return
         if runner_id in self._stopping:
             # The runner was lost, and its node is being released.
-            self._notifications.runner_down(runner_id, self.count, reason)
+            runner = self._stopping[runner_id][0]
+            self._notifications.runner_down(runner_id, runner.backend, self.count, reason)
             return
         runner = self._up.pop(runner_id)
-        self._notifications.runner_down(runner_id, self.count, reason)
+        self._notifications.runner_down(runner_id, runner.backend, self.count, reason)
         if runner.descriptor() < 0:
             self._stopping[runner_id] = (runner, None)
             self._releaser.release(runner, lambda: self._gone(runner_id))

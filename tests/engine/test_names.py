@@ -17,11 +17,9 @@ from tests.support.payloads import agent_pid, hold_for_good, tell
 @pytest.fixture
 def unconfigured() -> Iterator[None]:
     """Whatever a test configures is forgotten."""
-    before = registry.default_backend()
+    before = registry._backends
     yield
-    configure(backend=before)
-    if isinstance(before, LocalBackend):
-        registry._backend = None
+    registry._backends = before
 
 
 def test_a_pool_is_found_by_its_name_from_anywhere(make_pool: MakePool) -> None:
@@ -116,4 +114,4 @@ def test_configure_wants_a_backend(unconfigured: None, wrong: object) -> None:
 
 
 def test_without_configure_it_is_the_local_backend(make_pool: MakePool) -> None:
-    assert isinstance(make_pool()._backend, LocalBackend)
+    assert isinstance(make_pool()._engine.tiers[0].backend, LocalBackend)

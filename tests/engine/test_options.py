@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 from dragonfly_executor import Backend, BootRequest, CallOptions, DragonflyExecutor, LocalBackend, Node, Pool
-from dragonfly_executor.api.options import core_limits, read_options
+from dragonfly_executor.api.assembly import make_engine
+from dragonfly_executor.core.machine import PoolLimits
 from dragonfly_executor.engine import option_keywords
 from dragonfly_executor.engine.options import PoolOptions
 from dragonfly_executor.testing import FakeBackend
@@ -22,6 +23,12 @@ from tests.support.helpers import PATIENCE, without_addresses
 from tests.support.payloads import echo
 
 FakePool = partial(Pool, "options", min=0, max=1)
+
+
+def limits_of(backend: Backend, **given: Any) -> PoolLimits:
+    """The limits that the core enforces for a pool with these options."""
+    engine, _ = make_engine("limits", (backend,), given, {})
+    return engine._machine.pool.limits
 
 
 @pytest.mark.parametrize(
@@ -273,8 +280,7 @@ class Priced(FakeBackend):
     ],
 )
 def test_calls_are_packed_if_the_user_or_the_backend_says_so(backend: Backend, placement: str, packs: bool) -> None:
-    options = read_options("placement", backend, {"max": 3, "placement": placement})
-    assert core_limits(options, backend).packs is packs
+    assert limits_of(backend, max=3, placement=placement).packs is packs
 
 
 @pytest.mark.parametrize(
@@ -289,7 +295,7 @@ def test_calls_are_packed_if_the_user_or_the_backend_says_so(backend: Backend, p
 def test_a_thrifty_pool_learns_the_idle_time_that_the_user_has_not_set(
     given: dict[str, Any], thrifty: bool, learns_idle: bool
 ) -> None:
-    limits = core_limits(read_options("scaling", FakeBackend(), dict(given)), FakeBackend())
+    limits = limits_of(FakeBackend(), **given)
     assert (limits.thrifty, limits.learns_idle) == (thrifty, learns_idle)
 
 

@@ -15,8 +15,11 @@ from dragonfly_executor.backends.own_address import address_toward
 from dragonfly_executor.errors import BootError
 
 if TYPE_CHECKING:
+    from typing import Unpack
+
     from dragonfly_executor.backends.dask.node import DaskNode
     from dragonfly_executor.backends.dask.runner_tasks import RunnerTasks
+    from dragonfly_executor.backends.tier_keywords import TierKeywords
     from dragonfly_executor.sync.options import Sync
     from dragonfly_executor.util.validation import Seconds
 
@@ -44,6 +47,7 @@ class DaskBackend(EngineTaskBackend["RunnerTasks", "DaskNode"]):
         sync: which files of this program are sent to the runners; see `SSHBackend`. None: no files, as the workers see
             this machine's files under the same paths.
         requirements: third-party packages to install on each node; see `SSHBackend`.
+        tier: `max`, `idle_shutdown_after` and `budget` of the runners of this backend; see `Backend.set_limits`.
 
     Raises:
         ImportError: `distributed` is not installed.
@@ -71,6 +75,7 @@ class DaskBackend(EngineTaskBackend["RunnerTasks", "DaskNode"]):
         queue_timeout: Seconds | None = None,
         sync: Sync | str | Iterable[str | os.PathLike[str]] | None = "auto",
         requirements: Iterable[str] | str | os.PathLike[str] | None = None,
+        **tier: Unpack[TierKeywords],
     ) -> None:
         _check_installed()
         super().__init__(
@@ -81,6 +86,7 @@ class DaskBackend(EngineTaskBackend["RunnerTasks", "DaskNode"]):
             queue_timeout=queue_timeout,
             sync=sync,
             requirements=requirements,
+            **tier,
         )
         from dragonfly_executor.backends.dask.runner_tasks import Wanted
 

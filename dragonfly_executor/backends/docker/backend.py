@@ -20,11 +20,14 @@ from dragonfly_executor.util.validation import labels as checked_labels
 from dragonfly_executor.util.validation import whole
 
 if TYPE_CHECKING:
+    from typing import Unpack
+
     from dragonfly_executor.backends.deadline import Deadline
     from dragonfly_executor.backends.docker.engine import DockerEngine
     from dragonfly_executor.backends.docker.leftovers import DockerLeftovers
     from dragonfly_executor.backends.docker.node import DockerNode
     from dragonfly_executor.backends.found_node import FoundNode, SweepResult
+    from dragonfly_executor.backends.tier_keywords import TierKeywords
     from dragonfly_executor.core.capacity import Capacity
 
 SOCKET = "/var/run/docker.sock"
@@ -62,6 +65,7 @@ class DockerBackend(Backend):
         requirements: third-party packages to install in each container; see `SSHBackend`.
         journal: the folder of the journal; default ``$XDG_STATE_HOME/dragonfly_executor/docker``. False turns it off.
         sweep: whether to remove the containers of pools that are gone, beside the first boot.
+        tier: `max`, `idle_shutdown_after` and `budget` of the runners of this backend; see `Backend.set_limits`.
 
     Raises:
         TypeError, ValueError: an argument is invalid.
@@ -71,6 +75,7 @@ class DockerBackend(Backend):
 
     name = "docker"
     dials_back = True
+    expected_boot_time = 2.0
     phases = ("create", "start", "connect", "handshake", "sync", "requirements")
 
     def __init__(
@@ -94,7 +99,9 @@ class DockerBackend(Backend):
         requirements: Iterable[str] | str | os.PathLike[str] | None = None,
         journal: str | os.PathLike[str] | bool | None = None,
         sweep: bool = True,
+        **tier: Unpack[TierKeywords],
     ) -> None:
+        self.set_limits(**tier)
         if host is None and network != "host":
             raise ValueError(f"containers in the network {network!r} do not have this machine's loopback: give host=")
         if own := OWN & set(config or {}):

@@ -34,11 +34,14 @@ from dragonfly_executor.util.validation import duration, whole
 from dragonfly_executor.util.validation import labels as checked_labels
 
 if TYPE_CHECKING:
+    from typing import Unpack
+
     from dragonfly_executor.backends.backend_check import BackendCheck
     from dragonfly_executor.backends.ec2.client import EC2Client
     from dragonfly_executor.backends.ec2.creation import InstanceLaunch
     from dragonfly_executor.backends.ec2.leftovers import EC2Leftovers
     from dragonfly_executor.backends.found_node import FoundNode, SweepResult
+    from dragonfly_executor.backends.tier_keywords import TierKeywords
     from dragonfly_executor.core.capacity import Capacity
     from dragonfly_executor.util.validation import Seconds
 
@@ -106,6 +109,7 @@ class EC2Backend(Backend):
         prices: the price list for `Budget` and ``stats()``. It is an estimate as of a date; see `EC2Prices`.
         labels: free labels of the runners, such as ``{"eu"}``.
         sizes: what instances have, as a `Capacity` by type, for types that the table does not have.
+        tier: `max`, `idle_shutdown_after` and `budget` of the runners of this backend; see `Backend.set_limits`.
 
     Raises:
         TypeError, ValueError: an argument is invalid, or no region is configured.
@@ -115,6 +119,7 @@ class EC2Backend(Backend):
 
     name = "ec2"
     dials_back = True
+    expected_boot_time = 60.0
     phases = ("create", "start", "connect", "handshake", "sync", "requirements")
 
     def __init__(
@@ -150,7 +155,9 @@ class EC2Backend(Backend):
         prices: EC2Prices = EC2_PRICES,
         labels: Iterable[str] = (),
         sizes: Mapping[str, Capacity] | None = None,
+        **tier: Unpack[TierKeywords],
     ) -> None:
+        self.set_limits(**tier)
         self.default_boot_timeout = duration(boot_timeout, "boot_timeout", positive=True)
         self.sync = Sync.of(sync, requirements)
         self.prices = checked_prices(prices)

@@ -15,7 +15,10 @@ from dragonfly_executor.sync.options import Sync
 from dragonfly_executor.util.validation import duration, whole
 
 if TYPE_CHECKING:
+    from typing import Unpack
+
     from dragonfly_executor.backends.engine_tasks.task import EngineTask
+    from dragonfly_executor.backends.tier_keywords import TierKeywords
     from dragonfly_executor.util.validation import Seconds
 
 INFINITY = float("inf")
@@ -37,12 +40,14 @@ class EngineTaskBackend(Backend, Generic[C, N]):
         queue_timeout: seconds (or a `timedelta`) that a boot may wait for a worker; None for no limit.
         sync: which files of this program are sent to the runners; None if the workers see them.
         requirements: third-party packages to install on each node.
+        tier: `max`, `idle_shutdown_after` and `budget` of the runners of this backend; see `Backend.set_limits`.
 
     Raises:
         TypeError, ValueError: an argument is invalid.
     """
 
     dials_back = True
+    expected_boot_time = 5.0
     default_boot_timeout = 60.0
     phases = ("create", "queue", "connect", "handshake", "sync", "requirements")
     _no_worker: str
@@ -58,7 +63,9 @@ class EngineTaskBackend(Backend, Generic[C, N]):
         queue_timeout: Seconds | None,
         sync: Sync | str | Iterable[str | os.PathLike[str]] | None,
         requirements: Iterable[str] | str | os.PathLike[str] | None,
+        **tier: Unpack[TierKeywords],
     ) -> None:
+        self.set_limits(**tier)
         files = Sync.of(sync, requirements)
         self._shares_disk = sync is None and requirements is None
         self.sync = None if self._shares_disk else files

@@ -32,9 +32,12 @@ from dragonfly_executor.util import validation
 from dragonfly_executor.util.validation import duration
 
 if TYPE_CHECKING:
+    from typing import Unpack
+
     from dragonfly_executor.backends.fly.client import MachinesAPI
     from dragonfly_executor.backends.fly.sweep import FoundMachine, Sweeper
     from dragonfly_executor.backends.found_node import FoundNode, SweepResult
+    from dragonfly_executor.backends.tier_keywords import TierKeywords
     from dragonfly_executor.util.validation import Seconds
 
 SWEEP_TIMEOUT = 60.0
@@ -102,6 +105,7 @@ class FlyBackend(Backend):
         larger_sizes: whether calls that require more than this size has (``options(requires=...)``) get a machine of
             the cheapest of Fly's sizes that has it. If False, such calls fail when they are submitted, as they do if
             `machine_config` sets the size. A machine has GPUs only if there is a `gpu_kind`.
+        tier: `max`, `idle_shutdown_after` and `budget` of the runners of this backend; see `Backend.set_limits`.
 
     Raises:
         ValueError: a setting is missing or invalid.
@@ -112,6 +116,7 @@ class FlyBackend(Backend):
 
     name = "fly"
     dials_back = True
+    expected_boot_time = 10.0
     default_max = None
     default_boot_timeout = 120.0
     phases = ("create", "start", "connect", "handshake", "sync", "requirements")
@@ -151,7 +156,9 @@ class FlyBackend(Backend):
         prices: Prices = PRICES,
         labels: Iterable[str] = (),
         larger_sizes: bool = True,
+        **tier: Unpack[TierKeywords],
     ) -> None:
+        self.set_limits(**tier)
         self.labels = validation.labels(labels, "labels")
         access = APIAccess.find(os.environ, app=app, token=token, host=host)
         place = Placement.find(os.environ, image=image, region=region)

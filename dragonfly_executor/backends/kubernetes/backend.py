@@ -25,9 +25,12 @@ from dragonfly_executor.sync.options import Sync
 from dragonfly_executor.util.validation import duration, whole
 
 if TYPE_CHECKING:
+    from typing import Unpack
+
     from dragonfly_executor.backends.backend_check import BackendCheck
     from dragonfly_executor.backends.found_node import FoundNode, SweepResult
     from dragonfly_executor.backends.kubernetes.node import KubernetesNode
+    from dragonfly_executor.backends.tier_keywords import TierKeywords
     from dragonfly_executor.core.capacity import Capacity
     from dragonfly_executor.util.validation import Seconds
 
@@ -91,6 +94,7 @@ class KubernetesBackend(Backend):
         sync: which files of this program are sent to the runners; see `SSHBackend`. None: no files.
         requirements: third-party packages to install in each Pod; see `SSHBackend`. Preferably, put them in the image.
         sweep: whether to delete the Pods of programs that are gone, beside the first boot.
+        tier: `max`, `idle_shutdown_after` and `budget` of the runners of this backend; see `Backend.set_limits`.
 
     Raises:
         ImportError: lightkube is not installed.
@@ -100,6 +104,7 @@ class KubernetesBackend(Backend):
 
     name = "kubernetes"
     dials_back = True
+    expected_boot_time = 20.0
     default_max = None
     default_boot_timeout = 180.0
     phases = ("create", "queue", "start", "connect", "handshake", "sync", "requirements")
@@ -132,7 +137,9 @@ class KubernetesBackend(Backend):
         sync: Sync | str | Iterable[str | os.PathLike[str]] | None = "auto",
         requirements: Iterable[str] | str | os.PathLike[str] | None = None,
         sweep: bool = True,
+        **tier: Unpack[TierKeywords],
     ) -> None:
+        self.set_limits(**tier)
         template = check_template(pod_template)
         sizes = PodSizes.check(
             resources or template_resources(template), max_resources, gpu_resource, labels, node_selector

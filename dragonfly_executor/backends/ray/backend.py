@@ -17,8 +17,11 @@ from dragonfly_executor.backends.own_address import address_toward
 from dragonfly_executor.errors import BootError
 
 if TYPE_CHECKING:
+    from typing import Unpack
+
     from dragonfly_executor.backends.ray.driver_process import DriverProcess
     from dragonfly_executor.backends.ray.node import RayNode
+    from dragonfly_executor.backends.tier_keywords import TierKeywords
     from dragonfly_executor.sync.options import Sync
     from dragonfly_executor.util.validation import Seconds
 
@@ -56,6 +59,7 @@ class RayBackend(EngineTaskBackend["DriverProcess", "RayNode"]):
         sync: which files of this program are sent to the runners; see `SSHBackend`. None: no files, as the nodes see
             this machine's files under the same paths.
         requirements: third-party packages to install on each node; see `SSHBackend`.
+        tier: `max`, `idle_shutdown_after` and `budget` of the runners of this backend; see `Backend.set_limits`.
 
     Raises:
         ImportError: `ray` is not installed.
@@ -89,6 +93,7 @@ class RayBackend(EngineTaskBackend["DriverProcess", "RayNode"]):
         queue_timeout: Seconds | None = None,
         sync: Sync | str | Iterable[str | os.PathLike[str]] | None = "auto",
         requirements: Iterable[str] | str | os.PathLike[str] | None = None,
+        **tier: Unpack[TierKeywords],
     ) -> None:
         _check_installed()
         super().__init__(
@@ -99,6 +104,7 @@ class RayBackend(EngineTaskBackend["DriverProcess", "RayNode"]):
             queue_timeout=queue_timeout,
             sync=sync,
             requirements=requirements,
+            **tier,
         )
         refused = OWN & set(options or {})
         if refused:

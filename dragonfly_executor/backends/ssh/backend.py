@@ -18,8 +18,11 @@ from dragonfly_executor.util import validation
 from dragonfly_executor.util.validation import duration, hook, whole
 
 if TYPE_CHECKING:
+    from typing import Unpack
+
     from dragonfly_executor.backends.ssh.boot import HostBooter
     from dragonfly_executor.backends.ssh.settings import PathLike
+    from dragonfly_executor.backends.tier_keywords import TierKeywords
     from dragonfly_executor.util.validation import Seconds, Wait
 
 CONNECT = ("channel", "direct")
@@ -76,6 +79,7 @@ class SSHBackend(Backend):
         client: the SSH client. "paramiko", or "openssh" for the installed program ``ssh`` with one process per runner.
             The program supports neither `password` nor `passphrase` nor `host_key`.
         labels: free labels of the runners, such as ``{"eu"}``, in addition to those of their hosts.
+        tier: `max`, `idle_shutdown_after` and `budget` of the runners of this backend; see `Backend.set_limits`.
 
     Raises:
         TypeError, ValueError: an argument is invalid.
@@ -85,6 +89,7 @@ class SSHBackend(Backend):
 
     name = "ssh"
     default_boot_timeout = 60.0
+    expected_boot_time = 5.0
     phases = ("resolve", "connect", "host key", "auth", "python", "bootstrap", "handshake", "sync", "requirements")
 
     def __init__(
@@ -115,7 +120,9 @@ class SSHBackend(Backend):
         client: str = "paramiko",
         max_lifetime: Seconds | None = None,
         labels: Iterable[str] = (),
+        **tier: Unpack[TierKeywords],
     ) -> None:
+        self.set_limits(**tier)
         self.hosts = _hosts(hosts)
         self.labels = validation.labels(labels, "labels")
         self.sync = Sync.of(sync, requirements)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from dragonfly_executor.core import events
-from dragonfly_executor.core.capacity import Requirements
-from dragonfly_executor.engine.boot.boot_helpers import BootHelpers
+from dragonfly_executor.core.capacity import Capacity, Requirements
 from dragonfly_executor.engine.boot.pending_boot import PendingBoot
 from dragonfly_executor.engine.runner_connection import RunnerHandler
 from dragonfly_executor.util.backoff import delay, prepare
@@ -12,20 +11,14 @@ from dragonfly_executor.util.lazy_typing import TYPE_CHECKING, Protocol
 from dragonfly_executor.util.validation import dollars
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from dragonfly_executor import errors
-    from dragonfly_executor.backends.base import Backend, Node
-    from dragonfly_executor.engine.boot.node_release import NodeReleaser
-    from dragonfly_executor.engine.boot.session_setup import SessionSetup
+    from dragonfly_executor.backends.base import Node
+    from dragonfly_executor.engine.boot.boot_helpers import BootHelpers
     from dragonfly_executor.engine.context import EngineContext
     from dragonfly_executor.engine.notifications import Notifications
     from dragonfly_executor.engine.runner_connection import RunnerLink
-    from dragonfly_executor.engine.worker_threads import WorkerThreadGroups
-    from dragonfly_executor.sync import FileSnapshot
-    from dragonfly_executor.transport.loop import Loop
-
-
-HUNG_JOIN = 0.5
-"""Seconds that the end of a pool waits for the boot threads, if one of them is known to hang."""
 
 
 class RunnerOwner(RunnerHandler, Protocol):
@@ -48,44 +41,25 @@ class BootTable:
 
     Args:
         engine: gets the outcome of each boot as events.
-        backend, loop, worker_groups, notifications: the pool's.
-        session_setup: builds the WELCOME and SETUP frames.
-        file_snapshot: the files that remote runners need; None if the runners see this machine's files.
-        releaser: releases the node of a boot that failed.
-        runners: takes the runners that are up.
+        notifications: reports boots.
+        helpers: the helpers of each tier's boots.
+        owner: takes the runners that are up.
     """
 
     def __init__(
         self,
         engine: EngineContext,
         *,
-        backend: Backend,
-        loop: Loop,
-        worker_groups: WorkerThreadGroups,
         notifications: Notifications,
-        session_setup: SessionSetup,
-        file_snapshot: FileSnapshot | None,
-        releaser: NodeReleaser,
+        helpers: Sequence[BootHelpers],
         owner: RunnerOwner,
     ) -> None:
-        self.hung: set[int] = set()
         self._engine = engine
         self._options = engine.options
         self._owner = owner
         self._notifications = notifications
         self._pending: dict[int, PendingBoot] = {}
-        self._failures = 0
-        self._helpers = BootHelpers(
-            engine,
-            backend,
-            loop,
-            worker_groups,
-            session_setup=session_setup,
-            file_snapshot=file_snapshot,
-            releaser=releaser,
-            handler=owner,
-            warn=notifications.warn,
-        )
+        self._helpers = helpers
         prepare(engine.options.boot_wait)
 
     def __contains__(self, runner_id: int) -> bool:
@@ -110,13 +84,13 @@ class BootTable:
     def descriptors(self) -> list[int]:
         """Return the descriptors that a forked child must close."""
         found = [fd for boot in self._pending.values() for fd in boot.descriptors()]
-        return [*found, *self._helpers.descriptors()]
+        return [*found, *(fd for helpers in self._helpers for fd in helpers.descriptors())]
 
     # -- one boot -----------------------------------------------------------------------------------------------------
 
-    def boot(self, runner_id: int, requires: Requirements | None = None) -> None:
-        """Boot a runner that meets these requirements. The core gets the outcome as an event."""
-        boot = self._pending[runner_id] = PendingBoot(runner_id, requires, self._helpers, self)
+    def boot(self, runner_id: int, requires: Requirements | None, tier: int) -> None:
+        """Boot a runner of this tier that meets these requirements. The core gets the outcome as an event."""
+        boot = self._pending[runner_id] = PendingBoot(runner_id, requires, self._helpers[tier], self)
         boot.start()
 
     def abort(self, runner_id: int, reason: str) -> None:
@@ -133,7 +107,7 @@ class BootTable:
         """Report that a boot begins, unless that was reported."""
         if not boot.is_reported:
             boot.is_reported = True
-            self._notifications.grow_started(boot.id, self._owner.count)
+            self._notifications.grow_started(boot.id, boot.helpers.tier.name, self._owner.count)
 
     def sync_began(self) -> None:
         """Start the heartbeat, which the runner expects while it gets its files."""
@@ -141,7 +115,7 @@ class BootTable:
 
     def boot_waits(self, boot: PendingBoot, progress: str) -> None:
         """Report the progress of a boot that waits in a queue."""
-        self._notifications.boot_waits(boot.id, self._owner.count, progress)
+        self._notifications.boot_waits(boot.id, boot.helpers.tier.name, self._owner.count, progress)
 
     def boot_succeeded(self, boot: PendingBoot, runner: RunnerLink) -> None:
         """Move the runner to the table of runners that are up, and tell the core."""
@@ -149,48 +123,58 @@ class BootTable:
         # Last, because until now no other table has the runner.
         del self._pending[boot.id]
         runner.ping()
-        self._failures = 0
-        self._notifications.runner_up(boot.id, self._owner.count, boot.seconds, runner.node.facts, boot.capacity)
+        boot.helpers.failures = 0
+        self._notifications.runner_up(
+            boot.id, runner.backend, self._owner.count, boot.seconds, runner.node.facts, boot.capacity
+        )
         self._owner.start_heartbeat()
-        self._engine.handle(events.BootSucceeded(boot.id, runner.slots, self._price_of(runner), boot.capacity))
+        self._engine.handle(events.BootSucceeded(boot.id, runner.slots, self._price_of(boot, runner), boot.capacity))
         boot.tell_lifetime(runner.node)
 
-    def _price_of(self, runner: RunnerLink) -> float | None:
-        """Return the runner's own price in US dollars per second; None if that of the pool's other runners holds."""
-        budget = self._options.budget
-        if budget is not None and budget.price is not None:
-            # A price that the user gave holds for all runners.
+    def _price_of(self, boot: PendingBoot, runner: RunnerLink) -> float | None:
+        """Return the runner's own price in US dollars per second; None if that of the tier's other runners holds."""
+        if boot.helpers.tier.has_fixed_price:
             return None
         try:
             return dollars(runner.node.price, f"the price of {runner.name}")
         except (TypeError, ValueError) as error:
-            self._notifications.warn(f"{error}; the price of the pool's other runners counts for it")
+            others = f"the price of other runners of the {runner.backend} backend counts for it"
+            self._notifications.warn(f"{error}; {others}")
             return None
+
+    def serves_others(self, boot: PendingBoot, capacity: Capacity, error: errors.BootError) -> bool:
+        """Have a runner that is too small for the calls it was booted for serve other calls that wait, if any fit."""
+        kind = self._engine.ask(lambda machine: machine.use_of(capacity))
+        if kind is None:
+            return False
+        boot.helpers.failures += 1
+        self._notifications.warn(f"{error.args[0]}. It runs other calls, which fit there")
+        retry_in = delay(self._options.boot_wait, boot.helpers.failures)
+        self._engine.handle(events.BootReassigned(boot.id, kind, error, retry_in))
+        return True
 
     def boot_ended(self, boot: PendingBoot, error: errors.BootError | None) -> None:
         """Tell the core that a boot has failed, or was aborted."""
         del self._pending[boot.id]
+        helpers, backend = boot.helpers, boot.helpers.tier.name
         if boot.hangs:
-            self.hung.add(boot.id)
-            self._helpers.workers.join_timeout = HUNG_JOIN
+            helpers.boot_hangs(boot.id)
         if boot.abort_reason or error is None:
             if boot.is_reported:
                 # A boot that never began is not reported.
-                self._notifications.growth_given_up(boot.id, self._owner.count, boot.abort_reason or "")
+                self._notifications.growth_given_up(boot.id, backend, self._owner.count, boot.abort_reason or "")
             self._engine.handle(events.RunnerGone(boot.id, boot.hangs))
             return
-        self._failures += 1
+        helpers.failures += 1
         self.boot_began(boot)
-        self._notifications.boot_failed(boot.id, self._owner.count, error)
-        retry_in = delay(self._options.boot_wait, self._failures)
+        self._notifications.boot_failed(boot.id, backend, self._owner.count, error)
+        retry_in = delay(self._options.boot_wait, helpers.failures)
         self._engine.handle(events.BootFailed(boot.id, error, retry_in, boot.hangs))
 
-    def backend_returned(self, runner_id: int) -> None:
+    def backend_returned(self, boot: PendingBoot) -> None:
         """Record that the backend has returned from a boot that was over."""
-        self.hung.discard(runner_id)
-        if not self.hung:
-            self._helpers.workers.join_timeout = None
-        self._engine.handle(events.BootReturned(runner_id))
+        boot.helpers.boot_returned(boot.id)
+        self._engine.handle(events.BootReturned(boot.id))
 
     # -- the end ------------------------------------------------------------------------------------------------------
 
@@ -198,4 +182,5 @@ class BootTable:
         """Accept no more runners, and release nodes that were not taken yet or that come later."""
         for boot in self._pending.values():
             boot.close()
-        self._helpers.close()
+        for helpers in self._helpers:
+            helpers.close()

@@ -23,14 +23,12 @@ class NodeReleaser:
     Args:
         workers: threads for backends that block while they stop nodes, and for nothing else.
         loop, notifications: the pool's.
-        backend_name: for log lines.
     """
 
-    def __init__(self, workers: WorkerThreads, loop: Loop, notifications: Notifications, backend_name: str) -> None:
+    def __init__(self, workers: WorkerThreads, loop: Loop, notifications: Notifications) -> None:
         self._workers = workers
         self._loop = loop
         self._notifications = notifications
-        self._backend_name = backend_name
 
     def release(self, runner: RunnerLink, then: Callable[[], object]) -> None:
         """Close the link and stop the node on a worker thread.
@@ -48,9 +46,8 @@ class NodeReleaser:
 
         def give_up() -> None:
             """Go on without the backend, which may block without end."""
-            backend = self._backend_name
             self._notifications.log_error(
-                f"the {backend} backend did not stop the node of runner {runner.id} within {RELEASE_TIMEOUT:g} s"
+                f"the {runner.backend} backend did not stop the node of runner {runner.id} within {RELEASE_TIMEOUT:g} s"
             )
             go_on()
 

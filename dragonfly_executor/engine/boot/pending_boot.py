@@ -37,13 +37,7 @@ Backends promise 2 s.
 
 
 class BootOwner(Protocol):
-    """The table of pending boots, which gets the outcome of each.
-
-    Attributes:
-        hung: numbers of the boots that are over, and in which the backend still blocks.
-    """
-
-    hung: set[int]
+    """The table of pending boots, which gets the outcome of each."""
 
     def boot_began(self, boot: PendingBoot) -> None:
         """Report that a boot begins."""
@@ -57,10 +51,14 @@ class BootOwner(Protocol):
     def boot_succeeded(self, boot: PendingBoot, runner: RunnerLink) -> None:
         """Move the runner to the table of runners that are up."""
 
+    def serves_others(self, boot: PendingBoot, capacity: Capacity, error: errors.BootError) -> bool:
+        """Have a runner that is too small for the calls it was booted for serve other calls that wait, if any fit."""
+        ...
+
     def boot_ended(self, boot: PendingBoot, error: errors.BootError | None) -> None:
         """Report a failed boot, or one that was aborted: its node is released."""
 
-    def backend_returned(self, runner_id: int) -> None:
+    def backend_returned(self, boot: PendingBoot) -> None:
         """Record that the backend has returned from a boot that was over."""
 
 
@@ -69,6 +67,7 @@ class PendingBoot:
 
     Attributes:
         id: the runner's number.
+        helpers: the helpers of its tier's boots.
         link: the link to the runner; None until there is a node.
         abort_reason: why the pool aborted the boot, or None.
         is_reported: whether the begin of the boot was reported.
@@ -84,10 +83,10 @@ class PendingBoot:
         self.is_reported = False
         self.is_syncing = False
         self.capacity: Capacity | None = None
-        self._helpers = helpers
+        self.helpers = helpers
         self._owner = owner
         self._loop = helpers.loop
-        self._timeout = helpers.engine.options.boot_timeout
+        self._timeout = helpers.tier.boot_timeout
         self._timer: Timer | None = None
         self._asked_at: float | None = None
         """The time of the request for the node. None before that, and while the backend waits for its turn."""
@@ -124,7 +123,7 @@ class PendingBoot:
 
     def start(self) -> None:
         """Open the listener if the runner dials back, then ask the backend for a node."""
-        helpers = self._helpers
+        helpers = self.helpers
         parent = Parent.new(helpers.engine.options.name, self.id, helpers.backend.name)
         clock, requires = self._clock, self._requires
         request = BootRequest(self.id, parent, self._timeout, self._given_up, clock, requires=requires)
@@ -137,7 +136,7 @@ class PendingBoot:
     def listener_opened(self, request: BootRequest) -> None:
         """Have a boot worker call the backend. A runner that has to dial back may do so from now on."""
         self._may_begin = True
-        self._helpers.workers.run(self._job.run, request)
+        self.helpers.batches.add(self._job, request)
 
     def listener_failed(self, error: errors.BootError) -> None:
         """Fail, because listening failed."""
@@ -151,14 +150,16 @@ class PendingBoot:
 
     def node_arrived(self, node: Node) -> None:
         """Open a link to the node's runner. If the boot is over, release the node."""
-        helpers = self._helpers
+        helpers = self.helpers
         if self._is_over:
             helpers.releaser.stop(node)
-            self._owner.backend_returned(self.id)
+            self._owner.backend_returned(self)
             return
         self._backend_has_returned = True
         try:
-            self.link = RunnerLink(self.id, node, self._loop, helpers.engine, helpers.handler, self.said_hello)
+            self.link = RunnerLink(
+                self.id, helpers.tier.name, node, self._loop, helpers.engine, helpers.handler, self.said_hello
+            )
         except boot_errors.SHORTAGES as error:
             helpers.releaser.stop(node)
             self._end(boot_errors.as_boot_error(error, "connect"))
@@ -172,7 +173,7 @@ class PendingBoot:
     def backend_raised(self, error: errors.BootError) -> None:
         """Fail, because the backend raised an error."""
         if self._is_over:
-            self._owner.backend_returned(self.id)
+            self._owner.backend_returned(self)
             return
         self._backend_has_returned = True
         self._end(error)
@@ -219,13 +220,18 @@ class PendingBoot:
 
     def said_hello(self, runner: RunnerLink, hello: handshake.Hello) -> None:
         """Admit the runner, unless the boot is over. If it does not see the parent's files, send them first."""
-        helpers = self._helpers
+        helpers = self.helpers
         if self._is_over or self._is_releasing:
             return
         self.capacity = capacity_of(runner, helpers.backend, helpers.warn)
         if self._requires is not None and self.capacity is not None and not self._requires.fit(self.capacity):
-            self._end(boot_errors.too_small(runner.name, self._requires, self.capacity))
-        elif runner.node.shares_disk:
+            error = boot_errors.too_small(runner.name, self._requires, self.capacity)
+            if not self._owner.serves_others(self, self.capacity, error):
+                self._end(error)
+            # The pool may have aborted the boot meanwhile.
+            if self._is_over or self._is_releasing:
+                return
+        if runner.node.shares_disk:
             helpers.session_setup.admit(runner, hello)
             self._came_up(runner)
         elif helpers.file_sync is None:
@@ -270,7 +276,7 @@ class PendingBoot:
 
     def _end(self, error: errors.BootError | None = None) -> None:
         """End a boot that has failed or was aborted: release its node, once, and then report the outcome."""
-        helpers = self._helpers
+        helpers = self.helpers
         if self._is_over or self._is_releasing:
             return
         self._is_releasing = True
@@ -309,7 +315,7 @@ class PendingBoot:
 
     def _is_without_thread(self) -> None:
         """Wait again if only a thread is missing and no boot hangs. Otherwise fail."""
-        hung = len(self._owner.hung)
+        hung = len(self.helpers.hung)
         if not self._may_begin:
             self._end(boot_errors.no_listener(self._timeout))
         elif not hung:
@@ -319,7 +325,7 @@ class PendingBoot:
 
     def _clock_changed(self, runs: bool) -> None:
         """Start the boot's timeout and its cost when the backend asks for the node; stop both while it queues."""
-        helpers = self._helpers
+        helpers = self.helpers
         if self._is_over:
             return
         if not runs:
@@ -339,7 +345,7 @@ class PendingBoot:
 
     def _end_known(self, seconds: float, ended_by: str) -> None:
         """Tell the core when the platform ends the node. The runner may be up by now, or gone."""
-        self._helpers.engine.handle(events.RunnerEnding(self.id, self._loop.time() + seconds, ended_by))
+        self.helpers.engine.handle(events.RunnerEnding(self.id, self._loop.time() + seconds, ended_by))
 
     def tell_lifetime(self, node: Node) -> None:
         """Tell the core when the node of a runner that is up ends, if the node knows its lifetime."""
@@ -355,12 +361,12 @@ class PendingBoot:
             error = boot_errors.no_runner(self.link, self._timeout, self._last_refusal())
         else:
             asked = self._asked_at is not None
-            error = boot_errors.no_node(self._helpers.backend.name, self._timeout, is_requested=asked)
+            error = boot_errors.no_node(self.helpers.backend.name, self._timeout, is_requested=asked)
         self._end(error)
 
     def _last_refusal(self) -> errors.RunnerAuthError | None:
         """Return why the last connection to the listener was refused; perhaps it came from this runner."""
-        dial_back = self._helpers.dial_back
+        dial_back = self.helpers.dial_back
         return None if dial_back is None else dial_back.last_refusal
 
     def _set_timer(self, seconds: float, then: Callable[[], object]) -> None:

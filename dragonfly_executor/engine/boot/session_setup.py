@@ -10,39 +10,38 @@ from dragonfly_executor.protocol.versions import versions_like
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from dragonfly_executor.backends.base import Backend, Node
+    from dragonfly_executor.backends.base import Node
     from dragonfly_executor.engine.context import EngineContext
     from dragonfly_executor.engine.runner_connection import RunnerLink
-    from dragonfly_executor.sync import FileSnapshot
+    from dragonfly_executor.engine.tier_settings import TierSettings
 
 
 class SessionSetup:
-    """The pool's settings for its runners, and the set-up of their slots.
+    """The pool's settings for the runners of one tier, and the set-up of their slots.
 
     Args:
         engine: has the options, the codec and the outputs.
-        backend: has the default number of slots, if neither the node nor the options name one.
+        tier: has the number of slots, if the node does not name one, and the parent's ``__main__`` for remote runners.
         initializer: the encoded call that each slot runs first.
-        file_snapshot: has the parent's ``__main__`` for remote runners; None if the runners see this machine's files.
         warn: logs a warning.
     """
 
     def __init__(
         self,
         engine: EngineContext,
-        backend: Backend,
+        tier: TierSettings,
         initializer: bytes,
-        file_snapshot: FileSnapshot | None,
         warn: Callable[[str], object],
     ) -> None:
         self._warn = warn
         self._told: set[tuple[str, str]] = set()
         self._options = engine.options
         self._outputs = engine.outputs
-        self._backend = backend
+        self._tier = tier
         self._codec = engine.codec
         self._initializer = initializer
         self._setup = engine.codec.setup()
+        file_snapshot = tier.file_snapshot
         if file_snapshot is not None:
             main, stays = file_snapshot.main, file_snapshot.sends_nothing
             self._setup_elsewhere = engine.codec.setup_elsewhere(main)
@@ -61,14 +60,14 @@ class SessionSetup:
     def admit(self, runner: RunnerLink, hello: handshake.Hello) -> None:
         """Admit a runner: set its number of slots, and send WELCOME and SETUP. Remote runners need `file_snapshot`."""
         self._compare(runner, hello)
-        options, shares_disk = self._options, runner.node.shares_disk
+        options, tier, shares_disk = self._options, self._tier, runner.node.shares_disk
         output, log_level = self._outputs.agent_settings(shares_disk=shares_disk)
         node = runner.node
-        wanted = node.slots or options.max_concurrency or node.default_slots or self._backend.default_slots()
+        wanted = node.slots or tier.max_concurrency or node.default_slots or tier.backend.default_slots()
         slots = wanted or hello.versions.cpus
         session = handshake.welcome(
             lease=options.lease,
-            setup_timeout=options.boot_timeout,
+            setup_timeout=tier.boot_timeout,
             slots=slots,
             calls_per_slot=options.max_tasks_per_child or 0,
             output=output,

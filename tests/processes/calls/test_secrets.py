@@ -112,7 +112,7 @@ def test_what_is_told_shown_and_raised_holds_no_secret(
         pool,
         DragonflyExecutor(pool=pool),
         pool._repr_html_(),
-        pool._backend,
+        pool._engine.tiers,
         held,
         pool.stats(),
         pool._engine._machine.unsettled(),

@@ -46,3 +46,14 @@ class Budget(Record):
             raise ValueError("machine_time must be finite: leave it out if there is no limit")
         self.cost = dollars(cost, "cost", positive=True)
         self.price = dollars(price, "price", positive=True)
+
+
+def budget_or_none(value: Budget | None, name: str) -> Budget | None:
+    """Return a budget, or None if `value` is None.
+
+    Raises:
+        TypeError: `value` is neither.
+    """
+    if value is not None and not isinstance(value, Budget):
+        raise TypeError(f"{name} must be a Budget, such as Budget(cost=5.0), not {type(value).__name__}")
+    return value
