@@ -93,8 +93,8 @@ class CallLimits(Record):
         self.kind = DEFAULT_KIND if requirements is None else requirements.key
         self.priority = priority
         self.key = key
-        has_memory = requirements is not None and requirements.memory > 0
-        self.concern_runner = timeout is not None or run_timeout is not None or key != 0 or has_memory
+        has_share = requirements is not None and (requirements.memory > 0 or requirements.gpus > 0)
+        self.concern_runner = timeout is not None or run_timeout is not None or key != 0 or has_share
         self.has_place = priority != 0 or key != 0
 
 

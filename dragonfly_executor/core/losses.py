@@ -84,12 +84,20 @@ def pass_over(pool: PoolState, group: RunnerGroup, error: Exception, now: float)
 
 
 def end_pauses(pool: PoolState, now: float) -> None:
-    """Let tiers that were passed over try one boot again, if their pause is over."""
-    for group in pool.runner_table.all_groups:
-        if group.passed_over and not group.back_off.holds(now):
-            group.passed_over = False
-            group.back_off.final = None
-            group.back_off.failures = pool.limits.max_boot_failures - 1
+    """Let tiers that were passed over try one boot again, if their pause is over or nothing else can take the calls."""
+    for kind, groups in pool.runner_table.groups.items():
+        passed_over = [group for group in groups if group.passed_over]
+        if not passed_over:
+            continue
+        is_stuck = pool.call_table.queue_of(kind).queued and not pool.has_member(groups[0])
+        is_stuck = is_stuck and not any(group.booting or pool.may_boot(group) for group in groups)
+        for group in passed_over:
+            if is_stuck:
+                group.back_off.until = None
+            if not group.back_off.holds(now):
+                group.passed_over = False
+                group.back_off.final = None
+                group.back_off.failures = pool.limits.max_boot_failures - 1
 
 
 def give_up_booting(pool: PoolState, kind: str, why: Exception) -> None:

@@ -82,14 +82,14 @@ def calls_left(pool: PoolState, group: RunnerGroup, promised: Promises, now: flo
         return waiting
     when, overdue = overdue_at(pool, group), 0
     if when is not None and when <= now:
-        overdue = pool.slots_hint(group) * max(1, group.up) if slots else waiting
+        overdue = min(waiting, pool.slots_hint(group) * max(1, group.up)) if slots else waiting
     if not seconds:
         return overdue
     left = waiting - coming - slots * in_time / seconds * share(pool, group)
     if is_known(pool, group):
         return max(overdue, ceil(left - ROUNDING))
     # The calls run on, so the estimate only grows: count the call that it is about to reach.
-    return max(overdue, floor(left + ROUNDING) + 1)
+    return max(overdue, min(waiting, floor(left + ROUNDING) + 1))
 
 
 def slots_before(pool: PoolState, group: RunnerGroup, now: float) -> int:

@@ -12,14 +12,14 @@ from dragonfly_executor.core.actions import Closed, Settle, Warn
 from dragonfly_executor.core.assign import assign
 from dragonfly_executor.core.events import ShutdownMode
 from dragonfly_executor.core.idle_limits import stop_idle_runners
-from dragonfly_executor.core.losses import give_up_booting
+from dragonfly_executor.core.losses import end_pauses, give_up_booting
 from dragonfly_executor.core.queued_boots import abort_needless
 from dragonfly_executor.core.runner_endings import end_due
 from dragonfly_executor.core.runner_group import RunnerGroup
 from dragonfly_executor.core.scaling import boots_for
 from dragonfly_executor.core.sharing import fit_yields, grow
 from dragonfly_executor.core.state import PoolState
-from dragonfly_executor.core.tier_budgets import spend_tiers
+from dragonfly_executor.core.tier_budgets import fail_unpaid, spend_tiers
 
 
 def reconcile(pool: PoolState, now: float, *, in_turn: bool) -> None:
@@ -42,8 +42,8 @@ def reconcile(pool: PoolState, now: float, *, in_turn: bool) -> None:
         fit(pool)
     if several_groups:
         fit_yields(pool, now)
-    if total.queued and (pool.is_tiered or runners.default.tier.boots.all_hang) and pool.starts_calls:
-        give_up_hung(pool, now)
+    if total.queued and (pool.is_tiered or runners.default.tier.boots.all_hang):
+        give_up_hopeless(pool, now)
         is_late = is_late and calls.is_late(now)
     if total.queued and not is_late:
         assign(pool, now)
@@ -89,6 +89,15 @@ def may_grow(pool: PoolState) -> bool:
         or runners.up + len(runners.booting) < pool.min
         or runners.default.back_off.until is not None
     )
+
+
+def give_up_hopeless(pool: PoolState, now: float) -> None:
+    """Fail the calls for which no boot can ever begin."""
+    if pool.is_tiered:
+        end_pauses(pool, now)
+        fail_unpaid(pool, now)
+    if pool.starts_calls:
+        give_up_hung(pool, now)
 
 
 def give_up_hung(pool: PoolState, now: float) -> None:

@@ -40,12 +40,14 @@ class RunnerGroup:
         idle_check_pending: runners without a call that were asked whether they may go.
         yielding: runners that are up and take no more calls, because another kind needs their room.
         back_off: the pause after failed boots.
+        is_possible: whether the backend's runners may be able to run such calls.
         passed_over: True while no boot begins because enough boots have failed, and another backend boots instead.
         gate: id of the newest call when the kind began to wait for the room of another kind; None while it does not.
     """
 
     __slots__ = (
-        "back_off", "boot_times", "booting", "busy", "costs", "gate", "idle", "idle_check_pending", "in_flight", "kind",
+        "back_off", "boot_times", "booting", "busy", "costs", "gate", "idle", "idle_check_pending", "in_flight",
+        "is_possible", "kind",
         "least_loaded", "load", "most_calls", "needless", "needless_since", "passed_over", "queued", "runners", "slots",
         "thrifty", "tier", "up", "yielding",
     )  # fmt: skip
@@ -72,6 +74,7 @@ class RunnerGroup:
         self.idle_check_pending: dict[int, Runner] = {}
         self.yielding: dict[int, Runner] = {}
         self.back_off = BackOff()
+        self.is_possible = True
         self.passed_over = False
         self.gate: int | None = None
         self.least_loaded = LeastLoaded()

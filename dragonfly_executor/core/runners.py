@@ -88,7 +88,11 @@ class RunnerTable:
             kind: the kind.
             requirements: what a call of this kind requires; None if only runners booted for this kind can take it.
         """
-        self._add_groups(kind)
+        groups = self._add_groups(kind)
+        possible = [group.tier.can_have(requirements) for group in groups]
+        if any(possible):
+            for group, is_possible in zip(groups, possible, strict=True):
+                group.is_possible = is_possible
         self.placements.add_kind(kind, requirements, self.runners.values())
 
     def drop_kind(self, kind: str) -> None:
@@ -97,11 +101,12 @@ class RunnerTable:
         self.all_groups = [group for group in self.all_groups if group.kind != kind]
         self.placements.drop_kind(kind)
 
-    def _add_groups(self, kind: str) -> None:
+    def _add_groups(self, kind: str) -> tuple[RunnerGroup, ...]:
         measures = len(self.tiers) > 1
         groups = tuple([RunnerGroup(kind, tier, thrifty=self._thrifty, measures=measures) for tier in self.tiers])
         self.groups[kind] = groups
         self.all_groups += groups
+        return groups
 
     def groups_on(self, tier: Tier) -> Sequence[RunnerGroup]:
         """Return the groups of all kinds on a tier."""

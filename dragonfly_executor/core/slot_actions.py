@@ -60,12 +60,18 @@ class LookAtProgress(CallOrder):
 
 
 class Fork(Record):
-    """An order to fork a slot with this number. The answer is `slot_forked` or `fork_failed`."""
+    """An order to fork a slot. The answer is `slot_forked` or `fork_failed`.
 
-    __slots__ = __match_args__ = ("number",)
+    Args:
+        number: its number.
+        gpus: the numbers of its GPUs; None for its usual share.
+    """
 
-    def __init__(self, number: int) -> None:
+    __slots__ = __match_args__ = ("number", "gpus")
+
+    def __init__(self, number: int, gpus: frozenset[int] | None = None) -> None:
         self.number = number
+        self.gpus = gpus
 
 
 class EndRunner(Record):

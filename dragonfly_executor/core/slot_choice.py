@@ -76,7 +76,7 @@ def overfull_slot(table: SlotTable) -> SlotRecord | None:
         if count > 1:
             if not slot.is_retired and (fullest is None or count > len(fullest.in_flight)):
                 fullest = slot
-        elif count == 0 and slot.is_ready and not slot.blocked:
+        elif count == 0 and slot.is_ready and not slot.blocked and not slot.gpus:
             has_idle = True
     return fullest if has_idle else None
 

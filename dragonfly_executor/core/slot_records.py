@@ -69,13 +69,14 @@ class SlotCall:
         chunks_owed: chunks that were forwarded to the slot and not replaced by a request; kept here for the driver.
         limits: its limits, or None.
         key: the number of its key; 0 for none.
+        gpus: number of GPUs that it requires.
         slot: the slot that it was handed to; None while it waits.
         is_reported: True if the parent was told that it has started.
         end_reason: why it is being stopped, or None.
     """
 
     __slots__ = (
-        "attempt", "call_id", "cell", "chunks_owed", "end_reason", "is_check", "is_large", "is_reported", "key",
+        "attempt", "call_id", "cell", "chunks_owed", "end_reason", "gpus", "is_check", "is_large", "is_reported", "key",
         "limits", "missing", "number", "packet", "slot",
     )  # fmt: skip
 
@@ -91,6 +92,7 @@ class SlotCall:
         self.chunks_owed = 0
         self.limits: RunLimits | None = None
         self.key = 0
+        self.gpus = 0
         self.slot: SlotRecord | None = None
         self.is_reported = False
         self.end_reason: EndReason | None = None
@@ -110,6 +112,7 @@ class SlotRecord:
     Attributes:
         pid: its process id.
         number: its number on the runner: from 0, and less than `SlotTable.max_slots`, unless it is an extra slot.
+        gpus: the numbers of its GPUs; None if it has its usual share.
         in_flight: calls that were handed to it and not answered, oldest first. The first one is running.
         since: the time at which the first of them became the first.
         is_ready: True once its initializer is done.
@@ -122,13 +125,14 @@ class SlotRecord:
     """
 
     __slots__ = (
-        "blocked", "handed", "in_flight", "is_checking", "is_ready", "is_stuck", "limit_at", "number", "pid", "since",
-        "started_before",
+        "blocked", "gpus", "handed", "in_flight", "is_checking", "is_ready", "is_stuck", "limit_at", "number", "pid",
+        "since", "started_before",
     )  # fmt: skip
 
-    def __init__(self, pid: int, now: float, number: int = 0) -> None:
+    def __init__(self, pid: int, now: float, number: int = 0, gpus: frozenset[int] | None = None) -> None:
         self.pid = pid
         self.number = number
+        self.gpus = gpus
         self.in_flight: deque[SlotCall] = deque()
         self.since = now
         self.is_ready = False

@@ -7,18 +7,18 @@ free. So two calls that wait for each other always meet, even if they came in on
 
 from __future__ import annotations
 
+from dragonfly_executor.core import slot_gpus
 from dragonfly_executor.core import slot_moves as moves
 from dragonfly_executor.core.slot_actions import (
     AnswerCheck,
     EndRunner,
-    Fork,
     HideCall,
     KillSlot,
     ReadAnswers,
     ReportGone,
     TakeBack,
 )
-from dragonfly_executor.core.slot_choice import choose_slot, may_fork, overfull_slot
+from dragonfly_executor.core.slot_choice import choose_slot, overfull_slot
 from dragonfly_executor.core.slot_limits import check_limits, is_over
 from dragonfly_executor.core.slot_records import DYING, FULL, NEVER, EndReason, SlotCall, SlotRecord
 from dragonfly_executor.core.slot_review import finish_review, review_slots
@@ -58,17 +58,14 @@ class SlotScheduler:
         if table.is_closed:
             moves.give_back(table)
         waiting = table.waiting
+        choose = slot_gpus.choose_slot if table.gives_gpus else choose_slot
         while waiting:
-            slot = choose_slot(table, waiting[0])
+            slot = choose(table, waiting[0])
             if slot is None:
                 break
             moves.hand(table, slot, waiting.popleft(), now)
-        if waiting and table.may_grow:
-            if may_fork(table, now):
-                table.actions.append(Fork(table.free_number()))
-                return  # the fork's outcome leads here again
-            if table.has_forked:
-                table.wake(now)
+        if waiting and slot_gpus.make_slot(table, waiting[0], now):
+            return  # the fork's outcome leads here again
         if table.is_in_review:
             if table.actions:
                 self.is_due = True  # a slot may refuse a call
@@ -76,7 +73,7 @@ class SlotScheduler:
             finish_review(table, now)
         elif table.review_at == NEVER and (waiting or table.calls):
             table.arm_review(now)
-        if not waiting and len(table.calls) > 1:
+        if len(table.calls) > 1 and (table.gives_gpus or not waiting):
             overfull = overfull_slot(table)
             if overfull is not None:
                 table.actions.append(TakeBack(overfull))
@@ -112,6 +109,8 @@ class SlotScheduler:
         table.arrived += 1
         call.number = table.arrived
         (table.held if table.is_holding else table.waiting).append(call)
+        if call.gpus and table.gpus and not table.gives_gpus:
+            slot_gpus.begin(table)
 
     def check_requested(self, call: SlotCall) -> None:
         """Run the user's idle check in a slot, unless calls are here."""

@@ -34,6 +34,8 @@ class SlotTable:
         max_slots: number of calls that may run at once.
         extra: slots beyond `max_slots`, as a replacement for a slot that is busy with an idle check.
         calls_per_slot: calls after which a slot is replaced; 0 for no limit.
+        gpus: number of GPUs that are given to calls which require some; 0 if each slot keeps its usual share.
+        gives_gpus: True once a call has required GPUs: then only such calls see GPUs.
         opening: seconds for decoding a call that has a `run_timeout`, unless its `run_timeout` is longer.
         cost: seconds that calls took recently; None before the first.
         waiting: calls that wait for a slot, in order of arrival.
@@ -58,6 +60,8 @@ class SlotTable:
         self.max_slots = 1
         self.extra = 0
         self.calls_per_slot = 0
+        self.gpus = 0
+        self.gives_gpus = False
         self.opening = 30.0
         self.cost: float | None = None
         self.waiting: deque[SlotCall] = deque()

@@ -111,9 +111,8 @@ class PoolState:
 
     def may_boot(self, group: RunnerGroup) -> bool:
         """Return whether boots of a group may begin, now or after a pause that any failed boot brings."""
-        return not (group.passed_over or group.tier.usage.exhausted or group.tier.boots.all_hang) and (
-            not self.is_tiered or group.tier.can_have(self.runner_table.placements.by_kind[group.kind].requirements)
-        )
+        tier = group.tier
+        return group.is_possible and not (group.passed_over or tier.usage.exhausted or tier.boots.all_hang)
 
     def waiting_calls(self, kind: str) -> int:
         """Return how many calls of a kind have no slot: queued ones, and those that wait on runners."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dragonfly_executor.core import call_errors
 from dragonfly_executor.core.actions import Warn
 from dragonfly_executor.core.runner import RunnerState
+from dragonfly_executor.core.runner_endings import note_left
 from dragonfly_executor.core.state import PoolState
 from dragonfly_executor.core.tier import Tier
 
@@ -16,16 +17,11 @@ def next_tier_spent(pool: PoolState) -> float | None:
 
 
 def spend_tiers(pool: PoolState, now: float) -> None:
-    """Apply the caps that tiers have reached, and fail the calls for which no other tier is left."""
-    any_spent = False
+    """Apply the caps that tiers have reached."""
     for tier in pool.runner_table.tiers:
-        if tier.usage.is_capped and tier.usage.check(now):
-            any_spent = True
-            if not tier.has_told_of_budget:
-                tier.has_told_of_budget = True
-                spend_no_more(pool, tier, now)
-    if any_spent and pool.call_table.total.queued:
-        fail_unpaid(pool, now)
+        if tier.usage.is_capped and tier.usage.check(now) and not tier.has_told_of_budget:
+            tier.has_told_of_budget = True
+            spend_no_more(pool, tier, now)
 
 
 def spend_no_more(pool: PoolState, tier: Tier, now: float) -> None:
@@ -39,6 +35,7 @@ def spend_no_more(pool: PoolState, tier: Tier, now: float) -> None:
             if runner.state is RunnerState.UP:
                 if runner.in_flight:
                     table.leave(runner)
+                    note_left(pool, runner)
                 else:
                     pool.stop(runner, "budget")
 
@@ -47,9 +44,8 @@ def fail_unpaid(pool: PoolState, now: float) -> None:
     """Fail the waiting calls that could run only on tiers whose budgets are used up."""
     table = pool.runner_table
     for kind, groups in table.groups.items():
-        requirements = table.placements.by_kind[kind].requirements
-        possible = [group.tier for group in groups if group.tier.can_have(requirements)]
-        if not pool.call_table.queue_of(kind).queued or table.placements.by_kind[kind].members or not possible:
+        possible = [group.tier for group in groups if group.is_possible]
+        if not pool.call_table.queue_of(kind).queued or table.placements.by_kind[kind].members:
             continue
         if all(tier.usage.exhausted for tier in possible):
             used = "; ".join([call_errors.used_up(tier.usage, now, tier.limits.name) for tier in possible])

@@ -13,8 +13,8 @@ def call_frame(call: Call, number: int, now: float) -> bytes:
     """Return the CALL frame of a call: with its payload, or with only the head of a large payload.
 
     Args:
-        call: the call. The time left of its timeout, its run_timeout, its key and the memory that it requires go
-            in front of the payload.
+        call: the call. The time left of its timeout, its run_timeout, its key, and the memory and the number of GPUs
+            that it requires go in front of the payload.
         number: its number in the runner's table of call starts.
         now: the time, in monotonic seconds.
     """
@@ -24,7 +24,8 @@ def call_frame(call: Call, number: int, now: float) -> bytes:
         flags = Flag.OPTIONS
         time_left = INFINITY if call.deadline is None else max(0.0, call.deadline - now)
         run_timeout = INFINITY if limits.run_timeout is None else limits.run_timeout
-        prefix = CALL_OPTIONS.pack(time_left, run_timeout, limits.key, 0 if required is None else required.memory)
+        memory, gpus = (0, 0) if required is None else (required.memory, required.gpus)
+        prefix = CALL_OPTIONS.pack(time_left, run_timeout, limits.key, memory, gpus)
     if isinstance(payload, bytes):
         body = payload
     else:

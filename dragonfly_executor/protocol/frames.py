@@ -26,7 +26,7 @@ from enum import IntEnum
 
 from dragonfly_executor.errors import ProtocolError
 
-PROTOCOL_VERSION = 4
+PROTOCOL_VERSION = 5
 """Version of the protocol: the kinds and flags below, and the modules of this package that payloads name.
 
 Every change to these raises the number. Ends with different versions refuse each other in the handshake. So an unknown
@@ -40,9 +40,10 @@ MAX_INLINE = 64 * 1024
 CHUNK_SIZE = 256 * 1024
 MAX_FRAME = 1024 * 1024
 MAX_DETAIL = 2**32 - 1
-CALL_OPTIONS = struct.Struct("!ddQQ")
+CALL_OPTIONS = struct.Struct("!ddQQI")
 """Prefix of a call's payload with `Flag.OPTIONS`: seconds left of its timeout, seconds it may run (both inf for no
-limit), the number of its key (0 for no key), and the bytes of memory that it requires (0 for no limit).
+limit), the number of its key (0 for no key), the bytes of memory that it requires (0 for no limit), and the number of
+GPUs that it requires.
 """
 TOTAL = struct.Struct("!Q")
 """Suffix of a head's payload with `Flag.LARGE`: the number of bytes in the chunks."""

@@ -151,9 +151,9 @@ class Agent:
 
     # -- slots --------------------------------------------------------------------------------------------------------
 
-    def _fork_slot(self, number: int) -> Slot:
+    def _fork_slot(self, number: int, gpus: frozenset[int] | None) -> Slot:
         place = None if self._synced is None else self._synced.place
-        return self._child_processes.fork_slot(number, place, self._make_output())
+        return self._child_processes.fork_slot(number, place, self._make_output(), gpus)
 
     def _descriptors(self) -> list[int]:
         """Return the descriptors that only the agent may hold open."""
@@ -262,8 +262,8 @@ class Agent:
         self._lease = welcome["lease"]
         self._lease_timer.cancel()
         self._check_lease()
-        self._child_processes.configure(welcome)
-        self._dispatcher.configure(welcome["slots"], welcome["calls_per_slot"], welcome["setup_timeout"])
+        gpus = self._child_processes.configure(welcome)
+        self._dispatcher.configure(welcome["slots"], welcome["calls_per_slot"], welcome["setup_timeout"], gpus)
         if welcome["output"] != "inherit":
             from dragonfly_executor.runner.slot_output_forwarder import maker
 

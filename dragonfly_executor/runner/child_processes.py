@@ -78,8 +78,8 @@ class ChildProcesses:
 
     # -- slots --------------------------------------------------------------------------------------------------------
 
-    def configure(self, welcome: dict[str, Any]) -> None:
-        """Apply the parent's WELCOME."""
+    def configure(self, welcome: dict[str, Any]) -> int:
+        """Apply the parent's WELCOME. Return the number of GPUs that can be given to calls."""
         self.setup_timeout = welcome["setup_timeout"]
         self._environment = SlotEnvironment(
             os.environ,
@@ -88,9 +88,19 @@ class ChildProcesses:
             limits_threads=welcome["limit_threads"],
             divides_gpus=welcome["divide_gpus"],
         )
+        return self._environment.divided_gpus
 
-    def fork_slot(self, number: int, place: WorkingDirectory | None, output: SlotOutput) -> Slot:
-        """Fork the slot with this number, and tell the parent."""
+    def fork_slot(
+        self, number: int, place: WorkingDirectory | None, output: SlotOutput, gpus: frozenset[int] | None = None
+    ) -> Slot:
+        """Fork a slot, and tell the parent.
+
+        Args:
+            number: the slot's number.
+            place: where it starts if it does not see the parent's files; None if it does.
+            output: its output.
+            gpus: the numbers of its GPUs; None for its usual share.
+        """
         setup = self._setup()
         try:
             progress = Progress(number, self.starts)
@@ -103,7 +113,8 @@ class ChildProcesses:
                 on_frames=self._on_frames,
                 output=output,
                 title=self.title,
-                environment={} if self._environment is None else self._environment.of(number),
+                environment={} if self._environment is None else self._environment.of(number, gpus),
+                gpus=gpus,
             )
         except OSError:
             output.close()

@@ -41,10 +41,15 @@ class Dispatcher:
     Args:
         loop: the agent's event loop.
         send: sends a frame to the parent.
-        fork_slot: forks the slot with this number; raises OSError if there is no room for it.
+        fork_slot: forks the slot with this number and these GPUs; raises OSError if there is no room for it.
     """
 
-    def __init__(self, loop: Loop, send: Callable[[bytes], None], fork_slot: Callable[[int], Slot]) -> None:
+    def __init__(
+        self,
+        loop: Loop,
+        send: Callable[[bytes], None],
+        fork_slot: Callable[[int, frozenset[int] | None], Slot],
+    ) -> None:
         self._loop = loop
         self._send = send
         self._fork_slot = fork_slot
@@ -83,14 +88,16 @@ class Dispatcher:
             actions.AnswerCheck: self._answer_check,
         }
 
-    def configure(self, slots: int, calls_per_slot: int, setup_timeout: float) -> None:
+    def configure(self, slots: int, calls_per_slot: int, setup_timeout: float, gpus: int = 0) -> None:
         """Apply the limits of the parent's WELCOME.
 
         Args:
             slots: number of calls that may run at once.
             calls_per_slot: calls after which a slot is replaced; 0 for no limit.
             setup_timeout: seconds for decoding a call that has a `run_timeout`, unless its `run_timeout` is longer.
+            gpus: number of GPUs that are given to calls which require some.
         """
+        self._table.gpus = gpus
         self._table.max_slots = slots
         self._table.calls_per_slot = calls_per_slot
         self._table.opening = setup_timeout
@@ -251,7 +258,7 @@ class Dispatcher:
 
     def _fork(self, action: actions.Fork) -> None:
         try:
-            slot = self._fork_slot(action.number)
+            slot = self._fork_slot(action.number, action.gpus)
         except OSError as error:
             if self.slots and not self._has_logged_fork_error:
                 self._has_logged_fork_error = True
@@ -311,7 +318,7 @@ def _read_flags(call: SlotCall, flags: int) -> None:
     """Read what the flags of a CALL say is in its payload."""
     packet = call.packet
     if flags & Flag.OPTIONS:
-        time_left, run_timeout, call.key, _ = CALL_OPTIONS.unpack_from(packet, HEADER_SIZE)
+        time_left, run_timeout, call.key, _, call.gpus = CALL_OPTIONS.unpack_from(packet, HEADER_SIZE)
         if time_left != NEVER or run_timeout != NEVER:
             call.limits = RunLimits(time_left, run_timeout)
     if flags & Flag.LARGE:

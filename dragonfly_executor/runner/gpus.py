@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
+from dragonfly_executor.core.gpu_shares import usual_share
 from dragonfly_executor.runner.cgroups import read
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
@@ -39,10 +40,7 @@ def count_gpus(gpus: Gpus) -> int:
 
 
 def share_of(gpus: Gpus, number: int, slots: int) -> dict[str, str]:
-    """Return the variables by which a slot sees its share.
-
-    If there are no more slots than GPUs, each slot has GPUs of its own. Otherwise slots whose numbers differ by a
-    multiple of the number of GPUs have the same GPU.
+    """Return the variables by which a slot sees its usual share.
 
     Args:
         gpus: those of the runner.
@@ -51,15 +49,24 @@ def share_of(gpus: Gpus, number: int, slots: int) -> dict[str, str]:
     """
     if slots == 1:
         return {}
-    return {name: ",".join(_share(devices, number % slots, slots)) for name, devices in gpus.items() if devices}
+    return {
+        name: _joined(devices, usual_share(len(devices), number, slots)) for name, devices in gpus.items() if devices
+    }
 
 
-def _share(devices: Sequence[str], place: int, slots: int) -> Sequence[str]:
-    count = len(devices)
-    if count < slots:
-        return [devices[place % count]]
-    # Neighbours stay together, because they may have a faster connection.
-    return devices[place * count // slots : (place + 1) * count // slots]
+def only(gpus: Gpus, numbers: Iterable[int]) -> dict[str, str]:
+    """Return the variables by which a slot sees only the GPUs with these numbers.
+
+    Args:
+        gpus: those of the runner.
+        numbers: numbers from 0, in the order of `gpus`. If there are none, programs see no GPU.
+    """
+    chosen = sorted(numbers)
+    return {name: _joined(devices, chosen) for name, devices in gpus.items()}
+
+
+def _joined(devices: Sequence[str], numbers: Iterable[int]) -> str:
+    return ",".join(devices[number] for number in numbers if number < len(devices))
 
 
 def visible(text: str) -> list[str]:

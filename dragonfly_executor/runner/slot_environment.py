@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from dragonfly_executor.protocol.parent import VARIABLE, Parent
-from dragonfly_executor.runner.gpus import share_of
+from dragonfly_executor.runner.gpus import count_gpus, only, share_of
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -60,9 +60,20 @@ class SlotEnvironment:
         self._threads = _thread_variables(environment, slots, cpus, seen) if limits_threads else {}
         self._gpus = machine.gpus if divides_gpus else {}
 
-    def of(self, number: int) -> dict[str, str]:
-        """Return the variables of the slot with this number."""
-        variables = self._threads | share_of(self._gpus, number, self._slots)
+    @property
+    def divided_gpus(self) -> int:
+        """Return the number of GPUs that slots divide; 0 if each slot sees all GPUs."""
+        return count_gpus(self._gpus) if self._slots > 1 else 0
+
+    def of(self, number: int, gpus: frozenset[int] | None = None) -> dict[str, str]:
+        """Return the variables of a slot.
+
+        Args:
+            number: its number.
+            gpus: the numbers of its GPUs among those of the runner; None for its usual share.
+        """
+        seen = share_of(self._gpus, number, self._slots) if gpus is None else only(self._gpus, gpus)
+        variables = self._threads | seen
         if self._parent is not None:
             # In the environment, so that the programs that a call starts have it too.
             variables[VARIABLE] = self._parent._replace(slot=number).encode()

@@ -104,6 +104,7 @@ class Slot:
         output: SlotOutput,
         title: ProcessTitle | None,
         environment: Mapping[str, str],
+        gpus: frozenset[int] | None = None,
     ) -> None:
         self.output = output
         self.progress = progress
@@ -122,7 +123,7 @@ class Slot:
         slot_end.close()
         self.stack.keep_reader()
         self.link = Link(loop, own_end, lambda frames: on_frames(self, frames), lambda reason: None)
-        self.record = SlotRecord(self.pid, loop.time(), progress.number)
+        self.record = SlotRecord(self.pid, loop.time(), progress.number, gpus)
         self.timer: Timer | None = None
         output.slot_is_forked(self)
 

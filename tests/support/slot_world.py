@@ -48,9 +48,9 @@ class PlayedSlot:
 class SlotWorld:
     """A scheduler and everything around it."""
 
-    def __init__(self, slots: int = 1, calls_per_slot: int = 0, opening: float = 30.0) -> None:
+    def __init__(self, slots: int = 1, calls_per_slot: int = 0, opening: float = 30.0, gpus: int = 0) -> None:
         self.now = 100.0
-        self._setup = (slots, calls_per_slot, opening)
+        self._setup = (slots, calls_per_slot, opening, gpus)
         self.scheduler = self._new_scheduler()
         self.table: SlotTable = self.scheduler.table
         self.slots: dict[int, PlayedSlot] = {}
@@ -79,7 +79,7 @@ class SlotWorld:
     def _new_scheduler(self) -> SlotScheduler:
         scheduler = SlotScheduler(100.0)
         table = scheduler.table
-        table.max_slots, table.calls_per_slot, table.opening = self._setup
+        table.max_slots, table.calls_per_slot, table.opening, table.gpus = self._setup
         return scheduler
 
     # -- the log ------------------------------------------------------------------------------------------------------
@@ -153,11 +153,19 @@ class SlotWorld:
     def _check_that_none_waits_for_nothing(self) -> None:
         table = self.table
         records = table.slots.values()
-        has_free = any(record.is_ready and _is_free(record) for record in records)
+        has_free = any(record.is_ready and _is_free(record) and not record.gpus for record in records)
         if table.waiting:
+            wanted = min(table.waiting[0].gpus, table.gpus)
+            suitable = [record for record in records if not table.gives_gpus or len(record.gpus or ()) == wanted]
             assert not self.is_closed, "a call is kept, and none is started"
-            assert not any(map(_is_free, records)), "a call waits, and a slot is idle"
-            assert not table.may_grow or table.has_forked or self.now < table.no_fork_before, "a slot could be forked"
+            assert not any(map(_is_free, suitable)), "a call waits, and a slot is idle"
+            # An idle slot that has the wrong GPUs must end first.
+            # So must one that is about to end, and one that has refused a call is tried again at the next tick.
+            waits = table.gives_gpus and any(slot.is_dying or (slot.blocked and not slot.in_flight) for slot in records)
+            pauses = table.has_forked or self.now < table.no_fork_before
+            assert not table.may_grow or pauses or waits, "a slot could be forked"
+            unsuited = [record for record in records if _is_free(record)]
+            assert not unsuited or table.may_grow or waits, "a call waits for the place of a slot that is idle"
             assert self.scheduler.deadline() is not None, "calls wait, and nothing will ever look at them"
         for record in records:
             slot = self.slots[record.pid]
@@ -177,7 +185,9 @@ class SlotWorld:
                 assert not behind, "a call stays behind a long one"
                 assert record.in_flight[0].is_reported or record.in_flight[0].is_check
         if table.waiting and table.last_start < latest:
-            ends = any(slot.record.is_retired and not slot.record.in_flight for slot in self.slots.values())
+            records = table.slots.values()
+            ends = any(record.is_retired and not record.in_flight for record in records)
+            ends |= table.gives_gpus and any(record.is_dying for record in records)
             pauses = table.may_grow and self.now < table.no_fork_before
             assert ends or pauses, "calls wait here for a long one, and could run elsewhere"
 
@@ -235,7 +245,7 @@ class SlotWorld:
             self.tell("fork_failed", self.now)
             return
         self._pids += 1
-        slot = PlayedSlot(SlotRecord(self._pids, self.now, action.number))
+        slot = PlayedSlot(SlotRecord(self._pids, self.now, action.number, action.gpus))
         self.slots[self._pids] = slot
         assert len(self.slots) <= self.table.max_slots + bool(self.table.check.call), "too many slots"
         self.tell("slot_forked", slot.record)
@@ -327,11 +337,17 @@ class SlotWorld:
     # -- the parent ---------------------------------------------------------------------------------------------------
 
     def arrive(
-        self, *call_ids: int, attempt: int = 1, limits: tuple[float, float] | None = None, large: int = 0, key: int = 0
+        self,
+        *call_ids: int,
+        attempt: int = 1,
+        limits: tuple[float, float] | None = None,
+        large: int = 0,
+        key: int = 0,
+        gpus: int = 0,
     ) -> None:
         """Calls come from the parent, all in one read."""
         for call_id in call_ids:
-            call = make_call(call_id, attempt, limits, large, key)
+            call = make_call(call_id, attempt, limits, large, key, gpus)
             assert call.ref not in self.calls
             self.calls[call.ref] = call
             self.outcomes[call.ref] = []
@@ -383,8 +399,22 @@ class SlotWorld:
         if slot.is_ready and slot.running is None and slot.queue and not slot.is_dead and not slot.is_leaving:
             slot.running = slot.queue.popleft()
             slot.ran += not slot.running.is_check
+            self._check_gpus(slot, slot.running)
             if begin:
                 self.begin(slot)
+
+    def _check_gpus(self, slot: PlayedSlot, call: SlotCall) -> None:
+        """No two calls see a GPU if one of them requires it, unless the other began before any call required some."""
+        if not self.table.gives_gpus or (slot.record.is_retired and not call.gpus):
+            return
+        gpus = slot.record.gpus
+        assert gpus is not None
+        assert len(gpus) == min(call.gpus, self.table.gpus)
+        assert gpus <= set(range(self.table.gpus))
+        for other in self.slots.values():
+            old = other.running is not None and not other.running.gpus and other.record.is_retired
+            if other is not slot and other.running is not None and not old:
+                assert not gpus & (other.record.gpus or frozenset()), "two calls have the same GPU"
 
     def begin(self, slot: PlayedSlot) -> None:
         call = slot.running
@@ -497,10 +527,17 @@ def _is_free(record: SlotRecord) -> bool:
 
 
 def make_call(
-    call_id: int, attempt: int, limits: tuple[float, float] | None, large: int, key: int = 0, *, is_check: bool = False
+    call_id: int,
+    attempt: int,
+    limits: tuple[float, float] | None,
+    large: int,
+    key: int = 0,
+    gpus: int = 0,
+    *,
+    is_check: bool = False,
 ) -> SlotCall:
     call = SlotCall(call_id, attempt, b"packet")
-    call.key = key
+    call.key, call.gpus = key, gpus
     call.is_check = is_check
     call.is_large, call.missing = large > 0, large
     if limits is not None:
@@ -511,13 +548,13 @@ def make_call(
 def _told(arg: object) -> Callable[[dict[object, object]], object]:
     """How to say the same to another scheduler, which has its own slots and calls."""
     if isinstance(arg, SlotRecord):
-        pid, since, number = arg.pid, arg.since, arg.number
-        return lambda made: made.setdefault(("slot", pid), SlotRecord(pid, since, number))
+        pid, since, number, gpus = arg.pid, arg.since, arg.number, arg.gpus
+        return lambda made: made.setdefault(("slot", pid), SlotRecord(pid, since, number, gpus))
     if isinstance(arg, SlotCall):
         ref, is_check = arg.ref, arg.is_check
         limits = None if arg.limits is None else (arg.limits.time_left, arg.limits.run_timeout)
-        large, key, same = arg.missing, arg.key, id(arg)
-        return lambda made: made.setdefault(same, make_call(*ref, limits, large, key, is_check=is_check))
+        large, key, wanted, same = arg.missing, arg.key, arg.gpus, id(arg)
+        return lambda made: made.setdefault(same, make_call(*ref, limits, large, key, wanted, is_check=is_check))
     return lambda made: arg
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 
 from dragonfly_executor import errors
 from dragonfly_executor.core import actions, events
 from dragonfly_executor.core.calls import Call
 from dragonfly_executor.core.limits import PoolLimits
 from tests.support.story import PromptStory
-from tests.support.world import REQUIREMENTS, TrackedCall, TrackedRunner, World
+from tests.support.world import REQUIREMENTS, Prospects, TrackedCall, TrackedRunner, World
 
 
 class TieredWorld(World):
@@ -41,8 +42,12 @@ class TieredWorld(World):
 
     def can_have(self, kind: str, tier: int) -> bool:
         """Whether a runner of a backend may be able to run a call of this kind."""
-        required, capacities = REQUIREMENTS.get(kind), self.limits.tiers[tier].capacities
-        return required is None or not capacities or any(required.fit(each) for each in capacities)
+        required = REQUIREMENTS.get(kind)
+        if required is None:
+            return True
+        sorts = [limits.capacities for limits in self.limits.tiers]
+        can = [not capacities or any(required.fit(each) for each in capacities) for capacities in sorts]
+        return can[tier] or not any(can)
 
     def _boot_fails(self, node: TrackedRunner, error: Exception | None) -> None:
         key = node.kind, node.tier
@@ -57,12 +62,20 @@ class TieredWorld(World):
         super()._count_boots(event, node)
 
     def _check_boot_error(self, account: TrackedCall, outcome: errors.BootError, *, flying: bool) -> None:
-        """Each backend that can have such runners has failed, or hangs, or has no money."""
-        kind = account.call.kind
+        if isinstance(self.last_event, events.BootFailed) and account.call.attempt in account.attempts_begun:
+            return  # nonsense, but survived: the boot failed of a runner that was up already, and had the call
+        prospects = self.given_up.get(account.call.id) or self._prospects(account.call.kind)
+        assert prospects.is_over, "another backend could boot"
+        assert not prospects.is_up, "a runner is up"
+
+    def _prospects(self, kind: str) -> Prospects:
+        """Return whether each backend that can have such runners has failed, or hangs, or has no money."""
+        is_over = True
         for tier, limits in enumerate(self.limits.tiers):
             hung = sum(self.tier_of[runner_id] == tier for runner_id in self.hung)
             has_failed = (kind, tier) in self.passed_over or hung >= limits.max_concurrent_boots
-            assert has_failed or self.is_paid_out(tier) or not self.can_have(kind, tier), "another backend could boot"
+            is_over = is_over and (has_failed or self.is_paid_out(tier) or not self.can_have(kind, tier))
+        return replace(super()._prospects(kind), is_over=is_over)
 
     # -- what is spent -------------------------------------------------------------------------------------------------
 
@@ -87,9 +100,14 @@ class TieredWorld(World):
 
     def _warn(self, action: actions.Warn) -> None:
         assert action.text
-        backends = [limits.name for limits in self.limits.tiers]
-        if not any(f"the {name} backend" in action.text for name in backends):
-            super()._warn(action)
+        for tier, limits in enumerate(self.limits.tiers):
+            if f"the {limits.name} backend's budget" in action.text:
+                assert self.is_paid_out(tier)
+                for node in self.nodes.values():
+                    node.leaving |= node.tier == tier and node.up
+            if f"the {limits.name} backend" in action.text:
+                return
+        super()._warn(action)
 
     # -- a smaller pool ------------------------------------------------------------------------------------------------
 

@@ -448,7 +448,10 @@ def check_tiers_boot(pool: PoolState, groups: Sequence[RunnerGroup], now: float)
         assert cannot_boot(pool, group, now) or full or not pool.may_boot(group) or has_slots_enough(pool, group), (
             f"{waiting} calls wait for nothing"
         )
-    assert any(pool.may_boot(group) for group in groups), "calls wait, and no boot can ever begin"
+    # Boots that hang are told to the calls only after the pause of a failed boot.
+    hang = any(group.tier.boots.all_hang for group in groups)
+    pauses = hang and any(group.back_off.until is not None and group.back_off.until > now for group in groups)
+    assert pauses or any(pool.may_boot(group) for group in groups), "calls wait, and no boot can ever begin"
 
 
 def cannot_boot(pool: PoolState, group: RunnerGroup, now: float) -> bool:

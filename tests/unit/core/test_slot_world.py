@@ -7,7 +7,8 @@
 4. First come, first served: the queue is in order of arrival, and only its head is handed out.
 5. Nothing is handed to a slot that is retired or dying; there are never more slots than allowed.
 6. After a close nothing starts, and everything that has not started goes back.
-7. The same log of events and times gives the same actions.
+7. A call that requires GPUs runs in a slot that has as many, and no other call sees them, unless it began before.
+8. The same log of events and times gives the same actions.
 
 What a state shows is checked in `validate_slots`, what only the course of events shows in `SlotWorld`.
 """
@@ -34,9 +35,9 @@ SOME_HAVE_LIMITS = [list(each) for count in (2, 3, 4) for each in product(BOTH, 
 class SchedulerAndWorld(StateMachine):
     """Steps choose by small numbers, taken modulo what there is to choose from: so nearly every step does something."""
 
-    @opening(slots=range(1, 4), calls_per_slot=[0, 0, 0, 1, 3], setup_timeout=[30.0, 0.2])
-    def open(self, slots: int, calls_per_slot: int, setup_timeout: float) -> None:
-        self.world = SlotWorld(slots, calls_per_slot, setup_timeout)
+    @opening(slots=range(1, 4), calls_per_slot=[0, 0, 0, 1, 3], setup_timeout=[30.0, 0.2], gpus=[0, 0, 1, 2, 3, 5])
+    def open(self, slots: int, calls_per_slot: int, setup_timeout: float, gpus: int) -> None:
+        self.world = SlotWorld(slots, calls_per_slot, setup_timeout, gpus)
         self.last_id = 0
 
     def slot(self, which: int) -> PlayedSlot | None:
@@ -58,6 +59,15 @@ class SchedulerAndWorld(StateMachine):
         for has_limits in kinds:
             self.last_id += 1
             self.world.arrive(self.last_id, limits=limits if has_limits else None)
+
+    @step(each=[1, 1, 2, 3], count=[1, 1, 2], key=[0, 0, 1])
+    def calls_that_require_gpus_arrive(self, each: int, count: int, key: int) -> None:
+        for _ in range(count):
+            # As the parent does, which counts the GPUs of a runner.
+            calls = [call for ref, call in self.world.calls.items() if not self.world.outcomes[ref]]
+            if sum(call.gpus for call in calls) + each <= self.world.table.gpus:
+                self.last_id += 1
+                self.world.arrive(self.last_id, gpus=each, key=key)
 
     @step(which=SMALL)
     def slot_gets_ready(self, which: int) -> None:

@@ -38,14 +38,16 @@ class FakeTimer:
 class FakeSlot:
     """A slot whose process is a number. `told` has what happens to it and to its output, in order."""
 
-    def __init__(self, agent: Agent, setup: bytes, place: Any, inherited: Any, output: Any, progress: Any) -> None:
+    def __init__(
+        self, agent: Agent, setup: bytes, place: Any, inherited: Any, output: Any, progress: Any, gpus: Any
+    ) -> None:
         self.pid = FIRST + len(agent.forked)
         self.setup, self.place, self.inherited, self.progress = setup, place, inherited, progress
         self.environment: dict[str, str] = {}
         self.output = output
         output.slot = self
         self.told = agent.told
-        self.record = SlotRecord(self.pid, 0.0)
+        self.record = SlotRecord(self.pid, 0.0, 0, gpus)
         self.timer: FakeTimer | None = None
         self.link = SimpleNamespace(
             pause=lambda: self.note("pause"),

@@ -52,9 +52,9 @@ class Clock:
 class FakeSlot:
     """A slot that takes one call at a time, when it is told to."""
 
-    def __init__(self, clock: Clock, pid: int, number: int) -> None:
+    def __init__(self, clock: Clock, pid: int, number: int, gpus: frozenset[int] | None) -> None:
         self.pid = pid
-        self.record = SlotRecord(pid, clock.now, number)
+        self.record = SlotRecord(pid, clock.now, number, gpus)
         self.record.is_ready = True
         self.answer: Callable[[bytes], object] | None = None
         self.progress = SimpleNamespace(began=lambda call_id, attempt: None)
@@ -95,13 +95,13 @@ class FakeSlot:
 class Stage:
     """A dispatcher with slots that are forked as it asks for them."""
 
-    def __init__(self, slots: int) -> None:
+    def __init__(self, slots: int, gpus: int = 0) -> None:
         self.clock = Clock()
         self.frames: list[Frame] = []
         self.fork_errors: list[OSError] = []
         loop: Any = self.clock
         self.dispatcher = Dispatcher(loop, self._send, self._fork)
-        self.dispatcher.configure(slots, 0, 30.0)
+        self.dispatcher.configure(slots, 0, 30.0, gpus)
 
     def _send(self, frame: bytes) -> None:
         self.frames += Decoder().feed(frame)
@@ -110,10 +110,10 @@ class Stage:
     def sent(self) -> list[tuple[Kind, int]]:
         return [(Kind(frame.kind), frame.call_id) for frame in self.frames]
 
-    def _fork(self, number: int) -> Any:
+    def _fork(self, number: int, gpus: frozenset[int] | None) -> Any:
         if self.fork_errors:
             raise self.fork_errors[0]
-        return FakeSlot(self.clock, len(self.dispatcher.slots) + 1, number)
+        return FakeSlot(self.clock, len(self.dispatcher.slots) + 1, number, gpus)
 
     @property
     def slots(self) -> list[Any]:
@@ -137,7 +137,7 @@ class Stage:
 
 
 def call(number: int, time_left: float | None = None) -> Frame:
-    limits = b"" if time_left is None else CALL_OPTIONS.pack(time_left, float("inf"), 0, 0)
+    limits = b"" if time_left is None else CALL_OPTIONS.pack(time_left, float("inf"), 0, 0, 0)
     flags = 0 if time_left is None else Flag.OPTIONS
     (frame,) = Decoder().feed(encode(Kind.CALL, number, limits + b"x", attempt=1, flags=flags))
     return frame
@@ -145,11 +145,19 @@ def call(number: int, time_left: float | None = None) -> Frame:
 
 def test_a_key_alone_is_no_limit() -> None:
     stage = Stage(1)
-    payload = CALL_OPTIONS.pack(float("inf"), float("inf"), 7, 0) + b"x"
+    payload = CALL_OPTIONS.pack(float("inf"), float("inf"), 7, 0, 0) + b"x"
     stage.arrive(*Decoder().feed(encode(Kind.CALL, 1, payload, attempt=1, flags=Flag.OPTIONS)))
     (slot,) = stage.slots
     (received,) = slot.record.in_flight
-    assert (received.limits, received.key) == (None, 7)
+    assert (received.limits, received.key, received.gpus) == (None, 7, 0)
+
+
+def test_a_call_that_requires_gpus_gets_a_slot_that_has_them() -> None:
+    stage = Stage(2, gpus=3)
+    payload = CALL_OPTIONS.pack(float("inf"), float("inf"), 0, 0, 2) + b"x"
+    stage.arrive(*Decoder().feed(encode(Kind.CALL, 1, payload, attempt=1, flags=Flag.OPTIONS)))
+    (slot,) = stage.slots
+    assert slot.record.gpus == {0, 1}
 
 
 def test_a_call_that_is_taken_back_does_not_go_behind_another_long_one() -> None:
@@ -330,7 +338,7 @@ def test_a_fork_that_fails_is_logged_once_and_tried_again(capfd: pytest.CaptureF
 
 def test_a_large_call_is_not_opened_before_all_of_it_is_here() -> None:
     stage = Stage(1)
-    payload = CALL_OPTIONS.pack(float("inf"), 0.01, 0, 0) + TOTAL.pack(100)
+    payload = CALL_OPTIONS.pack(float("inf"), 0.01, 0, 0, 0) + TOTAL.pack(100)
     (large,) = Decoder().feed(encode(Kind.CALL, 1, payload, attempt=1, flags=Flag.OPTIONS | Flag.LARGE))
     stage.arrive(large)
     (slot,) = stage.slots

@@ -1,0 +1,17 @@
+"""Random courses of events for a pool with several backends: the invariants of `test_machine_world` hold there too."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.support.courses import check_courses
+from tests.support.tiered_courses import TieredMachineAndWorld
+
+
+def test_any_course_of_events_keeps_the_invariants() -> None:
+    check_courses(TieredMachineAndWorld, count=250, length=30)
+
+
+@pytest.mark.soak
+def test_many_courses_of_events_keep_the_invariants() -> None:
+    check_courses(TieredMachineAndWorld, count=25_000, length=30)
