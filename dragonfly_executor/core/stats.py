@@ -217,7 +217,7 @@ class PoolStats(_LazySlot):
 
     @property
     def tiers_up(self) -> str:
-        """How many runners of each backend are up, as text; "" for a pool with one backend."""
+        """The number of runners of each backend that are up, as text; "" for a pool with one backend."""
         return ", ".join(
             [f"{tier.name} {tier.runners_up}" + ("" if tier.max is None else f" of {tier.max}") for tier in self.tiers]
         )
