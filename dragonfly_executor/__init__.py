@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from typing import Any
 
     from dragonfly_executor.api.executor import DragonflyExecutor
-    from dragonfly_executor.api.pool import Pool, call, cast, configure
+    from dragonfly_executor.api.named_pools import call, cast, configure
+    from dragonfly_executor.api.pool import Pool
     from dragonfly_executor.backends.base import Backend, BootRequest, Node
     from dragonfly_executor.backends.budget import Budget
     from dragonfly_executor.backends.dask.backend import DaskBackend
@@ -140,9 +141,9 @@ _ROOMS = {
     "SSHBackend": "backends.ssh.backend",
     "SSHHost": "backends.ssh.hosts",
     "SlurmBackend": "backends.slurm.backend",
-    "call": "api.pool",
-    "cast": "api.pool",
-    "configure": "api.pool",
+    "call": "api.named_pools",
+    "cast": "api.named_pools",
+    "configure": "api.named_pools",
     "freeze_support": "backends.frozen",
     "on_drain": "runner.drain_notice",
 }

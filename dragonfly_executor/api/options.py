@@ -128,7 +128,8 @@ def idle_time(seconds: float) -> float | None:
 
 
 def boots_at_once(backend: Backend) -> int:
-    """Return how many boots the backend can run at once. Raises if that is no whole number above 0."""
+    """Return how many boots the backend can run at once. Raises if that, or a request's, is no whole number above 0."""
+    whole(backend.max_boots_per_request, f"max_boots_per_request of the {backend.name} backend", 1)
     return whole(backend.max_concurrent_boots, f"max_concurrent_boots of the {backend.name} backend", 1)
 
 

@@ -1,4 +1,4 @@
-"""`Pool`: a named, elastic set of runners; and `call` and `cast`, which find a pool by its name."""
+"""`Pool`: a named, elastic set of runners."""
 
 from __future__ import annotations
 
@@ -321,46 +321,3 @@ def wait_linked(future: Future[T], *, link: bool) -> T:
         if link:
             future.cancel()
         raise
-
-
-def call(pool: Pool | str, func: Callable[[], T], *, timeout: Any = None, link: bool = True) -> T:
-    """Run a zero-argument callable on a runner of a pool and return its value.
-
-    Args:
-        pool: the pool, or its name.
-        func: a closure; its captured variables are sent with it.
-        timeout: time limit in seconds for waiting and running together; None for the pool's own.
-        link: if the wait is interrupted (Ctrl-C, an exception raised into this thread), stop the remote work too. False
-            lets it finish, within the pool's ``shutdown_timeout`` if the pool is shut down.
-
-    Raises:
-        KeyError: no pool has this name.
-        CallTimeoutError: the time limit has passed; the work has been stopped.
-        BudgetExceeded: the pool's ``budget`` is used up; the call was not started.
-        Exception: the exception of `func`.
-    """
-    found = registry.find(pool) if isinstance(pool, str) else pool
-    options = found.call_options if timeout is None else found.call_options.change({"timeout": timeout})
-    future = found.submit_with(options, func, (), {})
-    if not link:
-        found.unlink(future)
-    return wait_linked(future, link=link)
-
-
-def cast(pool: Pool | str, func: Callable[[], object]) -> None:
-    """Run a zero-argument callable on a runner of a pool without a time limit, and drop its result or error.
-
-    Raises:
-        KeyError: no pool has this name.
-    """
-    (registry.find(pool) if isinstance(pool, str) else pool).cast(func)
-
-
-def configure(*, backend: Backend | Sequence[Backend]) -> None:
-    """Set the backend, or several in order of preference, of pools that are made without one from now on.
-
-    Raises:
-        TypeError: this is not a backend.
-        ValueError: the list is empty, or has a backend twice.
-    """
-    registry.configure(backend=backend)

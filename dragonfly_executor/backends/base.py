@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 
 from dragonfly_executor.backends.boot_request import BootClock, BootRequest, CancelToken, Signal
@@ -155,6 +155,8 @@ class Backend:
             boot of this one.
         max_concurrent_boots: the number of boots that may run at once, and of threads on which the pool calls `boot`. A
             boot runs until its runner is up, or until the boot has failed and `boot` has returned.
+        max_boots_per_request: the number of nodes that one call of `boot_many` may ask for. 1 if the platform creates
+            nodes one by one: then the pool calls `boot` for each. The pool reads it before each request.
         phases: the phases of a boot, in order. A `BootError` names one of them.
         dials_back: whether runners connect to the parent, which listens for them. If so, ``Node.stream`` is None, and
             ``request.parent`` has the address, fingerprint and token for the node's ``DRAGONFLY_PARENT``.
@@ -176,6 +178,7 @@ class Backend:
     default_boot_timeout: float = 30.0
     expected_boot_time: float = 10.0
     max_concurrent_boots: int = 100
+    max_boots_per_request: int = 1
     sync: Sync | None = None
     shares_image: bool = False
     labels: frozenset[str] = frozenset()
@@ -256,6 +259,33 @@ class Backend:
             BootError: the boot failed and there is no node.
         """
         raise NotImplementedError
+
+    def boot_many(self, requests: Sequence[BootRequest]) -> Iterator[tuple[BootRequest, Node | BootError]]:
+        """Boot several nodes with one request to the platform, such as a job array. Blocks, on one thread for all.
+
+        The pool calls it if `max_boots_per_request` is above 1 and several boots begin at once that require the same.
+        Each boot keeps its own token, deadline, `BootRequest.given_up` and outcome. So a part of the boots may fail, or
+        be given up, while the others go on. `boot_request.when_all_given_up` returns a token for the request that all
+        of them share: it must end within 2 s once all of them are given up. If one of them is given up before its
+        node exists, the pool stops that node as soon as it is yielded.
+
+        Args:
+            requests: at least two, and at most `max_boots_per_request`.
+
+        Yields:
+            Each request once, as soon as its outcome is known, in any order: its node, or the error of its boot.
+
+        Raises:
+            BootError: all boots whose outcome was not yielded have failed, and have no node.
+        """
+        from dragonfly_executor.errors import BootError
+
+        for request in requests:
+            try:
+                outcome: Node | BootError = self.boot(request)
+            except BootError as error:
+                outcome = error
+            yield request, outcome
 
     def checks(self) -> Iterable[BackendCheck]:
         """Return the results of checks that need no runner, for ``dragonfly doctor``. Blocks. Never raises.

@@ -10,7 +10,7 @@ from dragonfly_executor.protocol.parent import Parent
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from dragonfly_executor.core.capacity import Requirements
 
@@ -132,3 +132,25 @@ class BootRequest(_Request):
         """
         if self.clock is not None:
             self.clock.ending(seconds, ended_by)
+
+
+def when_all_given_up(requests: Sequence[BootRequest]) -> CancelToken:
+    """Return a token that is set once all of these boots are given up, for a step that they share.
+
+    It is never set if one of them has no `given_up`.
+    """
+    token, lock, left = CancelToken(), threading.Lock(), len(requests)
+
+    def one_is_given_up() -> None:
+        """Count a boot that is given up."""
+        nonlocal left
+        with lock:
+            left -= 1
+            is_last = not left
+        if is_last:
+            token.set()
+
+    for request in requests:
+        if request.given_up is not None:
+            request.given_up.call(one_is_given_up)
+    return token

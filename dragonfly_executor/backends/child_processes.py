@@ -167,8 +167,10 @@ def answer_of(
                 with suppress(BrokenPipeError):
                     program.sock.sendall(text)
                 program.sock.shutdown(socket.SHUT_WR)
-                while data := _some(program.sock, until):
-                    pieces.append(data)
+                # Such a program's stream ends with ECONNRESET, after its output.
+                with suppress(ConnectionResetError):
+                    while data := _some(program.sock, until):
+                        pieces.append(data)
                 in_time = not until.is_over and not deadline.is_cancelled
         finally:
             status = program.end(until.step_timeout(END_TIMEOUT), ask=False)

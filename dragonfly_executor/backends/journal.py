@@ -79,12 +79,17 @@ class JournalFolder(Generic[Entry]):
         if stat.S_IMODE(status.st_mode) & 0o077:
             self.folder.chmod(0o700)
 
-    def write(self, entry: Entry) -> None:
-        """Write an entry to the disk. It replaces an earlier entry of the same name.
+    def write(self, *entries: Entry) -> None:
+        """Write entries to the disk. Each replaces an earlier entry of the same name.
 
         Raises:
-            OSError: the entry is not on the disk.
+            OSError: not all entries are on the disk.
         """
+        for entry in entries:
+            self._write_file(entry)
+        self._sync()
+
+    def _write_file(self, entry: Entry) -> None:
         name = self.name_of(entry)
         path = self._path(name)
         draft = self.folder / f".{name}.{os.getpid()}.{os.urandom(4).hex()}"
@@ -104,7 +109,6 @@ class JournalFolder(Generic[Entry]):
         except BaseException:
             draft.unlink(missing_ok=True)
             raise
-        self._sync()
 
     def remove(self, name: str) -> None:
         """Remove the entry of a node that is gone. Does nothing if there is no such entry."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Generic
 
 from dragonfly_executor import errors
@@ -35,25 +36,33 @@ class JournalWriter(Generic[Entry]):
         self._noun = noun
         self._command = command
 
-    def begin(self, entry: Entry) -> None:
-        """Write a boot before the platform is asked for its node.
+    def begin(self, *entries: Entry) -> None:
+        """Write boots before the platform is asked for their nodes.
 
         Raises:
-            BootError: the journal cannot be written, so the node must not be asked for.
+            BootError: the journal cannot be written, so the nodes must not be asked for.
         """
         try:
-            self._write(entry)
+            self._write(*entries)
         except OSError as error:
+            self._take_back(entries)
             text = (
                 f"the boot could not be written into the journal, so no {self._noun} was requested: {error} "
                 "(see journal=)"
             )
             raise errors.BootError(text, "create") from error
 
-    def complete(self, entry: Entry, node: object) -> None:
-        """Write the node's id."""
+    def _take_back(self, entries: Sequence[Entry]) -> None:
+        """Remove the entries that were written of boots that do not begin."""
+        for entry in entries:
+            if self._journal is not None:
+                with suppress(OSError):
+                    self._journal.remove(self._journal.name_of(entry))
+
+    def complete(self, entry: Entry, node: object, *others: Entry) -> None:
+        """Write the node's id. `others`: the entries of nodes that came with it."""
         try:
-            self._write(entry)
+            self._write(entry, *others)
         except OSError as error:
             # The entry on the disk has the name, by which a sweep finds the node.
             logger.warning("the ID of %s could not be written into the journal: %s", node, error)
@@ -82,6 +91,6 @@ class JournalWriter(Generic[Entry]):
         self._ask_for_sweep()
         return "A later sweep destroys it"
 
-    def _write(self, entry: Entry) -> None:
+    def _write(self, *entries: Entry) -> None:
         if self._journal is not None:
-            self._journal.write(entry)
+            self._journal.write(*entries)

@@ -126,6 +126,22 @@ class BootFailed(Event):
         self.hangs = hangs
 
 
+class BootReassigned(Event):
+    """A booting runner that has less than the calls of its kind require, and boots for another kind from now on.
+
+    Its boot counts as failed for the first kind. ``kind``: the other kind. ``error``: says what the runner lacks.
+    ``retry_in``: seconds, from now, before the next boot for the first kind.
+    """
+
+    __slots__ = __match_args__ = ("runner_id", "kind", "error", "retry_in")
+
+    def __init__(self, runner_id: int, kind: str, error: Exception, retry_in: float) -> None:
+        self.runner_id = runner_id
+        self.kind = kind
+        self.error = error
+        self.retry_in = retry_in
+
+
 class RunnerLost(Event):
     """A runner whose link died.
 

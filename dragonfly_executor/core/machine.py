@@ -12,6 +12,7 @@ from dragonfly_executor.core.events import Event, Tick
 from dragonfly_executor.core.idle_limits import idle_deadline
 from dragonfly_executor.core.limits import PoolLimits
 from dragonfly_executor.core.queued_boots import needless_until
+from dragonfly_executor.core.reassigned_boots import use_of
 from dragonfly_executor.core.reconcile import reconcile
 from dragonfly_executor.core.runner_endings import next_ending
 from dragonfly_executor.core.runners import RunnerState
@@ -22,6 +23,7 @@ from dragonfly_executor.core.transitions import TRANSITIONS
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from dragonfly_executor.core.capacity import Capacity
     from dragonfly_executor.core.stats import PoolStats
 
 __all__ = ["Machine", "PoolLimits"]
@@ -109,6 +111,10 @@ class Machine:
             return None
         call = runner.in_flight.get(call_id)
         return call is not None and call.attempt == attempt
+
+    def use_of(self, capacity: Capacity) -> str | None:
+        """Return the kind of the waiting calls that a runner with this capacity can serve first; None if none fits."""
+        return use_of(self.pool, capacity)
 
     @property
     def in_flight(self) -> int:

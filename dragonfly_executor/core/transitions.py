@@ -13,6 +13,7 @@ from dragonfly_executor.core.calls import Call, CallState
 from dragonfly_executor.core.events import ShutdownMode
 from dragonfly_executor.core.idle_limits import idle_until, stop_idle
 from dragonfly_executor.core.losses import lose
+from dragonfly_executor.core.reassigned_boots import reassign
 from dragonfly_executor.core.runner_endings import note_end, note_left
 from dragonfly_executor.core.runners import Runner, RunnerState
 from dragonfly_executor.core.state import PoolState
@@ -222,6 +223,11 @@ def _boot_failed(pool: PoolState, event: events.BootFailed, now: float) -> None:
         pool.runner_table.tiers[runner.tier].boots.leave(runner.id, hangs=event.hangs)
         lose(pool, runner, event.error, now, next_boot=now + event.retry_in)
         pool.forget(runner, now)
+
+
+@transition(events.BootReassigned)
+def _boot_reassigned(pool: PoolState, event: events.BootReassigned, now: float) -> None:
+    reassign(pool, event.runner_id, event.kind, event.error, now=now, next_boot=now + event.retry_in)
 
 
 @transition(events.RunnerLost)

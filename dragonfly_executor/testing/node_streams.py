@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Self
 
 from dragonfly_executor.backends.base import Backend, BootRequest, Node, Stream
+from dragonfly_executor.protocol.frames import Decoder, Frame
 from dragonfly_executor.protocol.parent import Parent
 
 
@@ -71,3 +72,12 @@ class DialedStreams(NodeStreams):
         for stream in self._streams:
             stream.close()
         self._reception.close()
+
+
+def first_frame(stream: Stream) -> Frame:
+    """Return the first frame of the runner, in however many pieces it arrives."""
+    decoder = Decoder(one_by_one=True)
+    while data := stream.recv(4096):
+        if frames := decoder.feed(data):
+            return frames[0]
+    raise AssertionError("the stream ended before the runner had said anything")

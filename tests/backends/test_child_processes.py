@@ -36,3 +36,10 @@ def test_a_program_gets_its_input_and_its_environment() -> None:
 def test_a_program_that_does_not_end_is_killed() -> None:
     with pytest.raises(TimeoutError, match=r"sleep did not answer within 0\.1 s"):
         answer_of(["sleep", "1000"], Deadline(PATIENCE), 0.1)
+
+
+def test_a_program_that_does_not_read_its_input_is_heard_all_the_same() -> None:
+    """Its end resets the socket, as its input is still there."""
+    for size in (10, 5_000):
+        answer = answer_of(["sh", "-c", "echo said; exit 3"], Deadline(PATIENCE), PATIENCE, b"x" * size)
+        assert (answer.status, answer.output) == (3, "said\n")

@@ -260,6 +260,7 @@ EVENTS: list[object] = [
     events.BootQueued(1),
     events.BootReturned(1),
     events.BootFailed(1, OSError(), 0.0),
+    events.BootReassigned(1, "other", OSError(), 0.0),
     events.RunnerLost(1, OSError()),
     events.RunnerLeaving(1),
     events.RunnerEnding(1, 9.0, "its platform"),

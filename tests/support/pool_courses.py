@@ -166,6 +166,13 @@ class MachineAndWorld(StateMachine):
         error = [errors.BootError("no"), OSError("no"), errors.VersionMismatchError("3.11 and 3.12"), final][kind // 2]
         self.world.feed(events.BootFailed(self.runner(which, up=False), error, retry_in, hangs))
 
+    @step(which=SMALL, kind=SMALL, retry_in=[0.0, 1.0, 7.0], final=[False, False, False, True])
+    def boot_brings_a_runner_for_others(self, which: int, kind: int, retry_in: float, final: bool) -> None:
+        """It is too small for the calls that it was booted for, or that is said of one that does not boot."""
+        error = errors.BootError("too small", final=final)
+        other = self.kinds[kind % len(self.kinds)]
+        self.world.feed(events.BootReassigned(self.runner(which, up=False), other, error, retry_in))
+
     @step(which=SMALL, calls=range(3), cost=COSTS, retryable=BOTH, twice=BOTH)
     def results_arrive(self, which: int, calls: int, cost: float, retryable: bool, twice: bool) -> None:
         runner_id = self.busy_runner(which)

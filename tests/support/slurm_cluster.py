@@ -127,8 +127,8 @@ class SlurmCluster:
         return done.stdout if done.returncode == 0 else ""
 
     def jobs(self) -> list[str]:
-        """Return the ids of the jobs that wait or run."""
-        return self.run("squeue", "-h", "-o", "%i").split()
+        """Return the ids of the jobs that wait or run, and of each element of an array."""
+        return self.run("squeue", "-h", "-r", "-o", "%i").split()
 
     def submit(self, *options: str) -> str:
         """Submit a job of the test's own, and return its id."""

@@ -311,6 +311,8 @@ class World:
                 node.queued = True
             case events.BootReturned(runner_id):
                 self.hung.discard(runner_id)
+            case events.BootReassigned(_, kind) if node is not None and self._changes_kind(node, kind):
+                node.kind, node.queued = kind, False
             case events.BootSucceeded(_, slots, price, capacity):
                 if node is not None:
                     self._asks(node)
@@ -372,6 +374,13 @@ class World:
                 self._boot_fails(node, error)
             case events.RunnerGone():
                 self._boot_fails(node, None)
+            case events.BootReassigned(_, kind, error) if self._changes_kind(node, kind):
+                self._boot_fails(node, error)
+
+    def _changes_kind(self, node: TrackedRunner, kind: str) -> bool:
+        """Whether a runner may boot for another kind from now on."""
+        boots = not node.up and not node.stopped and not node.leaving
+        return boots and kind != node.kind and kind in self.machine.pool.runner_table.groups
 
     def _boot_fails(self, node: TrackedRunner, error: Exception | None) -> None:
         kind = node.kind

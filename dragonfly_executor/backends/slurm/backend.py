@@ -1,13 +1,12 @@
-"""`SlurmBackend`: submits a job to a Slurm cluster for each runner, and cancels it when the pool stops the runner."""
+"""`SlurmBackend`: each runner is a job of a Slurm cluster, or an element of a job array."""
 
 from __future__ import annotations
 
 import logging
 import os
-import shlex
 import socket
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,11 +14,19 @@ from typing import TYPE_CHECKING, Any
 from dragonfly_executor.backends.agent_command import runner_options
 from dragonfly_executor.backends.background_sweep import BackgroundSweeper
 from dragonfly_executor.backends.base import Backend, BootRequest, Node
+from dragonfly_executor.backends.boot_request import when_all_given_up
 from dragonfly_executor.backends.deadline import Deadline
 from dragonfly_executor.backends.journal import JournalEntry, open_journal
 from dragonfly_executor.backends.journal_writer import JournalWriter
 from dragonfly_executor.backends.label import node_name
-from dragonfly_executor.backends.slurm.commands import SlurmCommands, SlurmError
+from dragonfly_executor.backends.slurm.accounting import Accounting
+from dragonfly_executor.backends.slurm.commands import (
+    ArraysRefusedError,
+    SlurmCommands,
+    SlurmError,
+    is_about_arrays,
+    is_over_limit,
+)
 from dragonfly_executor.backends.slurm.leftovers import SlurmLeftovers, comment_of
 from dragonfly_executor.backends.slurm.node import SlurmNode
 from dragonfly_executor.backends.slurm.options import (
@@ -32,8 +39,8 @@ from dragonfly_executor.backends.slurm.options import (
     time_limit,
 )
 from dragonfly_executor.backends.slurm.queue_view import QueueView
+from dragonfly_executor.backends.slurm.submission import environment, own_options, script
 from dragonfly_executor.errors import BootError
-from dragonfly_executor.protocol.parent import VARIABLE
 from dragonfly_executor.sync.options import Sync
 from dragonfly_executor.util import validation
 from dragonfly_executor.util.validation import duration, whole
@@ -42,14 +49,18 @@ if TYPE_CHECKING:
     from typing import Unpack
 
     from dragonfly_executor.backends.found_node import FoundNode, SweepResult
+    from dragonfly_executor.backends.label import OwnerLabel
+    from dragonfly_executor.backends.slurm.job import Job
     from dragonfly_executor.backends.tier_keywords import TierKeywords
+    from dragonfly_executor.core.capacity import Capacity
+    from dragonfly_executor.protocol.parent import Parent
     from dragonfly_executor.util.validation import Seconds
 
 logger = logging.getLogger("dragonfly_executor")
 
 INFINITY = float("inf")
-NOTICE = 30
-"""Seconds before a job's time limit at which Slurm sends SIGTERM to its runner. The runner gives its calls 25 s."""
+MAX_ARRAY = 100
+"""Number of elements of an array at most. A pool has no more boots at once (`max_concurrent_boots`)."""
 SWEEP_TIMEOUT = 60.0
 FIRST_SWEEP_TIMEOUT = 10.0
 """Seconds for the sweep beside the first boot."""
@@ -61,7 +72,7 @@ LOGS = "~/.cache/dragonfly_executor/slurm"
 
 
 class SlurmBackend(Backend):
-    """Boots runners as jobs of a Slurm cluster, one job per runner.
+    """Boots runners as jobs of a Slurm cluster, one job per runner. Jobs that begin at once are submitted as an array.
 
     The machine of this program must be able to submit jobs, and the cluster's nodes must reach it over the network: a
     runner dials back to it. Jobs that wait in Slurm's queue are not late: `boot_timeout` counts from when a job starts.
@@ -102,6 +113,7 @@ class SlurmBackend(Backend):
     dials_back = True
     expected_boot_time = 20.0
     default_boot_timeout = 60.0
+    max_boots_per_request = MAX_ARRAY
     phases = ("create", "queue", "connect", "handshake", "sync", "requirements")
 
     def __init__(
@@ -150,6 +162,7 @@ class SlurmBackend(Backend):
         self._keeps_logs = logs is not None
         self._logs = Path(logs or LOGS).expanduser()
         self._commands = SlurmCommands(command_env)
+        self._accounting = Accounting(self._commands)
         self._queue = QueueView(self._commands)
         self.journal = open_journal(journal, "slurm")
         self._leftovers = SlurmLeftovers(self._commands, self.journal, {**os.environ, **(command_env or {})})
@@ -192,22 +205,22 @@ class SlurmBackend(Backend):
 
     def boot(self, request: BootRequest) -> Node:
         """See `Backend.boot`. The job that it returns waits in Slurm's queue."""
-        name = node_name(request.parent.pool)
-        deadline = Deadline(request.timeout, request.given_up)
-        entry = self._leftovers.entry(name, request)
-        self._records.begin(entry)
-        try:
-            job_id = self._submit(entry, request, deadline)
-        except SlurmError as error:
-            self._undo(entry, error)
-            raise BootError(str(error), "create", final=error.final) from error
-        node = self._node(job_id, entry, request)
-        labels = frozenset[str]() if request.requires is None else request.requires.labels
-        node.capacity = capacity_of(self._options_for(request), labels)
-        request.queued()
-        self._sweeps.node_came(FIRST_SWEEP_TIMEOUT)
-        node.call_when_stopped(self._sweeps.node_left)
+        (node,) = self._submit([request], Deadline(request.timeout, request.given_up))
         return node
+
+    def boot_many(self, requests: Sequence[BootRequest]) -> Iterator[tuple[BootRequest, Node | BootError]]:
+        """See `Backend.boot_many`. The nodes are the elements of a job array, as far as Slurm takes arrays."""
+        left = [*requests]
+        while left:
+            part = left[: self.max_boots_per_request]
+            try:
+                nodes = self._submit(part, Deadline(part[0].timeout, when_all_given_up(part))) if len(part) > 1 else []
+            except ArraysRefusedError:
+                if len(part) > self.max_boots_per_request:
+                    continue
+                nodes = []
+            yield from _one_by_one(part, nodes) if nodes else super().boot_many(part)
+            del left[: len(part)]
 
     def list_nodes(self) -> Sequence[FoundNode]:
         """See `Backend.list_nodes`."""
@@ -217,58 +230,110 @@ class SlurmBackend(Backend):
         """See `Backend.destroy_nodes`."""
         return self._leftovers.destroy(nodes, Deadline(SWEEP_TIMEOUT))
 
-    def _node(self, job_id: str, entry: JournalEntry, request: BootRequest) -> SlurmNode:
-        known = entry._replace(node_id=job_id)
-        self._records.complete(known, f"job {job_id}")
+    def _submit(self, requests: Sequence[BootRequest], deadline: Deadline) -> list[SlurmNode]:
+        """Submit a job, or an array with an element for each request.
+
+        Raises:
+            BootError: there is no job.
+            ArraysRefusedError: Slurm takes no such array. `max_boots_per_request` is the size that it takes now, and
+                stays as it was if only the user's limit of jobs is reached: then single jobs may still fit.
+        """
+        pool, count = requests[0].parent.pool, len(requests)
+        name = node_name(pool)
+        entries = self._leftovers.entries(name, pool, count)
+        options = self._options_for(requests[0])
+        self._records.begin(*entries)
+        try:
+            job_id = self._sbatch(name, entries[0].label, options, [request.parent for request in requests], deadline)
+        except SlurmError as error:
+            self._undo(name, entries, error)
+            if count > 1 and is_over_limit(error):
+                raise ArraysRefusedError from error
+            if count > 1 and is_about_arrays(error):
+                self.max_boots_per_request = self._array_size(count, error, deadline)
+                raise ArraysRefusedError from error
+            raise BootError(str(error), "create", final=error.final) from error
+        ids = [job_id] if count == 1 else [f"{job_id}_{index}" for index in range(count)]
+        known = [entry._replace(node_id=each) for entry, each in zip(entries, ids, strict=True)]
+        self._records.complete(known[0], f"job {job_id}", *known[1:])
+        capacity = capacity_of(options, frozenset() if requests[0].requires is None else requests[0].requires.labels)
+        return [self._node(entry, request, capacity) for entry, request in zip(known, requests, strict=True)]
+
+    def _node(self, entry: JournalEntry, request: BootRequest, capacity: Capacity) -> SlurmNode:
+        job_id = entry.node_id or ""
         log = self._logs / f"{job_id}.log"
-        forget, abandon = (lambda: self._records.forget(known)), (lambda: self._records.abandon(known, job_id))
-        return SlurmNode(
+        forget, abandon = (lambda: self._records.forget(entry)), (lambda: self._records.abandon(entry, job_id))
+        node = SlurmNode(
             job_id, entry.name, self._commands, self._queue, log, forget, abandon,
-            shares_disk=self._shares_disk, request=request, queue_timeout=self._queue_timeout,
-            keeps_log=self._keeps_logs,
+            shares_disk=self._shares_disk, accounting=self._accounting, request=request,
+            queue_timeout=self._queue_timeout, keeps_log=self._keeps_logs,
         )  # fmt: skip
+        node.capacity = capacity
+        request.queued()
+        self._sweeps.node_came(FIRST_SWEEP_TIMEOUT)
+        node.call_when_stopped(self._sweeps.node_left)
+        return node
 
     def _options_for(self, request: BootRequest) -> dict[str, Option]:
         """Return the options of a job that has what the calls which wait for it require."""
         return self._options if request.requires is None else meet(self._options, request.requires, self.labels)
 
-    def _submit(self, entry: JournalEntry, request: BootRequest, deadline: Deadline) -> str:
+    def _sbatch(
+        self,
+        name: str,
+        label: OwnerLabel | None,
+        options: Mapping[str, Option],
+        parents: Sequence[Parent],
+        deadline: Deadline,
+    ) -> str:
         with suppress(OSError):
             # The nodes may see this folder though this machine may not write to it.
             self._logs.mkdir(parents=True, exist_ok=True, mode=0o700)
-        own: dict[str, Option] = {
-            "job_name": entry.name,
-            "comment": "" if entry.label is None else comment_of(entry.label),
-            "output": f"{self._logs}/%j.log",
-            "export": "ALL",
-            "no_requeue": True,
-            "signal": f"B:TERM@{NOTICE}",
-        }
-        # The description holds the token: it goes over the environment, which only this user sees.
-        env = {**self._env, VARIABLE: request.parent.encode()}
-        return self._commands.submit(command_line({**self._options_for(request), **own}), self._script(), env, deadline)
+        own = own_options(name, "" if label is None else comment_of(label), str(self._logs), len(parents))
+        command = [self._python, "-P", *runner_options(), "-m", "dragonfly_executor.runner"]
+        text = script(command, self._setup, len(parents))
+        env = {**self._env, **environment(parents)}
+        return self._commands.submit(command_line({**options, **own}), text, env, deadline)
 
-    def _script(self) -> str:
-        options = runner_options()
-        command = [self._python, "-P", *options, "-m", "dragonfly_executor.runner"]
-        # exec: Slurm's SIGTERM goes to the batch shell, which has to be the runner.
-        return f"#!/bin/sh\n{self._setup}\nexec {shlex.join(command)}\n"
+    def _array_size(self, count: int, error: SlurmError, deadline: Deadline) -> int:
+        """Return how many elements an array may have, after one with `count` elements was refused with this error."""
+        size = 0
+        with suppress(SlurmError):
+            size = self._commands.max_array_size(deadline)
+        size = size if size < count else 1
+        then = f"boots {size} jobs at once at most" if size > 1 else "submits each job by itself"
+        logger.warning("Slurm refused an array of %d jobs (%s): the pool %s from now on", count, error, then)
+        return max(1, size)
 
-    def _undo(self, entry: JournalEntry, error: SlurmError) -> None:
-        """Cancel the job of a submission whose answer was lost."""
-        if not error.may_have_happened:
-            self._records.forget(entry)
-            return
-        deadline = Deadline(UNDO_TIMEOUT)
-        try:
-            jobs = self._commands.named(entry.name, deadline)
-            self._commands.cancel([job.job_id for job in jobs], deadline)
-        except SlurmError as why:
-            then = self._records.abandon(entry, entry.name)
-            logger.warning("the boot failed, but job %s may wait or run: %s. %s", entry.name, why, then)
-            return
-        if jobs:
-            self._records.forget(entry)
-        else:
-            # The submission may still be under way.
-            self._records.abandon(entry, entry.name)
+    def _undo(self, name: str, entries: Sequence[JournalEntry], error: SlurmError) -> None:
+        """Cancel the jobs of a submission whose answer was lost."""
+        jobs: list[Job] = []
+        if error.may_have_happened:
+            deadline = Deadline(UNDO_TIMEOUT)
+            try:
+                jobs = self._commands.named(name, deadline)
+                self._commands.cancel([job.job_id for job in jobs], deadline)
+            except SlurmError as why:
+                then = ""
+                for entry in entries:
+                    then = self._records.abandon(entry, entry.name)
+                logger.warning("the boot failed, but job %s may wait or run: %s. %s", name, why, then)
+                return
+        for entry in entries:
+            if jobs or not error.may_have_happened:
+                self._records.forget(entry)
+            else:
+                # The submission may still be under way.
+                self._records.abandon(entry, entry.name)
+
+
+def _one_by_one(requests: Sequence[BootRequest], nodes: Sequence[SlurmNode]) -> Iterator[tuple[BootRequest, Node]]:
+    """Yield each request with its node. If the caller asks for no more of them, stop the others."""
+    left = [*nodes]
+    try:
+        for request, node in zip(requests, nodes, strict=True):
+            left.remove(node)
+            yield request, node
+    finally:
+        for node in left:
+            node.stop()

@@ -1,13 +1,15 @@
-"""Slurm's commands: ``sbatch``, ``squeue`` and ``scancel``, run as programs."""
+"""Slurm's commands, such as ``sbatch``, ``squeue`` and ``scancel``, run as programs."""
 
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable, Mapping, Sequence
 
 from dragonfly_executor.backends.child_processes import ProgramResult, answer_of
 from dragonfly_executor.backends.deadline import Deadline
 from dragonfly_executor.backends.slurm.job import FORMAT, Job, parse
+from dragonfly_executor.backends.slurm.job_end import ACCOUNT_FIELDS, JobEnd, parse_end
 from dragonfly_executor.errors import DragonflyError
 
 COMMAND_TIMEOUT = 60.0
@@ -20,6 +22,10 @@ TEMPORARY = (
     "slurm backup controller", "resource temporarily", "qosmaxsubmitjob", "assocmaxsubmitjob",
 )  # fmt: skip
 """Parts of error texts after which another attempt may succeed: the controller is away, or a limit is reached."""
+
+SUBMIT_LIMITS = ("maxsubmitjob", "job submit limit", "maxjobcount")
+"""Parts of error texts that say that the user may not have so many jobs."""
+_ARRAY_SIZE = re.compile(r"^MaxArraySize\s*=\s*(\d+)", re.MULTILINE)
 
 
 class SlurmError(DragonflyError):
@@ -36,6 +42,20 @@ class SlurmError(DragonflyError):
         self.may_have_happened = may_have_happened
 
 
+class ArraysRefusedError(DragonflyError):
+    """Slurm refused an array of jobs, and may take single jobs."""
+
+
+def is_about_arrays(error: SlurmError) -> bool:
+    """Return True if an array was refused because it is one, or because of its size."""
+    return not error.may_have_happened and " array" in str(error).lower()
+
+
+def is_over_limit(error: SlurmError) -> bool:
+    """Return True if an array was refused because the user may not have so many jobs."""
+    return not error.may_have_happened and any(part in str(error).lower() for part in SUBMIT_LIMITS)
+
+
 class SlurmCommands:
     """The commands of one cluster. Any thread.
 
@@ -47,7 +67,7 @@ class SlurmCommands:
         self._env = dict(env or {})
 
     def submit(self, options: Sequence[str], script: str, env: Mapping[str, str], deadline: Deadline) -> str:
-        """Submit a batch script, and return the job's id.
+        """Submit a batch script, and return the id of the job, or of the array.
 
         Args:
             options: the options of ``sbatch``.
@@ -67,11 +87,15 @@ class SlurmCommands:
     def jobs(self, job_ids: Sequence[str], deadline: Deadline) -> dict[str, Job]:
         """Return the jobs with these ids, by id. Slurm forgets a job some minutes after its end.
 
+        Elements of an array that were cancelled before they started are forgotten at once.
+
         Raises:
             SlurmError: the queue cannot be read.
         """
+        # The number of an array stands for all its elements.
+        asked = job_ids if len(job_ids) == 1 else {job_id.partition("_")[0] for job_id in job_ids}
         try:
-            return self._squeue([f"--jobs={','.join(job_ids)}", "--states=all"], deadline)
+            return self._squeue([f"--jobs={','.join(sorted(asked))}", "--states=all"], deadline)
         except SlurmError as error:
             # A list of one id, which Slurm has forgotten.
             if "invalid job id" not in str(error).lower():
@@ -126,12 +150,36 @@ class SlurmCommands:
         ids = [*jobs]
         if not ids:
             return
+        kill = ["scancel", "--quiet", "--full", "--signal=KILL"]
+        if single := [job_id for job_id in ids if "_" not in job_id]:
+            self._run([*kill, *single], deadline, ignore=("",))
+        if elements := [job_id for job_id in ids if "_" in job_id]:
+            # Slurm 22.05 cancels all elements that wait if one that waits is sent SIGKILL.
+            self._run([*kill, "--state=RUNNING", *elements], deadline, ignore=("",))
         # The plain scancel ends jobs that wait. Running jobs get SIGTERM from it, and SIGKILL only after KillWait.
-        self._run(["scancel", "--quiet", "--full", "--signal=KILL", *ids], deadline, ignore=("",))
         self._run(["scancel", "--quiet", *ids], deadline, ignore=("invalid job", "already"))
 
+    def max_array_size(self, deadline: Deadline) -> int:
+        """Return how many elements an array may have in this cluster; 0 if arrays are turned off.
+
+        Raises:
+            SlurmError: the configuration cannot be read.
+        """
+        matched = _ARRAY_SIZE.search(self._run(["scontrol", "show", "config"], deadline).output)
+        return int(matched[1]) if matched else 0
+
+    def end_of(self, job_id: str, deadline: Deadline) -> JobEnd | None:
+        """Return how a job has ended, from Slurm's accounting; None if it has not ended, or is not known there.
+
+        Raises:
+            SlurmError: there is no accounting, or it does not answer.
+        """
+        command = ["sacct", "--noheader", "--parsable2", f"--format={ACCOUNT_FIELDS}", f"--jobs={job_id}"]
+        return parse_end(self._run(command, deadline).output, job_id)
+
     def _squeue(self, options: Sequence[str], deadline: Deadline) -> dict[str, Job]:
-        return parse(self._run(["squeue", "--noheader", f"--format={FORMAT}", *options], deadline).output)
+        command = ["squeue", "--noheader", "--array", f"--format={FORMAT}", *options]
+        return parse(self._run(command, deadline).output)
 
     def _run(
         self,

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from typing import NamedTuple
 
-FORMAT = "%A|%T|%V|%S|%N|%L|%j|%k|%r"
+FORMAT = "%i|%T|%V|%S|%N|%L|%j|%k|%r"
 """The fields of `Job` in the format language of ``squeue``. The reason comes last, as it may hold a ``|``."""
+_ID = re.compile(r"\d+(_\d+)?")
 WAITING = frozenset({"PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT"})
 """States of a job that has no node, or whose node Slurm still starts."""
 RUNNING = frozenset({"RUNNING", "SUSPENDED", "STOPPED", "SIGNALING", "STAGE_OUT", "RESIZING"})
@@ -39,13 +41,13 @@ class Job(NamedTuple):
     """A job, as the controller reports it.
 
     Attributes:
-        job_id: Slurm's number of the job.
+        job_id: Slurm's number of the job. An element of an array has the number of the array and its index: "17_3".
         state: the state's long name, such as "PENDING".
         submitted: when it was submitted, in the controller's local time.
         starts: when it started, or when Slurm expects to start it; "N/A" if Slurm does not say.
         nodes: the nodes that it runs on; "" before.
         time_left: what is left of its time limit, as ``[days-]hours:minutes:seconds``, or a word.
-        name, comment: the job's.
+        name, comment: the job's. All elements of an array have the same.
         reason: why it waits, or why it has ended.
     """
 
@@ -58,6 +60,12 @@ class Job(NamedTuple):
     name: str
     comment: str
     reason: str
+
+    @property
+    def node_name(self) -> str:
+        """Return the name of the runner's node, which no other job has: the elements of an array share their name."""
+        index = self.job_id.partition("_")[2]
+        return element_name(self.name, int(index)) if index else self.name
 
     @property
     def waits(self) -> bool:
@@ -99,11 +107,16 @@ class Job(NamedTuple):
         return f"job {self.job_id} is {self.state} on {self.nodes}"
 
 
+def element_name(name: str, index: int) -> str:
+    """Return the name of a runner's node that is an element of the array with this name."""
+    return f"{name}-{index}"
+
+
 def parse(text: str) -> dict[str, Job]:
-    """Return the jobs by id from the output of ``squeue --noheader --format FORMAT``. Other lines are skipped."""
+    """Return the jobs by id from the output of ``squeue --noheader --array --format FORMAT``. Skip other lines."""
     jobs = {}
     for line in text.splitlines():
         fields = line.strip().split("|", len(Job._fields) - 1)
-        if len(fields) == len(Job._fields) and fields[0].isdigit():
+        if len(fields) == len(Job._fields) and _ID.fullmatch(fields[0]):
             jobs[fields[0]] = Job(*fields)
     return jobs

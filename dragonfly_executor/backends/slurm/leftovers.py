@@ -8,7 +8,6 @@ import time
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from dragonfly_executor.backends.base import BootRequest
 from dragonfly_executor.backends.deadline import Deadline
 from dragonfly_executor.backends.found_node import FoundNode, SweepResult
 from dragonfly_executor.backends.journal import Journal, JournalEntry
@@ -16,7 +15,7 @@ from dragonfly_executor.backends.label import OwnerLabel
 from dragonfly_executor.backends.leftovers import Leftovers, ListedNode
 from dragonfly_executor.backends.owner import Owner
 from dragonfly_executor.backends.slurm.commands import SlurmCommands
-from dragonfly_executor.backends.slurm.job import Job
+from dragonfly_executor.backends.slurm.job import Job, element_name
 
 PREFIX = "dragonfly-"
 """The beginning of the names of all jobs."""
@@ -43,11 +42,19 @@ class SlurmLeftovers:
         self._place = " ".join(words).rstrip()
         self._found = Leftovers(journal, self._place)
 
-    def entry(self, name: str, request: BootRequest) -> JournalEntry:
-        """Return the journal entry for a job that is about to be submitted."""
+    def entries(self, name: str, pool: str, count: int) -> list[JournalEntry]:
+        """Return the journal entries for a job that is about to be submitted, or for the elements of an array.
+
+        Args:
+            name: the job's name.
+            pool: the pool's name.
+            count: number of elements; 1 for a job that is no array.
+        """
         now = time.time()
-        label = OwnerLabel(os.urandom(16).hex(), request.parent.pool, Owner.me(), int(now + NEVER), int(NEVER))
-        return JournalEntry(name, self._place, label, now, now + DAY)
+        # One comment for all elements, so one label.
+        label = OwnerLabel(os.urandom(16).hex(), pool, Owner.me(), int(now + NEVER), int(NEVER))
+        names = [name] if count == 1 else [element_name(name, index) for index in range(count)]
+        return [JournalEntry(each, self._place, label, now, now + DAY) for each in names]
 
     def find(self, deadline: Deadline) -> list[FoundNode]:
         """Return all jobs of pools, of any process.
@@ -109,4 +116,4 @@ def _listed(job: Job) -> ListedNode:
         submitted = time.mktime(time.strptime(job.submitted, "%Y-%m-%dT%H:%M:%S"))
     except (ValueError, OverflowError):
         submitted = None
-    return ListedNode(job.name, job.job_id, job.state, label_of(job.comment), submitted, job.nodes)
+    return ListedNode(job.node_name, job.job_id, job.state, label_of(job.comment), submitted, job.nodes)

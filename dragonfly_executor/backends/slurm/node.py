@@ -10,6 +10,7 @@ from pathlib import Path
 
 from dragonfly_executor.backends.base import BootRequest, CancelToken, Node
 from dragonfly_executor.backends.deadline import Deadline
+from dragonfly_executor.backends.slurm.accounting import Accounting
 from dragonfly_executor.backends.slurm.commands import SlurmCommands, SlurmError
 from dragonfly_executor.backends.slurm.job import NEVER_STARTS, Job
 from dragonfly_executor.backends.slurm.queue_view import QueueView
@@ -29,6 +30,11 @@ END_TOLERANCE = 5.0
 """Seconds by which a time limit must change to be told. Slurm counts in whole seconds, and answers late."""
 KILL_MARGIN = 5.0
 """Seconds before the time limit by which calls have ended: Slurm looks at its limits now and then."""
+LOSS_WAIT = 4.0
+"""Seconds for Slurm to see the end of a job whose runner was lost. Its calls wait for that."""
+LOSS_PAUSE = 0.2
+"""Seconds between two looks at such a job. Slurm tells nobody when a job ends."""
+ACCOUNTING_TIMEOUT = 3.0
 TAIL = 4096
 """Bytes at the end of a job's log that are read for an error."""
 
@@ -44,6 +50,7 @@ class SlurmNode(Node):
         forget, abandon: called at the end of `stop`: if the job is gone, or if it may still wait or run. `abandon`
             returns as text how the job gets cancelled.
         shares_disk: whether the job sees the files of this machine.
+        accounting: says how jobs have ended.
         request: hears when the job starts, and says when its runner has dialed back.
         queue_timeout: seconds that the job may wait in Slurm's queue.
         keeps_log: whether the log stays when the job is stopped.
@@ -64,6 +71,7 @@ class SlurmNode(Node):
         abandon: Callable[[], str],
         *,
         shares_disk: bool,
+        accounting: Accounting,
         request: BootRequest,
         queue_timeout: float = float("inf"),
         keeps_log: bool = False,
@@ -72,6 +80,7 @@ class SlurmNode(Node):
         self.name = name
         self.shares_disk = shares_disk
         self._commands = commands
+        self._accounting = accounting
         self._queue = queue
         self._log = log
         self._forget = forget
@@ -82,6 +91,7 @@ class SlurmNode(Node):
         self._queue_timeout, self._in_queue = queue_timeout, Deadline(queue_timeout)
         self._when_stopped: Callable[[], object] | None = None
         self._job: Job | None = None
+        self._looks = 0
         self._end: float | None = None
         """Monotonic time at which the job reaches its time limit, as the pool was told."""
         self._is_forgotten = False
@@ -96,6 +106,7 @@ class SlurmNode(Node):
         if job is None:
             return
         self._job = job
+        self._looks += 1
         self.host = job.nodes or self.host
         if self.is_queued and not job.waits:
             self._has_started()
@@ -123,7 +134,11 @@ class SlurmNode(Node):
 
     def progress(self) -> str:
         """See `Node.progress`."""
-        return f"job {self.job_id} was submitted" if self._job is None else self._job.describe()
+        job = self._job
+        if job is None:
+            return f"job {self.job_id} was submitted"
+        # Slurm gives the reason for which an array waits a moment after its submission.
+        return "" if self._looks == 1 and job.waits and job.reason in ("", "None") else job.describe()
 
     def ended(self, wait: float) -> BootError | None:
         """See `Node.ended`. This also sees that the job starts."""
@@ -139,16 +154,37 @@ class SlurmNode(Node):
     def _verdict(self) -> BootError | None:
         """Return the error of a job that has ended, will never start, or has waited for too long; None for others."""
         job, phase = self._job, "queue" if self.is_queued else "connect"
-        if self._is_forgotten:
-            return BootError(f"job {self.job_id} is gone from Slurm's queue", phase, output=self.output())
-        if job is not None and job.has_ended:
-            return BootError(job.describe(), phase, output=self.output())
+        if self._is_forgotten or (job is not None and job.has_ended):
+            said = self._accounting.describe_end(self.job_id, Deadline(ACCOUNTING_TIMEOUT, self._stopped))
+            if not said:
+                is_gone = self._is_forgotten or job is None
+                said = f"job {self.job_id} is gone from Slurm's queue" if is_gone or job is None else job.describe()
+            return BootError(said, phase, output=self.output())
         if job is not None and job.waits and job.reason in NEVER_STARTS:
             return BootError(f"{job.describe()}: {NEVER_STARTS[job.reason]}", "queue", final=True)
         if self.is_queued and self._in_queue.is_over:
-            text = f"{self.progress()}, and did not start within {self._queue_timeout:g} s (queue_timeout)"
+            said = self.progress() or f"job {self.job_id} waits"
+            text = f"{said}, and did not start within {self._queue_timeout:g} s (queue_timeout)"
             return BootTimeoutError(text, "queue")
         return None
+
+    def explain_loss(self) -> str:
+        """See `Node.explain_loss`. Waits until Slurm has seen the end of the job."""
+        deadline = Deadline(LOSS_WAIT, self._stopped)
+        job: Job | None = None
+        while not deadline.is_over:
+            # A controller that is away says nothing about the job.
+            with suppress(SlurmError, TimeoutError):
+                job = self._commands.jobs([self.job_id], deadline).get(self.job_id)
+                if job is None or (job.has_ended and not job.is_completing):
+                    break
+            deadline.pause(LOSS_PAUSE)
+        said = self._accounting.describe_end(self.job_id, Deadline(ACCOUNTING_TIMEOUT, self._stopped))
+        if said or job is None:
+            return said
+        if job.has_ended:
+            return job.describe()
+        return f"{job.describe()}: look at that node, and at the network between it and this program"
 
     def call_when_stopped(self, then: Callable[[], object]) -> None:
         """Call `then` at the end of `stop`, once."""

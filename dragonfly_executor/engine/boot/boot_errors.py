@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 from dragonfly_executor import errors
 from dragonfly_executor.serialization import exceptions
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
@@ -27,6 +29,25 @@ def as_boot_error(error: BaseException, phase: str = "create") -> errors.BootErr
     boot_error = errors.BootError(f"{name}: {exceptions.text_of(error)}", phase)
     boot_error.__cause__ = error
     return boot_error
+
+
+def copy_of(error: BaseException) -> BaseException:
+    """Return an equal error for another boot. Boots add their output and attempts to their errors."""
+    try:
+        copied = copy.copy(error)
+    except Exception:  # the class may be third-party code, with a constructor of its own
+        copied = as_boot_error(error) if not isinstance(error, errors.BootError) else _plain_copy(error)
+    copied.__cause__ = error.__cause__
+    return copied
+
+
+def _plain_copy(error: errors.BootError) -> errors.BootError:
+    return errors.BootError(exceptions.text_of(error), error.phase, final=error.final)
+
+
+def no_outcome(backend: str) -> errors.BootError:
+    """Return the error of a boot of which `Backend.boot_many` has yielded no outcome."""
+    return errors.BootError(f"the {backend} backend was asked for several nodes at once, and did not return this one")
 
 
 def _is_whole(error: errors.BootError) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dragonfly_executor.engine.boot.boot_batches import BootBatches
 from dragonfly_executor.engine.boot.node_booter import NodeBooter
 from dragonfly_executor.engine.boot.node_watcher import POLLS_AT_ONCE, NodeWatcher
 from dragonfly_executor.engine.boot.session_setup import SessionSetup
@@ -44,6 +45,7 @@ class BootHelpers:
         session_setup: sends WELCOME and SETUP.
         workers: threads for the backend's `boot`.
         node_booter: boots nodes on these threads.
+        batches: gathers boots that the backend can ask for together.
         dial_back: listens for runners; None if they do not dial back.
         node_watcher: polls nodes until their runners dial back; None if they do not.
         file_sync: sends files; None if the runners see this machine's files.
@@ -76,6 +78,7 @@ class BootHelpers:
         prefix = "" if tier is engine.tiers[0] else f"{tier.name}-"
         self.workers = worker_groups.make(f"{prefix}boots", backend.max_concurrent_boots + LISTENER_THREADS)
         self.node_booter = NodeBooter(backend, file_snapshot, loop)
+        self.batches = BootBatches(backend, loop, self.workers, self.node_booter)
         self.dial_back: DialBack | None = None
         self.node_watcher: NodeWatcher | None = None
         self.file_sync: FileSync | None = None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dragonfly_executor.core import events
-from dragonfly_executor.core.capacity import Requirements
+from dragonfly_executor.core.capacity import Capacity, Requirements
 from dragonfly_executor.engine.boot.pending_boot import PendingBoot
 from dragonfly_executor.engine.runner_connection import RunnerHandler
 from dragonfly_executor.util.backoff import delay, prepare
@@ -141,6 +141,17 @@ class BootTable:
             others = f"the price of other runners of the {runner.backend} backend counts for it"
             self._notifications.warn(f"{error}; {others}")
             return None
+
+    def serves_others(self, boot: PendingBoot, capacity: Capacity, error: errors.BootError) -> bool:
+        """Have a runner that is too small for the calls it was booted for serve other calls that wait, if any fit."""
+        kind = self._engine.ask(lambda machine: machine.use_of(capacity))
+        if kind is None:
+            return False
+        boot.helpers.failures += 1
+        self._notifications.warn(f"{error.args[0]}. It runs other calls, which fit there")
+        retry_in = delay(self._options.boot_wait, boot.helpers.failures)
+        self._engine.handle(events.BootReassigned(boot.id, kind, error, retry_in))
+        return True
 
     def boot_ended(self, boot: PendingBoot, error: errors.BootError | None) -> None:
         """Tell the core that a boot has failed, or was aborted."""

@@ -1,4 +1,4 @@
-"""The part of a boot that runs on the boot workers: the backend's `boot`, which blocks.
+"""The part of a boot that runs on the boot workers: the backend's `boot` or `boot_many`, which block.
 
 Its node is handed to the engine thread so that no node is lost, whenever the pool ends.
 """
@@ -6,10 +6,10 @@ Its node is handed to the engine thread so that no node is lost, whenever the po
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 
 from dragonfly_executor import errors
-from dragonfly_executor.engine.boot.boot_errors import as_boot_error
+from dragonfly_executor.engine.boot.boot_errors import as_boot_error, copy_of, no_outcome
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
@@ -52,25 +52,51 @@ class NodeBooter:
         """Boot a node, and hand it to the receiver. Runs on the boot workers, and blocks."""
         self._on_engine(receiver.thread_started)
         try:
-            node = self._make_node(request)
+            self._read_files()
+            # The backend asks for the node from here on, unless it reports that it waits for its turn.
+            request.started()
+            self._accept(request, self._backend.boot(request), receiver)
         except BaseException as raised:  # a backend may be third-party code, and may even call sys.exit()
             self._fail(raised, receiver)
-            return
-        with self._lock:
-            if not self._is_closed:
-                self._untaken[request.runner_id] = node
-                self._on_engine(lambda: self._hand_over(request.runner_id, receiver))
-                return
-        node.stop()
 
-    def _make_node(self, request: BootRequest) -> Node:
-        """Return a node from the backend. The errors are loaded while the node's runner starts."""
+    def boot_many(self, boots: Sequence[tuple[BootRequest, NodeReceiver]]) -> None:
+        """Boot nodes together, and hand each to its receiver at once. Runs on one boot worker, and blocks."""
+        waiting = {request.runner_id: receiver for request, receiver in boots}
+        for _, receiver in boots:
+            self._on_engine(receiver.thread_started)
+        requests = [request for request, _ in boots]
+        try:
+            self._read_files()
+            for request in requests:
+                request.started()
+            for request, outcome in self._backend.boot_many(requests):
+                if request.runner_id in waiting:
+                    self._settle(request, outcome, waiting.pop(request.runner_id))
+                elif not isinstance(outcome, BaseException):
+                    # No boot waits for this node: a bug of the backend must not leave it behind.
+                    outcome.stop()
+        except BaseException as raised:  # as in `boot`
+            self._fail_each(waiting.values(), raised)
+        else:
+            self._fail_each(waiting.values(), no_outcome(self._backend.name))
+
+    def _read_files(self) -> None:
+        """Read the files that remote runners need, unless they were read before."""
         if self._file_snapshot is not None:
             self._file_snapshot.scan()
             self._file_snapshot.require()
-        # The backend asks for the node from here on, unless it reports that it waits for its turn.
-        request.started()
-        node = self._backend.boot(request)
+
+    def _settle(self, request: BootRequest, outcome: Node | errors.BootError, receiver: NodeReceiver) -> None:
+        """Hand over one outcome of `boot_many`. An error concerns this boot alone."""
+        try:
+            if isinstance(outcome, BaseException):
+                raise outcome
+            self._accept(request, outcome, receiver)
+        except BaseException as raised:  # as in `boot`
+            self._fail(raised, receiver)
+
+    def _accept(self, request: BootRequest, node: Node, receiver: NodeReceiver) -> None:
+        """Hand a node to its receiver. The errors are loaded while the node's runner starts."""
         if not node.is_queued:
             request.started()
         try:
@@ -78,7 +104,17 @@ class NodeBooter:
         except errors.StartError:
             node.stop()
             raise
-        return node
+        with self._lock:
+            if not self._is_closed:
+                self._untaken[request.runner_id] = node
+                self._on_engine(lambda: self._hand_over(request.runner_id, receiver))
+                return
+        node.stop()
+
+    def _fail_each(self, receivers: Iterable[NodeReceiver], raised: BaseException) -> None:
+        """Fail each boot with an error of its own, because its output and attempts are added to that."""
+        for number, receiver in enumerate(receivers):
+            self._fail(copy_of(raised) if number else raised, receiver)
 
     def _fail(self, raised: BaseException, receiver: NodeReceiver) -> None:
         """Tell the receiver why there is no node."""
@@ -124,7 +160,7 @@ class BootJob:
 
     def __init__(self, node_booter: NodeBooter, receiver: NodeReceiver) -> None:
         self._node_booter = node_booter
-        self._receiver = receiver
+        self.receiver = receiver
         self._lock = threading.Lock()
         self._is_cancelled = False
         self.has_begun = False
@@ -132,10 +168,14 @@ class BootJob:
 
     def run(self, request: BootRequest) -> None:
         """Boot a node on this thread, unless the job was cancelled."""
+        if self.begin():
+            self._node_booter.boot(request, self.receiver)
+
+    def begin(self) -> bool:
+        """Have this thread take the job. Returns False if the job was cancelled."""
         with self._lock:
             self.has_begun = not self._is_cancelled
-        if self.has_begun:
-            self._node_booter.boot(request, self._receiver)
+            return self.has_begun
 
     def cancel(self) -> bool:
         """Prevent the job from beginning. Returns False if it has begun."""

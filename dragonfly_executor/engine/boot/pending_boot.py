@@ -51,6 +51,10 @@ class BootOwner(Protocol):
     def boot_succeeded(self, boot: PendingBoot, runner: RunnerLink) -> None:
         """Move the runner to the table of runners that are up."""
 
+    def serves_others(self, boot: PendingBoot, capacity: Capacity, error: errors.BootError) -> bool:
+        """Have a runner that is too small for the calls it was booted for serve other calls that wait, if any fit."""
+        ...
+
     def boot_ended(self, boot: PendingBoot, error: errors.BootError | None) -> None:
         """Report a failed boot, or one that was aborted: its node is released."""
 
@@ -132,7 +136,7 @@ class PendingBoot:
     def listener_opened(self, request: BootRequest) -> None:
         """Have a boot worker call the backend. A runner that has to dial back may do so from now on."""
         self._may_begin = True
-        self.helpers.workers.run(self._job.run, request)
+        self.helpers.batches.add(self._job, request)
 
     def listener_failed(self, error: errors.BootError) -> None:
         """Fail, because listening failed."""
@@ -221,8 +225,13 @@ class PendingBoot:
             return
         self.capacity = capacity_of(runner, helpers.backend, helpers.warn)
         if self._requires is not None and self.capacity is not None and not self._requires.fit(self.capacity):
-            self._end(boot_errors.too_small(runner.name, self._requires, self.capacity))
-        elif runner.node.shares_disk:
+            error = boot_errors.too_small(runner.name, self._requires, self.capacity)
+            if not self._owner.serves_others(self, self.capacity, error):
+                self._end(error)
+            # The pool may have aborted the boot meanwhile.
+            if self._is_over or self._is_releasing:
+                return
+        if runner.node.shares_disk:
             helpers.session_setup.admit(runner, hello)
             self._came_up(runner)
         elif helpers.file_sync is None:

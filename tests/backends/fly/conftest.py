@@ -10,18 +10,18 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import tenacity
 
-from dragonfly_executor import DragonflyExecutor, FlyBackend
+from dragonfly_executor import FlyBackend
 from dragonfly_executor.backends.fly.rate_limit import RateLimit
+from tests.backends.conftest import Make
 from tests.processes.dialback.conftest import receive
 
 if TYPE_CHECKING:
     from tests.backends.fly.asking import Asker
     from tests.support.fly_simulator.simulator import Simulator
 
-__all__ = ["receive"]
+__all__ = ["Make", "receive"]
 
 MakeBackend = Callable[..., FlyBackend]
-Make = Callable[..., DragonflyExecutor]
 
 
 # Its thread is gone when tests of other packages run: some of them count threads, or fork.
@@ -86,19 +86,3 @@ def make_backend(on_fly: Simulator) -> MakeBackend:
         return FlyBackend(**{"sweep": False, "region": None} | options)
 
     return make
-
-
-@pytest.fixture
-def make() -> Iterator[Make]:
-    """Makes executors, and ends them whatever runs there."""
-    made: list[DragonflyExecutor] = []
-
-    def make(backend: Any, **options: Any) -> DragonflyExecutor:
-        defaults: dict[str, Any] = {"max": 1, "max_concurrency": 2, "boot_wait": lambda state: 0.0}
-        made.append(DragonflyExecutor(backend=backend, **defaults | options))
-        return made[-1]
-
-    yield make
-    for executor in made:
-        executor.kill_workers()
-        executor.shutdown()

@@ -8,14 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from dragonfly_executor import DragonflyExecutor
 from dragonfly_executor.backends.kubernetes.backend import KubernetesBackend
+from tests.backends.conftest import Make
 
 if TYPE_CHECKING:
     from tests.support.kubernetes_simulator.simulator import Cluster
 
+__all__ = ["Make"]
+
 MakeBackend = Callable[..., KubernetesBackend]
-Make = Callable[..., DragonflyExecutor]
 GUIDE = Path(__file__).parents[3] / "docs" / "kubernetes.md"
 
 
@@ -66,19 +67,3 @@ def make_backend(cluster: Cluster) -> MakeBackend:
         return KubernetesBackend(image, **{"host": "127.0.0.1", "sync": None, "sweep": False, **arguments})
 
     return make
-
-
-@pytest.fixture
-def make() -> Iterator[Make]:
-    """Makes executors, and ends them whatever runs there."""
-    made: list[DragonflyExecutor] = []
-
-    def make(backend: Any, **options: Any) -> DragonflyExecutor:
-        defaults: dict[str, Any] = {"max": 1, "max_concurrency": 2, "boot_wait": lambda state: 0.0}
-        made.append(DragonflyExecutor(backend=backend, **defaults | options))
-        return made[-1]
-
-    yield make
-    for executor in made:
-        executor.kill_workers()
-        executor.shutdown()

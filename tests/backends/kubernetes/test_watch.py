@@ -13,7 +13,7 @@ import pytest
 
 from dragonfly_executor import BootError
 from tests.backends.kubernetes.conftest import Make, MakeBackend
-from tests.backends.kubernetes.test_boots import request
+from tests.backends.kubernetes.test_boots import Clock, request
 from tests.support.helpers import PATIENCE, Gate, Mailbox
 from tests.support.payloads import hold
 
@@ -105,14 +105,27 @@ def test_a_bookmark_moves_the_version_on(cluster: Cluster, make: Make, make_back
     let_run(cluster, future)
 
 
-def test_a_watch_that_is_cut_misses_nothing(cluster: Cluster, make: Make, make_backend: MakeBackend) -> None:
-    _, future = booting(cluster, make, make_backend)
-    for cuts in range(1, 4):
+def test_a_watch_that_is_cut_misses_nothing(cluster: Cluster, make_backend: MakeBackend) -> None:
+    """The Pod gets its node while no watch is open. Only the watch tells that, as no runner dials back here."""
+    from tests.support.kubernetes_simulator.nodes import ClusterNode
+
+    clock, has_node = Clock(), threading.Event()
+    node = make_backend(node_selector=NEVER).boot(request(clock=clock))
+    cluster.until(lambda: cluster.hub.open)
+    for cuts in (1, 2):
         cluster.cut_connections()
         cluster.until(lambda cuts=cuts: count(cluster, "watch pods") > cuts and cluster.hub.open)
-    let_run(cluster, future)
-    # The new watches go on from the last version, so no event needs another list.
+    cluster.faults.on("watch pods", before=lambda _: has_node.wait(PATIENCE))
+    cluster.cut_connections()
+    cluster.until(lambda: not cluster.hub.open)
+    cluster.add_node(ClusterNode("node-2", labels=NEVER))
+    assert not clock.has_started.is_set()
+    has_node.set()
+    assert clock.has_started.wait(PATIENCE)
+    assert node.host == "node-2"
+    # The new watch has gone on from the last version, so no event needed another list.
     assert count(cluster, "list pods") == 1
+    node.stop()
 
 
 def test_a_pod_that_went_during_a_cut_is_noticed(cluster: Cluster, make_backend: MakeBackend) -> None:

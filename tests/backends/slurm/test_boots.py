@@ -79,11 +79,11 @@ def test_a_job_in_the_queue_says_how_it_stands(make_backend: MakeBackend, cluste
         futures = [executor.submit(os.getpid) for _ in range(2)]
         text = told.wait("queued")["text"]
         assert re.fullmatch(
-            r"runner \d waits to start: job \d+ is PENDING \(BeginTime\), expected to start at 20.*", text
+            r"runner \d waits to start: job [\d_]+ is PENDING \(BeginTime\), expected to start at 20.*", text
         )
         cluster.wait_until(lambda: len(executor.pool.stats().progress) == 2, "the progress of both")
         explain = executor.pool.stats().explain
-        assert re.search(r"2 booting \(2 in a queue: job \d+ is PENDING \(BeginTime\), .* and 1 more\)", explain)
+        assert re.search(r"2 booting \(2 in a queue: job [\d_]+ is PENDING \(BeginTime\), .* and 1 more\)", explain)
         wait([future for future in futures if not future.cancel()])
 
 

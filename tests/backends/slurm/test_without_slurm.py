@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 import threading
 from collections.abc import Sequence
 from datetime import timedelta
@@ -15,12 +17,15 @@ from hypothesis import strategies as st
 from dragonfly_executor.backends.base import BootRequest, CancelToken, Signal
 from dragonfly_executor.backends.deadline import Deadline
 from dragonfly_executor.backends.slurm import queue_view
+from dragonfly_executor.backends.slurm.accounting import Accounting
 from dragonfly_executor.backends.slurm.backend import SlurmBackend
-from dragonfly_executor.backends.slurm.commands import SlurmError
+from dragonfly_executor.backends.slurm.commands import SlurmError, is_about_arrays, is_over_limit
 from dragonfly_executor.backends.slurm.job import ENDS, NEVER_STARTS, RUNNING, WAITING, Job, parse
+from dragonfly_executor.backends.slurm.job_end import parse_end
 from dragonfly_executor.backends.slurm.node import SlurmNode
 from dragonfly_executor.backends.slurm.options import capacity_of, check_options, command_line, meet, time_limit
 from dragonfly_executor.backends.slurm.queue_view import QueueView
+from dragonfly_executor.backends.slurm.submission import environment, own_options, script
 from dragonfly_executor.core.capacity import Capacity, Requirements
 from dragonfly_executor.errors import BootError, BootTimeoutError
 from dragonfly_executor.protocol.parent import Parent
@@ -165,6 +170,104 @@ def test_an_end_is_told_with_what_to_do() -> None:
     assert "BadConstraints" in NEVER_STARTS
 
 
+# -- arrays ------------------------------------------------------------------------------------------------------------
+
+
+def test_an_element_of_an_array_is_a_job_with_a_name_of_its_own() -> None:
+    (element,) = parse(LINE.replace("7|", "7_12|", 1)).values()
+    assert (element.job_id, element.name, element.node_name) == ("7_12", "dragonfly-1", "dragonfly-1-12")
+    assert job("RUNNING").node_name == "name"
+    assert parse(LINE.replace("7|", "7_[0-3]|", 1)) == {}
+
+
+def test_each_element_keeps_its_own_token_and_starts_without_the_others(tmp_path: Path) -> None:
+    """The lines of `setup` do not see the others either. A plain shell runs the script."""
+    parents = [Parent.new("test", number, "slurm")._replace(token=f"secret{number}") for number in range(3)]
+    text = script(["env"], "env > setup-saw", 3)
+    env = {**environment(parents), "SLURM_ARRAY_TASK_ID": "1", "PATH": os.environ["PATH"]}
+    done = subprocess.run(["sh"], input=text, env=env, cwd=tmp_path, capture_output=True, text=True, check=True)
+    own = f"DRAGONFLY_PARENT={parents[1].encode()}"
+    for seen in (done.stdout, (tmp_path / "setup-saw").read_text()):
+        assert [line for line in seen.splitlines() if "DRAGONFLY" in line] == [own]
+    assert "secret" not in text
+
+
+def test_a_single_job_needs_no_array() -> None:
+    parent = Parent.new("test", 1, "slurm")
+    assert environment([parent]) == {"DRAGONFLY_PARENT": parent.encode()}
+    assert script(["python", "-m", "x y"], "module load a", 1) == "#!/bin/sh\nmodule load a\nexec python -m 'x y'\n"
+    single, array = own_options("name", "comment", "/logs", 1), own_options("name", "comment", "/logs", 50)
+    assert "array" not in single
+    assert (single["output"], array["output"], array["array"]) == ("/logs/%j.log", "/logs/%A_%a.log", "0-49")
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("sbatch failed: sbatch: error: Batch job submission failed: Invalid job array specification", "array"),
+        ("sbatch failed: sbatch: error: job_submit/site: please submit no arrays here, but single jobs", "array"),
+        ("sbatch failed: sbatch: error: AssocMaxSubmitJobLimit Batch job submission failed", "limit"),
+        ("sbatch failed: sbatch: error: QOSMaxSubmitJobPerUserLimit", "limit"),
+        ("sbatch failed: sbatch: error: invalid partition specified: nowhere", ""),
+        ("sbatch failed: Unable to contact slurm controller", ""),
+    ],
+)
+def test_arrays_that_are_refused_are_told_from_other_errors(text: str, why: str) -> None:
+    assert is_about_arrays(SlurmError(text)) == (why == "array")
+    assert is_over_limit(SlurmError(text)) == (why == "limit")
+    lost = SlurmError(text, may_have_happened=True)
+    assert not is_about_arrays(lost)
+    assert not is_over_limit(lost)
+
+
+# -- what accounting says ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("lines", "text"),
+    [
+        ("7_3|OUT_OF_MEMORY|0:125|\n7_3.batch|OUT_OF_MEMORY|0:125|8123K\n7_3.extern|COMPLETED|0:0|4K",
+         f"job 7_3 {ENDS['OUT_OF_MEMORY']} (signal 125, 8123K at most, as far as it was measured)"),
+        ("7_2|FAILED|1:0|\n7_3|TIMEOUT|0:15|", f"job 7_3 {ENDS['TIMEOUT']} (signal 15)"),
+        ("7_3|CANCELLED by 1000|0:9|", "job 7_3 was cancelled (by user 1000, signal 9)"),
+        ("7_3|NODE_FAIL|0:0|", "job 7_3 lost its node"),
+        ("7_3|PREEMPTED|0:0|", "job 7_3 was preempted by a job of higher priority"),
+        ("7_3|FAILED|3:0|", "job 7_3 ended as FAILED (exit code 3)"),
+        ("7_3|COMPLETED|0:0|", "job 7_3 ended as COMPLETED"),
+        ("7_3|RUNNING|0:0|", None), ("7_3|PENDING|0:0|", None), ("7_3||0:0|", None), ("7_3|FAILED", None),
+        ("7_30|FAILED|3:0|", None), ("", None), ("7_3|FAILED|many:9999999999999|", "job 7_3 ended as FAILED"),
+    ],
+)  # fmt: skip
+def test_accounting_tells_how_a_job_has_ended(lines: str, text: str | None) -> None:
+    end = parse_end(lines, "7_3")
+    assert (None if end is None else end.describe()) == text
+
+
+@given(st.text(max_size=60))
+def test_any_answer_of_sacct_is_an_end_or_none(text: str) -> None:
+    end = parse_end(f"{text}\n7|FAILED|1:0|", "7")
+    assert end is None or end.describe().startswith("job 7 ")
+
+
+@pytest.mark.parametrize(
+    ("error", "asked"),
+    [("sacct failed: Slurm accounting storage is disabled", 1), ("there is no program sacct on this", 1),
+     ("sacct failed: Connection refused", 2)],
+)  # fmt: skip
+def test_accounting_that_is_not_there_is_asked_once(error: str, asked: int) -> None:
+    class Without:
+        times = 0
+
+        def end_of(self, job_id: str, deadline: Deadline) -> None:
+            self.times += 1
+            raise SlurmError(error)
+
+    commands: Any = Without()
+    accounting = Accounting(commands)
+    assert [accounting.describe_end("7", Deadline(1.0)) for _ in range(2)] == ["", ""]
+    assert commands.times == asked
+
+
 # -- the looks ---------------------------------------------------------------------------------------------------------
 
 
@@ -190,6 +293,9 @@ class Commands:
         if self.fails or deadline.is_cancelled:
             raise SlurmError("no controller")
         return {job_id: job("RUNNING", job_id=job_id) for job_id in job_ids}
+
+    def end_of(self, job_id: str, deadline: Deadline) -> None:
+        raise SlurmError("sacct failed: Slurm accounting storage is disabled")
 
 
 @pytest.fixture(autouse=True)
@@ -281,7 +387,7 @@ def node_of(commands: Commands, started: list[str], dialed_in: Signal | None = N
     request = BootRequest(1, Parent.new("test", 1, "slurm"), 1.0, None, Started(started), dialed_in)
     return SlurmNode(
         "7", "dragonfly-7", commands, QueueView(commands), Path("/nowhere/7.log"), lambda: None, str,  # type: ignore[arg-type]
-        shares_disk=True, request=request, **options,
+        shares_disk=True, accounting=Accounting(commands), request=request, **options,  # type: ignore[arg-type]
     )  # fmt: skip
 
 
