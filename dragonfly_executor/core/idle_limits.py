@@ -27,24 +27,29 @@ def idle_until(pool: PoolState, runner: Runner, group: RunnerGroup) -> float | N
         # Its calls wait for their turn within `max_workers`.
         return None
     limits = group.tier.limits
-    within_min = group.kind == DEFAULT_KIND and up_to(pool, group, asked=False) <= pool.floor
+    within_min = group.kind == DEFAULT_KIND and up_to(pool, runner, group, asked=False) <= pool.floor
     if group.thrifty is not None and limits.learns_idle and not within_min:
         return runner.idle_since + group.thrifty.idle_after(group.up)
     after = pool.limits.min_idle_after if within_min else limits.idle_after
     return None if after is None else runner.idle_since + after
 
 
-def up_to(pool: PoolState, group: RunnerGroup, *, asked: bool) -> int:
+def up_to(pool: PoolState, runner: Runner, group: RunnerGroup, *, asked: bool) -> int:
     """Return how many runners of a kind are up on this tier and on those before: the runners of `min` come first.
+
+    Runners that drain soon are no part of `min`, because they are replaced. But each of them stays while it is needed.
 
     Args:
         pool: the state.
+        runner: the runner that may be one of `min`.
         group: the runners of this kind and tier.
         asked: count also the runners that were asked whether they may go.
     """
-    up = 0
+    up, is_ending = 0, runner.id in group.ending.runners
     for each in pool.runner_table.groups[group.kind][: group.tier.index + 1]:
-        up += each.up if asked else each.up - len(each.idle_check_pending)
+        up += each.up if is_ending else each.up - len(each.ending.runners)
+        if not asked:
+            up -= len(each.idle_check_pending)
     return up
 
 
@@ -63,7 +68,7 @@ def stop_idle(pool: PoolState, runner: Runner) -> None:
     group = pool.runner_table.groups[runner.kind][runner.tier]
     if group.thrifty is not None:
         group.thrifty.idle_times.stopped(runner.idle_since, group.up)
-    if runner.kind == DEFAULT_KIND and up_to(pool, group, asked=True) <= pool.floor:
+    if runner.kind == DEFAULT_KIND and up_to(pool, runner, group, asked=True) <= pool.floor:
         pool.idled_below_min = min(pool.min, pool.idled_below_min + 1)
     pool.stop(runner, "idle")
 

@@ -88,6 +88,7 @@ def may_grow(pool: PoolState) -> bool:
         or runners.load > runners.slots
         or runners.up + len(runners.booting) < pool.min
         or runners.default.back_off.until is not None
+        or runners.ending > 0
     )
 
 

@@ -47,6 +47,7 @@ class Runner:
         cost: estimated run time of a call here, in seconds; None if unknown.
         round_trip: round-trip time in seconds: the minimum of the last few measurements.
         trips: these measurements.
+        sent_at: monotonic seconds at which it was sent calls last.
         idle_since: monotonic seconds since which it has no call; meaningful only while it has none.
         retiring: True if it takes no more calls because the pool was made smaller, or because another kind needs its
             room.
@@ -55,6 +56,7 @@ class Runner:
             there since. Calls go to other runners first.
         done: number of calls that ended here.
         ends_at: monotonic seconds at which its platform ends it; None = not known.
+        replace_at: monotonic seconds at which its slots are not counted on any more, a boot time before `drains_at`.
         drains_at: monotonic seconds at which it stops taking calls, so that its calls can end before that.
         lifetime: seconds between its coming up and `ends_at`.
         ended_by: who ends it, and why, for the error of its calls.
@@ -63,7 +65,7 @@ class Runner:
     __slots__ = (
         "capacity", "cost", "counted_load", "done", "drains_at", "ended_by", "ends_at", "extra", "gpus_used",
         "held_for", "id", "idle_since", "in_flight", "is_queued", "is_short", "kind", "lifetime", "memory_used",
-        "prefetch", "retiring", "round_trip", "slots", "state", "tier", "trips",
+        "prefetch", "replace_at", "retiring", "round_trip", "sent_at", "slots", "state", "tier", "trips",
     )  # fmt: skip
 
     def __init__(self, id: int, kind: str, tier: int = 0) -> None:  # noqa: A002
@@ -84,11 +86,13 @@ class Runner:
         self.round_trip = 0.0
         self.trips: tuple[float, ...] = ()
         self.idle_since = 0.0
+        self.sent_at = float("-inf")
         self.retiring = False
         self.is_queued = False
         self.is_short = False
         self.done = 0
         self.ends_at: float | None = None
+        self.replace_at = 0.0
         self.drains_at = 0.0
         self.lifetime = 0.0
         self.ended_by = ""

@@ -2,9 +2,11 @@
 
 1. A call that may run for longer than its runner has left is not sent there, unless no new runner would have the time.
    A call without `run_timeout` is sent until the drain begins.
-2. The drain begins `PoolLimits.drain_before` before the end, or at half of the runner's lifetime if that is later. The
+2. A boot time before the drain begins, the runner's slots are not counted on any more: a replacement boots if the calls
+   need it that came there within the last boot time, or that wait, or `min` does. It takes no calls from the runner.
+3. The drain begins `PoolLimits.drain_before` before the end, or at half of the runner's lifetime if that is later. The
    runner takes no more calls, gives back those that it has not started, and stops when the others have ended.
-3. At the end, its calls fail with an error that says who has ended it, or are tried again if they may be.
+4. At the end, its calls fail with an error that says who has ended it, or are tried again if they may be.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from dragonfly_executor.core.actions import Drain, Stop
 from dragonfly_executor.core.calls import Call
 from dragonfly_executor.core.losses import lose
 from dragonfly_executor.core.runner import Runner, RunnerState
+from dragonfly_executor.core.runner_group import RunnerGroup
 from dragonfly_executor.core.state import PoolState
 
 
@@ -28,7 +31,13 @@ def note_end(pool: PoolState, runner: Runner, ends_at: float, ended_by: str, now
         if runner.ends_at is None or not runner.lifetime:
             runner.lifetime = ends_at - now
         runner.drains_at = ends_at - min(pool.limits.drain_before, runner.lifetime / 2)
-        heappush(pool.runner_table.endings, (runner.drains_at, runner.id))
+        group = pool.runner_table.groups[runner.kind][runner.tier]
+        if runner.id in group.ending.runners:
+            pool.runner_table.lasts(runner)
+        # A runner that takes one call alone is replaced by the next call's.
+        boot = 0.0 if pool.limits.single_use else group.tier.boot_times.seconds or 0.0
+        runner.replace_at = max(now, runner.drains_at - boot)
+        heappush(pool.runner_table.endings, (runner.replace_at, runner.id))
     runner.ends_at = ends_at
     note_left(pool, runner)
 
@@ -39,30 +48,36 @@ def note_left(pool: PoolState, runner: Runner) -> None:
         heappush(pool.runner_table.endings, (runner.ends_at, runner.id))
 
 
-def next_time(runner: Runner | None) -> float | None:
-    """Return when the runner begins to drain, or ends, in monotonic seconds; None = never."""
+def next_time(pool: PoolState, runner: Runner | None) -> float | None:
+    """Return when a runner is to be replaced, begins to drain, or ends, in monotonic seconds; None = never."""
     if runner is None or runner.ends_at is None:
         return None
     if runner.state is RunnerState.UP:
-        return runner.drains_at
+        is_ending = runner.id in pool.runner_table.groups[runner.kind][runner.tier].ending.runners
+        return runner.drains_at if is_ending else runner.replace_at
     return runner.ends_at if runner.state is RunnerState.LEAVING else None
 
 
 def next_ending(pool: PoolState) -> float | None:
-    """Return when the next runner begins to drain, or ends, in monotonic seconds; None = never."""
+    """Return when the next runner is to be replaced, begins to drain, or ends, in monotonic seconds; None = never."""
     endings, runners = pool.runner_table.endings, pool.runner_table.runners
-    while endings and next_time(runners.get(endings[0][1])) != endings[0][0]:
+    while endings and next_time(pool, runners.get(endings[0][1])) != endings[0][0]:
         heappop(endings)
     return endings[0][0] if endings else None
 
 
 def end_due(pool: PoolState, now: float) -> None:
-    """Have runners drain whose time has come, and stop those whose end has come."""
+    """Count no more on runners that end soon, have those drain whose time has come, and stop those that end now."""
     runners = pool.runner_table
     while (when := next_ending(pool)) is not None and when <= now:
         runner = runners.runners[heappop(runners.endings)[1]]
         if runner.state is RunnerState.UP:
-            begin_drain(pool, runner, now)
+            if now < runner.drains_at:
+                boot = runners.groups[runner.kind][runner.tier].tier.boot_times.seconds or 0.0
+                runners.ends_soon(runner, in_use=runner.sent_at >= now - boot)
+                heappush(runners.endings, (runner.drains_at, runner.id))
+            else:
+                begin_drain(pool, runner, now)
         else:
             lose(pool, runner, call_errors.ended(runner), now)
             pool.actions.append(Stop(runner.id, 0.0, "its time is over"))
@@ -76,6 +91,12 @@ def begin_drain(pool: PoolState, runner: Runner, now: float) -> None:
     pool.runner_table.leave(runner)
     note_left(pool, runner)
     pool.actions.append(Drain(runner.id, max(0.0, (runner.ends_at or now) - now)))
+
+
+def calls_to_replace(pool: PoolState, group: RunnerGroup) -> int:
+    """Return for how many calls of a group a boot begins now, because their runners drain within a boot time."""
+    # In a shutdown, no call comes for which a slot must be free.
+    return group.ending.calls(group.load, group.slots) if group.ending.runners and pool.mode is None else 0
 
 
 def fits(runner: Runner, call: Call, now: float) -> bool:

@@ -6,6 +6,7 @@ from collections import OrderedDict
 
 from dragonfly_executor.core.boot_times import BootTimes
 from dragonfly_executor.core.call_costs import CallCosts
+from dragonfly_executor.core.ending_runners import EndingRunners
 from dragonfly_executor.core.least_loaded import LeastLoaded
 from dragonfly_executor.core.runner import Runner
 from dragonfly_executor.core.scaling import BackOff
@@ -39,6 +40,7 @@ class RunnerGroup:
         idle: runners without a call, longest idle first.
         idle_check_pending: runners without a call that were asked whether they may go.
         yielding: runners that are up and take no more calls, because another kind needs their room.
+        ending: runners that drain within the time that a boot takes.
         back_off: the pause after failed boots.
         is_possible: whether the backend's runners may be able to run such calls.
         passed_over: True while no boot begins because enough boots have failed, and another backend boots instead.
@@ -46,10 +48,9 @@ class RunnerGroup:
     """
 
     __slots__ = (
-        "back_off", "boot_times", "booting", "busy", "costs", "gate", "idle", "idle_check_pending", "in_flight",
-        "is_possible", "kind",
-        "least_loaded", "load", "most_calls", "needless", "needless_since", "passed_over", "queued", "runners", "slots",
-        "thrifty", "tier", "up", "yielding",
+        "back_off", "boot_times", "booting", "busy", "costs", "ending", "gate", "idle", "idle_check_pending",
+        "in_flight", "is_possible", "kind", "least_loaded", "load", "most_calls", "needless", "needless_since",
+        "passed_over", "queued", "runners", "slots", "thrifty", "tier", "up", "yielding",
     )  # fmt: skip
 
     def __init__(self, kind: str, tier: Tier, *, thrifty: bool = False, measures: bool = False) -> None:
@@ -73,6 +74,7 @@ class RunnerGroup:
         self.idle: OrderedDict[int, Runner] = OrderedDict()
         self.idle_check_pending: dict[int, Runner] = {}
         self.yielding: dict[int, Runner] = {}
+        self.ending = EndingRunners()
         self.back_off = BackOff()
         self.is_possible = True
         self.passed_over = False

@@ -49,7 +49,9 @@ class RunnerTable:
         idle: number of runners without a call that are not being asked whether they may go.
         retiring: runners that are up and take no more calls, because they are beyond `max`.
         retired: without a call, those of the runners that take no more calls.
-        endings: a heap of (time, id): when a runner begins to drain, or ends. Other entries of a runner are stale.
+        endings: a heap of (time, id): when a runner is to be replaced, begins to drain, or ends. Other entries of a
+            runner are stale.
+        ending: number of runners that drain within the time that a boot takes.
         later: by id, the tier of each runner that is not of the first one.
         rows: the row of each runner, by id. A copy takes microseconds, even with thousands of runners.
     """
@@ -73,6 +75,7 @@ class RunnerTable:
         self.retiring: dict[int, Runner] = {}
         self.retired: dict[int, Runner] = {}
         self.endings: list[tuple[float, int]] = []
+        self.ending = 0
         self.later: dict[int, int] = {}
         self.rows: dict[int, Row] = {}
         self._single_use: Final = single_use
@@ -214,6 +217,8 @@ class RunnerTable:
                 each.load -= load
                 each.busy -= busy
             self.placements.leave(runner, yields=runner.id in group.yielding)
+        if runner.id in group.ending.runners:
+            self.lasts(runner)
         group.boot_times.ended(runner.id)
         group.tier.boot_times.ended(runner.id)
         if group.costs is not None:
@@ -223,6 +228,16 @@ class RunnerTable:
         places = (self.booting, self.retiring, self.retired)
         for place in (*places, group.booting, group.idle, group.idle_check_pending, group.yielding):
             place.pop(runner.id, None)
+
+    def ends_soon(self, runner: Runner, *, in_use: bool) -> None:
+        """Mark a runner that is up as one that drains within a boot time. `in_use`: it was sent a call not long ago."""
+        self.groups[runner.kind][runner.tier].ending.add(runner, in_use=in_use)
+        self.ending += 1
+
+    def lasts(self, runner: Runner) -> None:
+        """Remove the mark of a runner that drains within a boot time."""
+        self.groups[runner.kind][runner.tier].ending.discard(runner)
+        self.ending -= 1
 
     def forget(self, runner: Runner) -> None:
         """Remove a runner that no longer exists."""
@@ -253,6 +268,9 @@ class RunnerTable:
             if call.kind:
                 self.placements.by_kind[call.kind].take(runner)
         group = self.groups[runner.kind][runner.tier]
+        runner.sent_at = self.now
+        if self.ending:
+            group.ending.use(runner)
         if group.costs is not None:
             group.costs.sent(calls, self.now)
         if not before:

@@ -20,6 +20,7 @@ from operator import attrgetter, itemgetter
 from dragonfly_executor.core.losses import end_pauses
 from dragonfly_executor.core.overflow import Promises, calls_left, next_overflows
 from dragonfly_executor.core.runner import Runner
+from dragonfly_executor.core.runner_endings import calls_to_replace
 from dragonfly_executor.core.runner_group import RunnerGroup
 from dragonfly_executor.core.scaling import boots_for, boots_needed
 from dragonfly_executor.core.state import PoolState
@@ -74,19 +75,19 @@ def boots_wanted(pool: PoolState, group: RunnerGroup, waiting: int, now: float) 
     """Return how many boots a kind needs on a tier for the calls that wait, no matter what other kinds need."""
     # Ask in any case: this ends a pause that is over.
     paused = group.back_off.holds(now)
-    booting = len(group.booting)
-    keep = pool.keep_of(group)
-    if waiting <= 0 and group.up + booting >= keep:
+    booting, up = len(group.booting), group.up - len(group.ending.runners)
+    keep, replaced = pool.keep_of(group), calls_to_replace(pool, group)
+    if waiting <= 0 and not replaced and up + booting >= keep:
         return 0
     if paused or not pool.starts_calls or pool.usage.exhausted or pool.is_at_last_boots(group):
         return 0
     if pool.is_tiered and not pool.may_boot(group):
         return 0
-    if group.thrifty is not None and waiting:
+    if group.thrifty is not None and waiting > 0:
         waiting = min(waiting, boots_that_pay(pool, group, waiting, now) * pool.slots_hint(group))
     return boots_needed(
-        waiting=waiting,
-        up=group.up,
+        waiting=max(0, waiting) + replaced,
+        up=up,
         booting=booting,
         total=group.staying,
         at_least=keep,
@@ -104,10 +105,11 @@ def boots_that_pay(pool: PoolState, group: RunnerGroup, waiting: int, now: float
     """
     if group.thrifty is None:
         return boots_for(waiting, pool.slots_hint(group))
+    slots = group.slots - group.ending.slots
     boots = group.thrifty.boots(
-        waiting, group.slots, pool.slots_hint(group), now, pool.call_table.queue_of(group.kind).key_costs
+        waiting, slots, pool.slots_hint(group), now, pool.call_table.queue_of(group.kind).key_costs
     )
-    if group.up == len(group.yielding):
+    if group.up <= len(group.yielding) + len(group.ending.runners):
         boots = max(1, boots)
     due = overdue_at(pool, group)
     return max(1, boots, group.up) if due is not None and due <= now else boots
@@ -148,7 +150,7 @@ def slots_allowed(pool: PoolState, group: RunnerGroup) -> int | None:
     if workers is None:
         return None
     others = pool.runner_table.in_flight - group.in_flight
-    return max(workers - group.slots - others, 0 if pool.is_served(group) else 1)
+    return max(workers - group.slots + group.ending.slots - others, 0 if pool.is_served(group) else 1)
 
 
 def boot_in_turn(pool: PoolState, tier: Tier, wants: Wants) -> None:
@@ -292,8 +294,9 @@ def stop_needless(pool: PoolState, groups: Sequence[RunnerGroup], count: int) ->
     """
     stopped = 0
     for group in groups:
-        needed = boots_for(pool.waiting_for(group), pool.slots_hint(group))
-        needless = len(group.booting) - max(needed, pool.keep_of(group) - group.up)
+        needed = boots_for(pool.waiting_for(group) + calls_to_replace(pool, group), pool.slots_hint(group))
+        up = group.up - len(group.ending.runners)
+        needless = len(group.booting) - max(needed, pool.keep_of(group) - up)
         if needless > 0:
             needless = min(needless, count - stopped)
             pool.abort_boots(group.booting, needless, "room for another kind")

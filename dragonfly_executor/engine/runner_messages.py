@@ -106,7 +106,7 @@ def read_end(frame: Frame) -> dict[str, Any]:
     try:
         said = json.loads(bytes(frame.payload))
         numbers = {name: None if said[name] is None else int(said[name]) for name in ("code", "signal", "pid")}
-        limit = said.get("memory_limit")
+        limit, required = said.get("memory_limit"), said.get("required_memory")
         return {
             **numbers,
             "started": bool(said["started"]),
@@ -114,6 +114,7 @@ def read_end(frame: Frame) -> dict[str, Any]:
             "stack": str(said.get("stack", ""))[:MAX_WORDS],
             "out_of_memory": bool(said.get("out_of_memory")),
             "memory_limit": None if limit is None else int(limit),
+            "required_memory": None if required is None else int(required),
             "stopped_after": None if (grace := said.get("stopped_after")) is None else float(grace),
         }
     except UNREADABLE as error:
@@ -124,7 +125,13 @@ def slot_lost(runner_id: int, how: dict[str, Any], node: Node) -> errors.RunnerL
     """Return the error of a call whose slot died."""
     end = describe_exit(how["code"], how["signal"])
     text = f"the slot that ran this call (process {how['pid']} of runner {runner_id}) was lost: it {end}"
-    if how["out_of_memory"]:
+    required = how["required_memory"]
+    if required is not None:
+        text += (
+            f" by the kernel's OOM killer: the call used more than the {required} bytes ({required / 2**20:.0f} MiB) of"
+            ' memory that it requires. Require more with options(requires={"memory": ...})'
+        )
+    elif how["out_of_memory"]:
         limit = how["memory_limit"]
         whose = "of the machine" if limit is None else f"of its cgroup, {limit} bytes ({limit / 2**20:.0f} MiB),"
         text += (

@@ -41,6 +41,8 @@ USAGE = (
     "[--fd NUMBER [MEMORY PIPE] | [--failsafe SECONDS] [--keep-token 1] [--end-with PID] "
     "[--max-lifetime SECONDS [--max-idle SECONDS] [--stop-grace SECONDS]]]"
 )
+WHOLE_NODE = sys.maxsize
+"""Number of ancestors that exist for the runner alone, if the node does: all."""
 FAILSAFE = 20.0
 STOP_GRACE = 25.0
 TOKENS = ("FLY_API_TOKEN", "FLY_ACCESS_TOKEN")
@@ -87,7 +89,12 @@ def main(arguments: list[str]) -> None:
     from dragonfly_executor.runner import watchdog
 
     def run_agent(send_heartbeat: Callable[[bool], None]) -> None:
-        _run_once_admitted(parent, failsafe, lambda agent: agent.start_heartbeat(send_heartbeat, watchdog.EVERY, grace))
+        _run_once_admitted(
+            parent,
+            failsafe,
+            lambda agent: agent.start_heartbeat(send_heartbeat, watchdog.EVERY, grace),
+            starters=WHOLE_NODE,
+        )
 
     watchdog.guard(run_agent, max_lifetime, failsafe, max_idle)
 
@@ -102,7 +109,7 @@ def _append_working_directory() -> None:
 def _run_beside(starter: int, parent: Parent, failsafe: float) -> None:
     """Run an agent that ends with the process `starter`, if it is not 0."""
     if not starter:
-        _run_once_admitted(parent, failsafe)
+        _run_once_admitted(parent, failsafe, starters=WHOLE_NODE)
         return
     from dragonfly_executor.runner import process_tree
 
@@ -116,14 +123,16 @@ def _run_beside(starter: int, parent: Parent, failsafe: float) -> None:
     _run_once_admitted(parent, failsafe, watch_starter)
 
 
-def _run_once_admitted(parent: Parent, failsafe: float, prepare: Callable[[Agent], None] | None = None) -> None:
+def _run_once_admitted(
+    parent: Parent, failsafe: float, prepare: Callable[[Agent], None] | None = None, starters: int = 0
+) -> None:
     from dragonfly_executor.runner import dialback
 
     try:
         place = dialback.dial_back(parent, failsafe)
     except dialback.NotAdmittedError as error:
         _give_up(error)
-    run(*place, prepare=prepare)
+    run(*place, prepare=prepare, starters=starters)
 
 
 def _give_up(error: NotAdmittedError) -> NoReturn:

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any, NoReturn
 
+    from dragonfly_executor.runner.memory_cgroups import MemoryCgroups
     from dragonfly_executor.runner.sync_receiver import SyncedFiles
 
 LEASE_CHECKS = 4
@@ -47,8 +48,16 @@ LARGE, MORE = Flag.LARGE, Flag.MORE
 class Agent:
     """The agent's state and its handlers, from HELLO to BYE."""
 
-    def __init__(self, loop: Loop, sock: Socket | DescriptorPair, runner_id: str = "", timeout: float = 60.0) -> None:
+    def __init__(
+        self,
+        loop: Loop,
+        sock: Socket | DescriptorPair,
+        runner_id: str = "",
+        timeout: float = 60.0,
+        starters: int = 0,
+    ) -> None:
         self._loop = loop
+        self._starters = starters
         self._runner_id = runner_id
         self._link = Link(loop, sock, self._on_frames, lambda _reason: self.exit(), handshake=True)
         self._watch = OsSignals(loop)
@@ -60,6 +69,7 @@ class Agent:
         self._link.on_drained = self._child_processes.resume
         self._large_calls = LargeCalls(self._link, self._dispatcher)
         self._dispatcher.on_no_slots = self._leave_without_slots
+        self._dispatcher.on_memory_required = self._make_cgroups
         self._make_output: Callable[[], SlotOutput] = lambda: SlotOutput(self._link)
         self._lease = timeout
         self._heard = boot_clock()
@@ -154,6 +164,16 @@ class Agent:
     def _fork_slot(self, number: int, gpus: frozenset[int] | None) -> Slot:
         place = None if self._synced is None else self._synced.place
         return self._child_processes.fork_slot(number, place, self._make_output(), gpus)
+
+    def _make_cgroups(self) -> MemoryCgroups | None:
+        """Make the cgroups that limit the memory of calls, if this machine has such and they may be made here."""
+        if sys.platform != "linux":
+            return None
+        # Imported only for the first call that requires memory.
+        from dragonfly_executor.runner.cgroup_files import CgroupFiles
+        from dragonfly_executor.runner.memory_cgroups import set_up
+
+        return set_up(CgroupFiles(), self._starters)
 
     def _descriptors(self) -> list[int]:
         """Return the descriptors that only the agent may hold open."""
@@ -275,6 +295,7 @@ def run(
     runner_id: str = "",
     timeout: float = 60.0,
     prepare: Callable[[Agent], None] | None = None,
+    starters: int = 0,
 ) -> None:
     """Run an agent on this stream until the parent stops it, is gone, or does not welcome it. Does not return.
 
@@ -283,11 +304,12 @@ def run(
         runner_id: the runner's number, which HELLO repeats; "" if it is unknown.
         timeout: seconds within which the parent must send WELCOME.
         prepare: called with the agent before it starts.
+        starters: number of ancestors, from this process's parent upwards, that exist for this runner alone.
     """
     process_tree.reset_signals()
     try:
         loop = Loop()
-        agent = Agent(loop, sock, runner_id, timeout)
+        agent = Agent(loop, sock, runner_id, timeout, starters)
         if prepare is not None:
             prepare(agent)
         agent.start()

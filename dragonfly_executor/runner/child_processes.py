@@ -201,6 +201,7 @@ class ChildProcesses:
 
     def reap(self, *, stopping: bool) -> None:
         """Reap the children that have ended. `stopping` says that slots are expected to end."""
+        ended: list[int] = []
         while True:
             try:
                 pid, status = os.waitpid(-1, os.WNOHANG)
@@ -211,9 +212,14 @@ class ChildProcesses:
             slot = self._dispatcher.slots.get(pid)
             if slot is not None:
                 self._slot_ended(slot, status, stopping=stopping)
+                ended.append(pid)
             elif pid in self._helpers:
                 self._helpers.pop(pid)(status)
         self._kill_leftovers()
+        groups = self._dispatcher.memory_groups
+        if groups is not None:
+            for pid in ended:
+                groups.slot_ended(pid)
 
     def _slot_ended(self, slot: Slot, status: int, *, stopping: bool) -> None:
         process_tree.kill_group(slot.pid)
@@ -249,3 +255,5 @@ class ChildProcesses:
             slot.kill()
         self._helpers.clear()
         self._kill_leftovers()
+        if self._dispatcher.memory_groups is not None:
+            self._dispatcher.memory_groups.close()

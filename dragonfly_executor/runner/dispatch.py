@@ -31,6 +31,8 @@ from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from typing import Any
 
+    from dragonfly_executor.runner.memory_cgroups import MemoryCgroups
+
 # Plain module names, because an enum lookup takes longer than the comparison.
 IDLE, RETURNED = int(Kind.IDLE), int(Kind.RETURNED)
 
@@ -58,6 +60,11 @@ class Dispatcher:
         self.slots: dict[int, Slot] = {}
         """Living slots by process id."""
         self.memory: MemoryWatch | None = None
+        self.memory_groups: MemoryCgroups | None = None
+        """The cgroups that limit the memory of calls; None if there are none."""
+        self.on_memory_required: Callable[[], MemoryCgroups | None] = lambda: None
+        """Callback for the first call that requires memory, before a slot gets it: makes the cgroups."""
+        self._has_required_memory = False
         self.stopped_after: float | None = None
         """Seconds that calls had to finish after an external stop of the runner, once these are over."""
         self.on_no_slots: Callable[[OSError], object] = lambda error: None
@@ -126,7 +133,10 @@ class Dispatcher:
         _, flags, attempt, cell, call_id, packet = frame
         call = SlotCall(call_id, attempt, packet, cell)
         if flags:
-            _read_flags(call, flags)
+            memory = _read_flags(call, flags)
+            if memory and not self._has_required_memory:
+                self._has_required_memory = True
+                self.memory_groups = self.on_memory_required()
         self._scheduler.call_arrived(call)
 
     def payload_arrived(self, call: SlotCall, size: int) -> None:
@@ -294,7 +304,7 @@ class Dispatcher:
     def _report_lost(self, action: actions.ReportLost) -> None:
         slot, status = self._dead[action.slot.pid]
         call = action.call
-        payload = slot_crash.describe(call, slot, status, self.memory, self.stopped_after)
+        payload = slot_crash.describe(call, slot, status, self.memory, self.memory_groups, self.stopped_after)
         self._send_end(action.slot, encode(Kind.LOST, call.call_id, payload, attempt=call.attempt))
 
     def _send_end(self, record: SlotRecord | None, frame: bytes) -> None:
@@ -314,13 +324,14 @@ class Dispatcher:
         self._send(encode(Kind.IDLE, payload=warning.encode(), detail=int(action.may_stop)))
 
 
-def _read_flags(call: SlotCall, flags: int) -> None:
-    """Read what the flags of a CALL say is in its payload."""
-    packet = call.packet
+def _read_flags(call: SlotCall, flags: int) -> int:
+    """Read what the flags of a CALL say is in its payload. Return the bytes of memory that the call requires."""
+    packet, memory = call.packet, 0
     if flags & Flag.OPTIONS:
-        time_left, run_timeout, call.key, _, call.gpus = CALL_OPTIONS.unpack_from(packet, HEADER_SIZE)
+        time_left, run_timeout, call.key, memory, call.gpus = CALL_OPTIONS.unpack_from(packet, HEADER_SIZE)
         if time_left != NEVER or run_timeout != NEVER:
             call.limits = RunLimits(time_left, run_timeout)
     if flags & Flag.LARGE:
         call.is_large = True
         call.missing = TOTAL.unpack(packet[-TOTAL.size :])[0]
+    return memory

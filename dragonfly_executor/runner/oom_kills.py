@@ -30,11 +30,7 @@ class MemoryWatch:
     def _count(self) -> int:
         if not self._folders:
             return 0
-        for line in read(self._folders[0], self._counter).splitlines():
-            name, _, count = line.partition(" ")
-            if name == "oom_kill" and count.isdecimal():
-                return int(count)
-        return 0
+        return oom_kills(read(self._folders[0], self._counter))
 
     def has_killed(self) -> bool:
         """Return True if the kernel has killed a process here that no earlier call of this method reported."""
@@ -43,9 +39,22 @@ class MemoryWatch:
         self._known += 1
         return True
 
+    def skip(self) -> None:
+        """Forget the kills so far: they were in a cgroup below, and are reported as that."""
+        self._known = max(self._known, self._count())
+
     def limit(self) -> int | None:
         """Return the memory limit of all processes here together, in bytes; None if only the machine limits them."""
         # The text is "max" if the folder has no limit, and the top folder has no such file.
         texts = [read(folder, self._limit).strip() for folder in self._folders]
         limits = [int(text) for text in texts if text.isdecimal()]
         return min((limit for limit in limits if limit < NO_LIMIT), default=None)
+
+
+def oom_kills(events: str) -> int:
+    """Return the number of killed processes in the text of such a counter file."""
+    for line in events.splitlines():
+        name, _, count = line.partition(" ")
+        if name == "oom_kill" and count.isdecimal():
+            return int(count)
+    return 0

@@ -214,11 +214,11 @@ class _Slot:
         if self._output is not None:
             self._output.begin_call(self._progress.log_level)
         is_error, retryable, parts = perform(self._codec, data, self._begin, self._failed)
-        if self._memory_limit is not None:
-            self._memory_limit.end()
         if os.getpid() != self._pid:
             # The call forked, and its child returned here. Only the original process may send the result.
             os._exit(0)
+        if self._memory_limit is not None:
+            self._memory_limit.end()
         if self._loaded is not None:
             self._loaded.note()
         self._ended = time.perf_counter()
@@ -244,7 +244,7 @@ class _Slot:
 
     def _failed(self, error: BaseException) -> None:
         """Note that the call raised an exception, which is encoded next."""
-        if self._memory_limit is not None:
+        if self._memory_limit is not None and os.getpid() == self._pid:
             self._memory_limit.end(error)
 
     def _answer_idle_check(self, data: Buffer) -> None:

@@ -78,7 +78,7 @@ def _be_agent(writing: int, dialed: int, parent: str, failsafe: float) -> NoRetu
     # No slot may inherit these. Closing `dialed` tells the supervisor that the agent was admitted.
     os.close(writing)
     os.close(dialed)
-    agent.run(*place)
+    agent.run(*place, starters=1)
     os._exit(1)
 
 

@@ -41,7 +41,7 @@ def _run_on_stream(reading: int, writing: int, timeout: float) -> tuple[int, orp
     """Return the agent's wait status, and the record of the runner."""
     pid = os.fork()
     if pid == 0:
-        agent.run(DescriptorPair(reading, writing), timeout=timeout)
+        agent.run(DescriptorPair(reading, writing), timeout=timeout, starters=1)
         os._exit(1)
     for fd in {reading, writing}:
         os.close(fd)

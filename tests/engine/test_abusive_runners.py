@@ -440,7 +440,7 @@ LOST = {"code": 1, "signal": None, "pid": 1, "started": True}
 STRANGE_ENDS = [
     b"", b"[]", b"{}", b"null", b"[" * 100_000, json.dumps(LOST | {"code": float("inf")}).encode(),
     json.dumps(LOST | {"pid": float("nan")}).encode(), json.dumps(LOST | {"signal": "9" * 5000}).encode(),
-    json.dumps(LOST | {"memory_limit": []}).encode(),
+    json.dumps(LOST | {"memory_limit": []}).encode(), json.dumps(LOST | {"required_memory": "much"}).encode(),
 ]  # fmt: skip
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 
 import pytest
 
 from dragonfly_executor import BootRequest, Node, RunnerLostError
-from dragonfly_executor.testing import FakeBackend, VirtualClock
+from dragonfly_executor.testing import FakeBackend, FakeRunner, VirtualClock
 from tests.engine.conftest import MakeExecutor, MakePool
 from tests.support.helpers import PATIENCE, Events, Gate, Mailbox, error_of
 from tests.support.payloads import echo, hold
@@ -20,11 +21,13 @@ class LimitedBackend(FakeBackend):
 
     default_max = 2
 
-    def __init__(self, clock: VirtualClock, lifetime: float | None = 100.0) -> None:
-        super().__init__(slots=1, clock=clock)
+    def __init__(self, clock: VirtualClock, lifetime: float | None = 100.0, runners: Sequence[FakeRunner] = ()) -> None:
+        super().__init__(*runners, slots=1, clock=clock)
         self._lifetime = lifetime
+        self.asked = threading.Semaphore(0)
 
     def boot(self, request: BootRequest) -> Node:
+        self.asked.release()
         node = super().boot(request)
         node.lifetime, node.ended_by = self._lifetime, LIMIT
         return node
@@ -102,3 +105,30 @@ def test_a_call_goes_only_where_it_has_the_time(make: MakeExecutor, clock: Virtu
     # No runner ever has the time for this one.
     assert executor.options(run_timeout=1000).submit(echo, 4).result(PATIENCE) == 4
     assert stats().boots_attempted == 2
+
+
+def test_a_replacement_is_up_when_the_drain_begins(
+    make_pool: MakePool, clock: VirtualClock, mailbox: Mailbox, gate: Gate
+) -> None:
+    """The pool has seen that a boot takes 20 s. The drain begins 30 s before the end."""
+    node_is_there = threading.Event()
+    backend = LimitedBackend(clock, runners=[FakeRunner(hold=node_is_there)])
+    pool = make_pool(backend=backend, max=3, max_concurrency=1, idle_shutdown_after=None)
+    first = pool.submit(echo, 1)
+    assert backend.asked.acquire(timeout=PATIENCE)
+    clock.advance(20)
+    node_is_there.set()
+    assert first.result(PATIENCE) == 1
+    clock.advance(45)
+    running = pool.submit(hold, mailbox.path, gate.path, "done")
+    mailbox.read()
+    clock.advance(4.9)
+    assert pool.stats().boots_attempted == 1
+    clock.advance(0.1)
+    assert pool.stats().boots_attempted == 2
+    gate.open()
+    assert running.result(PATIENCE) == "done"
+    clock.advance(20)
+    assert (pool.stats().runners_up, pool.stats().boots_attempted) == (1, 2), "the first one is gone"
+    assert pool.submit(echo, 2).result(PATIENCE) == 2
+    assert pool.stats().boots_attempted == 2

@@ -15,7 +15,7 @@ from dragonfly_executor.core.key_costs import weight_of
 from dragonfly_executor.core.machine import Machine
 from dragonfly_executor.core.placement import RANK
 from dragonfly_executor.core.runner import UP, Runner, RunnerState
-from dragonfly_executor.core.runner_endings import fits, next_time
+from dragonfly_executor.core.runner_endings import calls_to_replace, fits, next_time
 from dragonfly_executor.core.runner_group import RunnerGroup
 from dragonfly_executor.core.sharing import overdue_at
 from dragonfly_executor.core.state import PoolState
@@ -339,7 +339,8 @@ def check_queued_boots(pool: PoolState, now: float) -> None:
         assert group.queued.keys() <= group.booting.keys()
         queue = pool.call_table.queues.get(group.kind)
         calls = 0 if queue is None else pool.waiting_for(group) + queue.delayed
-        kept = pool.keep_of(group) - (group.up - len(group.yielding))
+        calls += calls_to_replace(pool, group)
+        kept = pool.keep_of(group) - (group.up - len(group.yielding) - len(group.ending.runners))
         needed = max(ceil(calls / pool.slots_hint(group)), kept)
         needless = min(len(group.queued), len(group.booting) - needed)
         assert (group.needless_since is not None) == (needless > 0)
@@ -351,9 +352,17 @@ def check_queued_boots(pool: PoolState, now: float) -> None:
 def check_endings(pool: PoolState, now: float) -> None:
     """A runner whose end is known has begun to drain in time, and no runner outlives its end."""
     assert not pool.runner_table.placements.passed_over
+    assert pool.runner_table.ending == sum(len(group.ending.runners) for group in pool.runner_table.all_groups)
+    for group in pool.runner_table.all_groups:
+        ending = [each for each in group.runners.values() if each.id in group.ending.runners]
+        assert len(ending) == len(group.ending.runners)
+        assert all(each.state is UP and each.replace_at <= now < each.drains_at for each in ending)
+        assert group.ending.slots == sum(each.slots for each in ending)
+        used = [each.slots for each in ending if each.sent_at >= each.replace_at]
+        assert sum(used) <= group.ending.used_slots <= group.ending.slots
     for runner in pool.runner_table.runners.values():
         if runner.ends_at is not None and runner.state in (RunnerState.UP, RunnerState.LEAVING):
-            when = next_time(runner)
+            when = next_time(pool, runner)
             assert when is not None
             assert when > now, "a runner should drain, or be stopped"
             assert (when, runner.id) in pool.runner_table.endings
@@ -401,12 +410,16 @@ def check_nobody_waits_for_nothing(pool: PoolState, now: float) -> None:
 def check_slots_are_full(pool: PoolState, group: RunnerGroup, now: float) -> None:
     runner_table, workers = pool.runner_table, pool.limits.max_workers
     binds = workers is not None and runner_table.slots > workers and runner_table.in_flight >= workers
-    if pool.call_table.queues[group.kind].queued and not binds:
+    queue = pool.call_table.queues[group.kind]
+    if queue.queued and not binds:
         placement = runner_table.placements.by_kind[group.kind]
-        first = pool.call_table.queues[group.kind].first()
+        first = queue.first()
         for runner in placement.members.values():
             has_time = first is None or fits(runner, first, now)
-            assert placement.room(runner) <= 0 or not has_time, f"calls wait, and {runner} has room"
+            is_held_back = runner.tier > 0 and queue.queued <= overflow.calls_begun_soon(
+                pool, queue, runner_table.groups[group.kind][runner.tier], now
+            )
+            assert placement.room(runner) <= 0 or not has_time or is_held_back, f"calls wait, and {runner} has room"
     held = runner_table.placements.held
     if held is not None and not binds:
         waits = pool.call_table.queues[held.held_for or ""].queued
@@ -419,7 +432,7 @@ def check_boots_come(pool: PoolState, group: RunnerGroup, now: float) -> None:
         assert not queue.queued, "a budget is used up, and calls wait"
         assert not queue.delayed
         return
-    waiting = queue.queued + max(0, group.load - group.slots)
+    waiting = queue.queued + max(0, group.load - group.slots) + calls_to_replace(pool, group)
     if pool.limits.thrifty:
         # A runner takes the calls, or is to take them; and one boots for a call that has waited for too long.
         due = overdue_at(pool, group)
@@ -470,7 +483,7 @@ def has_slots_enough(pool: PoolState, group: RunnerGroup) -> bool:
     return (
         workers is not None
         and has_one
-        and group.slots + len(group.booting) * pool.slots_hint(group) + others >= workers
+        and group.slots - group.ending.slots + len(group.booting) * pool.slots_hint(group) + others >= workers
     )
 
 
@@ -527,7 +540,7 @@ def check_min(pool: PoolState, now: float) -> None:
         return
     if pool.mode is None and pool.broken is None:
         for group in runner_table.groups[DEFAULT_KIND]:
-            kept = group.up + len(group.booting) >= pool.keep_of(group)
+            kept = group.up - len(group.ending.runners) + len(group.booting) >= pool.keep_of(group)
             bound = len(runner_table.runners) >= pool.max or group.tier.boots.free <= 0
             bound = bound or group.tier.count == group.tier.limits.max or not pool.may_boot(group)
             assert kept or cannot_boot(pool, group, now) or bound, "less than min are kept"
@@ -558,7 +571,7 @@ def boots_are_needed(pool: PoolState, boot: Boot) -> bool:
     """After an event with boots: whether the last of those of a kind is needed, by waiting calls or by min."""
     kind = boot.kind
     group = pool.runner_table.groups[kind][boot.tier]
-    others = len(group.booting) - 1
-    waiting = pool.waiting_calls(kind)
+    others, going = len(group.booting) - 1, len(group.yielding) + len(group.ending.runners)
+    waiting = pool.waiting_calls(kind) + calls_to_replace(pool, group)
     least = pool.min if kind == DEFAULT_KIND else 0
-    return others < ceil(waiting / pool.slots_hint(group)) or group.up - len(group.yielding) + others < least
+    return others < ceil(waiting / pool.slots_hint(group)) or group.up - going + others < least

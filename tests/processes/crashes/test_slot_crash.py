@@ -7,11 +7,17 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from dragonfly_executor.backends.base import Node
+from dragonfly_executor.core.slot_records import SlotCall
+from dragonfly_executor.engine.runner_messages import read_end, slot_lost
 from dragonfly_executor.errors import InitializerError, RunnerLostError
+from dragonfly_executor.protocol.frames import CALL_OPTIONS, Decoder, Flag, Frame, Kind, encode
+from dragonfly_executor.runner import slot_crash
 from dragonfly_executor.runner.cgroups import Cgroups
 from dragonfly_executor.runner.oom_kills import MemoryWatch
 from tests.processes.conftest import Make
@@ -160,6 +166,45 @@ def test_without_cgroups_nothing_is_known(own: str | None, tmp_path: Path) -> No
     watch = MemoryWatch(Cgroups(str(tmp_path), str(tmp_path / "own")))
     assert not watch.has_killed()
     assert watch.limit() is None
+
+
+@pytest.mark.parametrize(
+    ("killed", "number"), [(True, signal.SIGKILL), (False, signal.SIGKILL), (True, signal.SIGTERM)]
+)
+def test_a_call_that_used_more_memory_than_it_requires_is_told_so(killed: bool, number: int, tmp_path: Path) -> None:
+    """The kernel counts this kill in the runner's cgroup too. A later one there is another."""
+    own, files = LAYOUTS["version 2 in a container"]
+    (tmp_path / "own").write_text(own)
+    (tmp_path / "sys/fs/cgroup").mkdir(parents=True)
+    for name, text in files.items():
+        (tmp_path / "sys/fs/cgroup" / name).write_text(text)
+    watch = MemoryWatch(Cgroups(str(tmp_path), str(tmp_path / "own")))
+    options = CALL_OPTIONS.pack(float("inf"), float("inf"), 0, 300 * 2**20, 0)
+    call = SlotCall(1, 1, encode(Kind.CALL, 1, options, attempt=1, flags=Flag.OPTIONS))
+    slot: Any = SimpleNamespace(
+        pid=71,
+        record=SimpleNamespace(is_ready=True),
+        progress=SimpleNamespace(may_have_begun=lambda cell: True),
+        output=SimpleNamespace(last_output=lambda: ""),
+        stack=SimpleNamespace(read=lambda number: ""),
+    )
+    groups: Any = SimpleNamespace(has_killed=lambda pid: killed and pid == slot.pid)
+    if killed:
+        (tmp_path / "sys/fs/cgroup/memory.events").write_text("oom_kill 4\n")
+    payload = slot_crash.describe(call, slot, number, watch, groups, None)
+    error = slot_lost(3, read_end(_lost(payload)), Node())
+    is_told = killed and number == signal.SIGKILL
+    assert error.out_of_memory == is_told
+    assert ("used more than the 314572800 bytes (300 MiB) of memory that it requires" in str(error)) == is_told
+    if is_told:
+        assert not watch.has_killed()
+    with_no_groups = read_end(_lost(slot_crash.describe(call, slot, number, None, None, None)))
+    assert not with_no_groups["out_of_memory"]
+
+
+def _lost(payload: bytes) -> Frame:
+    (frame,) = Decoder().feed(encode(Kind.LOST, 1, payload, attempt=1))
+    return frame
 
 
 # -- detached processes ------------------------------------------------------------------------------------------------

@@ -103,6 +103,7 @@ class Agent:
         self.spared: list[set[int]] = []
         self.told_as_lost: dict[int, bool] = {}
         self.slots: dict[int, FakeSlot] = {}
+        self.memory_groups: Any = None
         self.full = False
         self.children = ChildProcesses(
             SimpleNamespace(call_later=self.call_later),  # type: ignore[arg-type]
@@ -456,3 +457,19 @@ def test_at_the_end_all_are_killed(agent: Agent) -> None:
     agent.children.kill()
     assert agent.told == [(slot.pid, "kill") for slot in slots]
     assert agent.spared == [{slot.pid for slot in slots}]
+
+
+# -- cgroups -----------------------------------------------------------------------------------------------------------
+
+
+def test_the_cgroup_of_a_slot_goes_once_all_that_the_slot_has_left_is_killed(agent: Agent) -> None:
+    slot, other = agent.fork(), agent.fork()
+    told: list[object] = []
+    agent.memory_groups = SimpleNamespace(
+        slot_ended=lambda pid: told.append((pid, list(agent.spared))), close=lambda: told.append("close")
+    )
+    agent.ended = [(slot.pid, 0)]
+    agent.children.reap(stopping=False)
+    assert told == [(slot.pid, [{other.pid}])]
+    agent.children.kill()
+    assert told[1:] == ["close"]

@@ -152,6 +152,17 @@ def test_a_key_alone_is_no_limit() -> None:
     assert (received.limits, received.key, received.gpus) == (None, 7, 0)
 
 
+def test_cgroups_are_made_for_the_first_call_that_requires_memory_and_not_before() -> None:
+    stage, made = Stage(2), []
+    stage.dispatcher.on_memory_required = lambda: made.append(stage.slots)  # type: ignore[func-returns-value]
+    stage.arrive(call(1, 5.0))
+    assert made == []
+    for number in (2, 3):
+        payload = CALL_OPTIONS.pack(float("inf"), float("inf"), 0, 100, 0) + b"x"
+        stage.arrive(*Decoder().feed(encode(Kind.CALL, number, payload, attempt=1, flags=Flag.OPTIONS)))
+    assert [len(slots) for slots in made] == [1], "before a slot gets the call"
+
+
 def test_a_call_that_requires_gpus_gets_a_slot_that_has_them() -> None:
     stage = Stage(2, gpus=3)
     payload = CALL_OPTIONS.pack(float("inf"), float("inf"), 0, 0, 2) + b"x"
