@@ -132,6 +132,13 @@ def all_ended(watches: Iterable[ProcessHandle], patience: float = SOON) -> bool:
     return all(watch.ended(max(0.0, deadline - time.monotonic())) for watch in watches)
 
 
+def kill_and_wait(pid: int) -> None:
+    """Kill a process, and return when it has ended."""
+    with watching(pid) as watches:
+        os.kill(pid, signal.SIGKILL)
+        assert all_ended(watches)
+
+
 def ended_of(watches: Iterable[ProcessHandle], count: int, patience: float = SOON) -> int:
     """Wait until `count` processes have ended, for at most `patience` seconds. Return how many have ended."""
     poll = select.poll()

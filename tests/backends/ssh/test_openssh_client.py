@@ -27,7 +27,7 @@ from dragonfly_executor.backends import child_processes
 from dragonfly_executor.runner.process_tree import children
 from tests.backends.ssh.calls import hold, hold_with_family, variable
 from tests.backends.ssh.conftest import Make, MakeBackend, MakeHost, family
-from tests.support.helpers import PATIENCE, Gate, Mailbox, all_ended, error_of, watching
+from tests.support.helpers import PATIENCE, Gate, Mailbox, all_ended, error_of, kill_and_wait, watching
 from tests.support.sshd.faults import FaultyConnection, nothing_stays
 from tests.support.sshd.host import Host, descendants, find, make_key, public_half
 
@@ -296,9 +296,7 @@ def test_an_ssh_that_ends_while_calls_run_over_a_connection_of_their_own_is_told
     executor = make(backend(host, connect="direct"))
     assert executor.submit(pow, 2, 10).result(PATIENCE) == 1024
     (client,) = clients()
-    with watching(client) as watches:
-        os.kill(client, signal.SIGKILL)
-        assert all_ended(watches)
+    kill_and_wait(client)
     assert executor.submit(pow, 2, 11).result(PATIENCE) == 2048
     executor.shutdown()
     assert f"the SSH connection to {host.spec} broke" in caplog.text

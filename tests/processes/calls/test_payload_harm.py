@@ -6,7 +6,6 @@ import hashlib
 import importlib
 import os
 import pickle
-import signal
 import sys
 import xmlrpc.client
 from collections.abc import Callable, Iterator
@@ -39,6 +38,7 @@ from tests.support.helpers import (
     TamperingBackend,
     all_ended,
     error_of,
+    kill_and_wait,
     values,
     watching,
 )
@@ -410,9 +410,7 @@ def test_a_slot_killed_while_it_takes_a_large_argument_leaves_no_piece_of_it_beh
     stall.after(1 << 20)
     future = ex.submit(payloads.digest, data)
     assert stall.stalled.wait(SOON)
-    with watching(slot) as watches:
-        os.kill(slot, signal.SIGKILL)
-        assert all_ended(watches)
+    kill_and_wait(slot)
     stall.go_on.set()
     assert future.result(PATIENCE) == _digest(data)
     assert ex.submit(payloads.pid).result(SOON) != slot

@@ -14,7 +14,7 @@ from dragonfly_executor.errors import CallDeserializationError, RunnerLostError
 from dragonfly_executor.runner import process_tree
 from tests.processes.conftest import Make
 from tests.support import payloads
-from tests.support.helpers import SOON, Gate, Mailbox, all_ended, error_of, values, watching
+from tests.support.helpers import SOON, Gate, Mailbox, all_ended, error_of, kill_and_wait, values, watching
 
 WAYS = {
     "SIGKILL": (payloads.die_by, (signal.SIGKILL,), None, signal.SIGKILL),
@@ -193,9 +193,7 @@ def test_the_death_of_an_idle_agent_costs_no_call(make: Make) -> None:
     ex = make(1)
     for _ in range(3):
         agent = ex.submit(payloads.agent_pid).result(SOON)
-        with watching(agent) as watches:
-            os.kill(agent, signal.SIGKILL)
-            assert all_ended(watches)
+        kill_and_wait(agent)
         # The kernel closed the link before it reported the end: the engine hears of that before of this call.
         assert ex.submit(payloads.agent_pid).result(SOON) != agent
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import random
-import signal
 import socket
 from collections import Counter
 from collections.abc import Callable
@@ -35,15 +34,14 @@ from tests.support.helpers import (
     ScriptedBackend,
     Stall,
     TamperingBackend,
-    all_ended,
     error_of,
     first_call,
     frames_from,
+    kill_and_wait,
     say_hello,
     unchanged,
     until_stop,
     values,
-    watching,
 )
 
 # -- peers that are no runners -----------------------------------------------------------------------------------------
@@ -232,9 +230,7 @@ def test_calls_that_never_left_go_to_the_next_runner(log: Path) -> None:
         futures = [pool.submit(payloads.log_filled, str(log), n, filler) for n in range(60)]
         assert stall.stalled.wait(SOON)
         pool.stats()
-        with watching(agent) as watches:
-            os.kill(agent, signal.SIGKILL)
-            assert all_ended(watches)
+        kill_and_wait(agent)
         stall.go_on.set()
         ends = [future.exception(PATIENCE) for future in futures]
     lost = [n for n, end in enumerate(ends) if end is not None]
@@ -254,9 +250,7 @@ def test_a_large_call_whose_bytes_had_not_all_left_goes_to_the_next_runner(make:
     stall.after(1 << 20)
     future = ex.submit(payloads.digest, data)
     assert stall.stalled.wait(SOON)
-    with watching(agent) as watches:
-        os.kill(agent, signal.SIGKILL)
-        assert all_ended(watches)
+    kill_and_wait(agent)
     stall.go_on.set()
     import hashlib
 

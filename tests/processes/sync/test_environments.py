@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fcntl
 import os
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -19,7 +18,7 @@ from tests.backends.ssh.calls import free
 from tests.processes.sync.conftest import MakeElsewhere
 from tests.processes.sync.elsewhere import INTERPRETER, ElsewhereBackend
 from tests.processes.sync.test_talk import Talk
-from tests.support.helpers import PATIENCE, all_ended, watching
+from tests.support.helpers import PATIENCE, kill_and_wait
 
 ROOT = Path(__file__).parents[3]
 
@@ -199,9 +198,7 @@ def test_a_runner_keeps_its_environment_and_its_slots_do_not(
     age(folder, 400)
     clean_up(str(cache))
     assert folder.is_dir()
-    with watching(agent) as watches:
-        os.kill(agent, signal.SIGKILL)
-        assert all_ended(watches)
+    kill_and_wait(agent)
     age(folder, 400)
     clean_up(str(cache))
     assert left(cache) == []

@@ -157,8 +157,7 @@ def test_a_call_does_not_wait_in_a_slot_whose_call_is_slow_or_that_is_gone() -> 
     second.record.is_stuck = True
     made.arrive(3, key=8)
     assert in_slots(made) == [[1, 3], [2]]
-    second.is_dead = True
-    made.reap(second)
+    end(made, second)
     made.advance(0.01)
     made.arrive(4, key=8)
     assert in_slots(made) == [[1, 3, 4], [2]]
@@ -195,8 +194,7 @@ def test_a_slot_that_is_not_ready_gets_one_call() -> None:
 def test_nothing_is_queued_ahead_while_a_slot_may_be_forked() -> None:
     made = world(2)
     first, second = slots_of(made)
-    second.is_dead = True
-    made.reap(second)
+    end(made, second)
     made.advance(0.01)
     made.arrive(1, 2)
     assert in_slots(made) == [[1], [2]]
@@ -226,8 +224,7 @@ def test_a_slot_ends_after_so_many_calls() -> None:
     assert not slot.expects_end
     made.answer(slot)
     assert slot.expects_end
-    slot.is_dead = True
-    made.reap(slot)
+    end(made, slot)
     made.advance(0.0)
     assert in_slots(made) == [[3]]
 
@@ -389,8 +386,7 @@ def test_calls_wait_for_a_slot_that_is_about_to_end() -> None:
     assert slot.expects_end
     made.advance(1.0)
     assert made.reports == [("result", 1)]
-    slot.is_dead = True
-    made.reap(slot)
+    end(made, slot)
     made.advance(0.0)
     assert in_slots(made) == [[2]]
 
@@ -636,8 +632,7 @@ def test_only_the_call_that_ran_is_lost_with_its_slot() -> None:
     made.arrive(1, 2, 3)
     (slot,) = slots_of(made)
     made.take(slot)
-    slot.is_dead = True
-    made.reap(slot)
+    end(made, slot)
     made.advance(0.0)
     assert made.reports == [("lost", 1)]
     assert in_slots(made) == [[2]]
@@ -647,8 +642,7 @@ def test_a_slot_that_dies_before_it_is_ready_loses_no_call() -> None:
     made = SlotWorld(1)
     made.arrive(1)
     (slot,) = slots_of(made)
-    slot.is_dead = True
-    made.reap(slot)
+    end(made, slot)
     made.advance(0.0)
     assert made.reports == []
     assert in_slots(made) == [[1]]
@@ -687,8 +681,7 @@ def test_a_slot_that_declines_ends_and_its_calls_run_elsewhere() -> None:
     assert slot.is_closed
     assert slot.expects_end
     assert ids(made.table.waiting) == [1, 2]
-    slot.is_dead = True
-    made.reap(slot)
+    end(made, slot)
     made.advance(0.0)
     assert in_slots(made) == [[1]]
 
