@@ -522,6 +522,29 @@ def interrupted_tiers(mailbox: str) -> None:
 
 
 @program
+def two_tiers(mailbox: str) -> None:
+    """A call on each of two backends, each with a process of its own that tries to stay."""
+    executor = DragonflyExecutor(backend=[LocalBackend(slots=1), SecondBackend(slots=1)])
+    for how in ("daemon", "session"):
+        executor.submit(payloads.hold_with_sleeper, mailbox, how)
+    signal.pause()
+
+
+@program
+def loaded_for_one_backend() -> None:
+    """A pool with one backend loads nothing that only pools with several need."""
+    with DragonflyExecutor(1, backend=[LocalBackend()]) as executor:
+        say(executor.submit(pow, 2, 10).result())
+    say(
+        [
+            name
+            for name in sys.modules
+            if name in ("dragonfly_executor.api.tiers", "dragonfly_executor.backends.tier_limits")
+        ]
+    )
+
+
+@program
 def tiers_at_exit(log: str) -> None:
     """Ends while the call that a later backend boots for waits."""
     executor = DragonflyExecutor(backend=[LocalBackend(slots=1), SecondBackend(slots=1)])
