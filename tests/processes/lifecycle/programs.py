@@ -554,21 +554,19 @@ def tiers_at_exit(log: str) -> None:
 
 @program
 def descriptors_of_tiers_after_a_fork() -> None:
-    """A child keeps no descriptor of the links and of the listener."""
-    from tests.support.dialback import DialingBackend
+    """A child keeps no descriptor: of the link to a runner, and of the listener for one of another backend."""
+    from tests.support.dialback import EmptyNodeBackend
 
-    before, dialing = descriptors(), DialingBackend()
-    dialing.expected_boot_time = 0.5
-    executor = DragonflyExecutor(backend=[LocalBackend(slots=1), dialing], max=3)
+    before, empty = descriptors(), EmptyNodeBackend()
+    empty.expected_boot_time = 0.5
+    executor = DragonflyExecutor(backend=[LocalBackend(slots=1), empty])
     futures = [executor.submit(payloads.nap, 2.0, number) for number in range(2)]
-    for future in futures:
-        future.result()
-    say(sorted(tier.name for tier in executor.pool.stats().tiers if tier.runners_up))
+    empty.requests.get()
     child = fork()
     if child == 0:
         say(sorted(descriptors() - before))
         os._exit(0)
-    say(fate_of(child), executor.submit(pow, 2, 11).result())
+    say(fate_of(child), [future.result() for future in futures])
 
 
 if __name__ == "__main__":

@@ -256,7 +256,7 @@ def test_a_script_with_functions_of_its_own_runs_on_both(tmp_path: Path, mailbox
 
 
 def test_a_forked_child_keeps_no_descriptor_of_any_backend(start: Start) -> None:
-    assert outcome(start("descriptors_of_tiers_after_a_fork")) == (0, "['dialing', 'local']\n[]\n0 2048\n", "")
+    assert outcome(start("descriptors_of_tiers_after_a_fork")) == (0, "[]\n0 [0, 1]\n", "")
 
 
 def test_ctrl_c_ends_the_runners_of_both_backends(start: Start, mailbox: Mailbox, terminal: Terminal) -> None:
