@@ -113,3 +113,109 @@ def test_writes_that_the_kernel_refuses_are_errors(home: tuple[CgroupFiles, str,
     if "memory" not in files.read(path, "cgroup.controllers").split():
         with pytest.raises(FileNotFoundError):
             files.write(path, "cgroup.subtree_control", "+memory")
+
+
+# -- the memory controller of version 1, where the kernel has that -----------------------------------------------------
+
+FIRST_VERSION = "/sys/fs/cgroup/memory"
+PROGRAM_OF_FIRST_VERSION = """
+import os, sys
+from dragonfly_executor.runner.cgroup_files import CgroupFiles
+from dragonfly_executor.runner.memory_cgroups import set_up
+from dragonfly_executor.runner.memory_limit import MemoryLimit
+from dragonfly_executor.runner.slot_cgroup import SlotCgroup
+
+MIB = 2**20
+NAMES = {
+    "memory.max": "memory.limit_in_bytes",
+    "memory.current": "memory.usage_in_bytes",
+    "memory.events": "memory.oom_control",
+}
+
+
+class FirstVersion(CgroupFiles):
+    def own(self):
+        lines = [line.split(":", 2) for line in open("/proc/self/cgroup").read().splitlines()]
+        return next(path for _, names, path in lines if "memory" in names.split(","))
+
+    def read(self, path, file):
+        said = {"cgroup.controllers": "memory", "cgroup.type": "domain"}
+        return said[file] if file in said else super().read(path, NAMES.get(file, file))
+
+    def write(self, path, file, text):
+        if file not in ("cgroup.subtree_control", "memory.oom.group"):
+            super().write(path, NAMES.get(file, file), "-1" if text == "max" else text)
+
+    def has(self, path, file):
+        return file == "cgroup.type"
+
+    def is_writable(self, path):
+        return True
+
+    def is_delegated(self, path):
+        return True
+
+
+def run_slot(size):
+    limit = MemoryLimit(100 * MIB, lambda: SlotCgroup.find(files))
+    for _ in range(2):
+        limit.begin()
+        assert files.own().endswith(f".slot-{os.getpid()}")
+        used = bytearray(b"x") * (size * MIB)
+        limit.end()
+        del used
+    used = bytearray(b"x") * (300 * MIB)
+    os._exit(3)
+
+
+files = FirstVersion(sys.argv[1])
+before = files.own()
+files.write(sys.argv[2], "cgroup.procs", str(os.getpid()))
+groups = set_up(files, 0)
+slots = []
+for size in (50, 300):
+    pid = os.fork()
+    if not pid:
+        run_slot(size)
+    slots.append(pid)
+for pid in slots:
+    _, status = os.waitpid(pid, 0)
+    print(os.waitstatus_to_exitcode(status), groups.has_killed(pid), flush=True)
+    groups.slot_ended(pid)
+print(files.own() == groups.leaf, *files.children(sys.argv[2]), flush=True)
+files.write(before, "cgroup.procs", str(os.getpid()))
+groups.close()
+"""
+
+
+@pytest.fixture
+def home_of_first_version() -> Iterator[str]:
+    groups = dict(line.split(":", 2)[1:] for line in Path("/proc/self/cgroup").read_text().splitlines())
+    path = f"{groups.get('memory', '/none').rstrip('/')}/test-{os.getpid()}"
+    try:
+        Path(FIRST_VERSION + path).mkdir()
+    except OSError as error:
+        pytest.skip(f"the kernel has no memory controller of version 1, or no cgroup can be made there: {error}")
+    yield path
+    for name in CgroupFiles(FIRST_VERSION).children(path):
+        Path(f"{FIRST_VERSION}{path}/{name}").rmdir()
+    Path(FIRST_VERSION + path).rmdir()
+
+
+@pytest.mark.slow
+def test_the_kernel_kills_the_slot_that_uses_too_much_and_no_other(home_of_first_version: str) -> None:
+    """Both versions charge and kill alike. Version 1 has no rule on inner cgroups, and kills one process."""
+    ended = subprocess.run(
+        [sys.executable, "-c", PROGRAM_OF_FIRST_VERSION, FIRST_VERSION, home_of_first_version],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        env={**os.environ, "PYTHONPATH": str(Path.cwd())},
+        check=False,
+    )
+    assert ended.returncode == 0, ended.stderr
+    calm, hungry, rest = ended.stdout.splitlines()
+    assert (calm, hungry) == ("3 False", "-9 True")
+    is_in_leaf, *left = rest.split()
+    assert is_in_leaf == "True"
+    assert [name.rpartition(".")[2] for name in left] == ["agent"], "the cgroups of both slots are gone"

@@ -498,5 +498,55 @@ def _use_inherited(executor: DragonflyExecutor) -> None:
     say(tried(executor.submit, payloads.nothing))
 
 
+# -- several backends --------------------------------------------------------------------------------------------------
+
+
+class SecondBackend(LocalBackend):
+    """A backend that boots for calls that wait for half a second."""
+
+    name = "second"
+    expected_boot_time = 0.5
+
+
+@program
+def interrupted_tiers(mailbox: str) -> None:
+    """A call runs on each of two backends, and the main thread waits for them in a `with` block."""
+    take_terminal()
+    futures: list[Future[Any]] = []
+    try:
+        with DragonflyExecutor(backend=[LocalBackend(slots=1), SecondBackend(slots=1)]) as executor:
+            futures += [executor.submit(payloads.hold_with_sleeper, mailbox, how) for how in ("daemon", "session")]
+            futures[0].result()
+    except KeyboardInterrupt:
+        say("interrupted", *("done" if future.done() else "pending" for future in futures))
+
+
+@program
+def tiers_at_exit(log: str) -> None:
+    """Ends while the call that a later backend boots for waits."""
+    executor = DragonflyExecutor(backend=[LocalBackend(slots=1), SecondBackend(slots=1)])
+    for _ in range(2):
+        executor.submit(payloads.log_backend_and_nap, log, 2.0)
+
+
+@program
+def descriptors_of_tiers_after_a_fork() -> None:
+    """A child keeps no descriptor of the links and of the listener."""
+    from tests.support.dialback import DialingBackend
+
+    before, dialing = descriptors(), DialingBackend()
+    dialing.expected_boot_time = 0.5
+    executor = DragonflyExecutor(backend=[LocalBackend(slots=1), dialing], max=3)
+    futures = [executor.submit(payloads.nap, 2.0, number) for number in range(2)]
+    for future in futures:
+        future.result()
+    say(sorted(tier.name for tier in executor.pool.stats().tiers if tier.runners_up))
+    child = fork()
+    if child == 0:
+        say(sorted(descriptors() - before))
+        os._exit(0)
+    say(fate_of(child), executor.submit(pow, 2, 11).result())
+
+
 if __name__ == "__main__":
     PROGRAMS[sys.argv[1]](*sys.argv[2:])
