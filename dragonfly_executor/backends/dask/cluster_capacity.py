@@ -1,4 +1,4 @@
-"""What the workers of a Dask cluster object can have, as far as the object says it without being asked."""
+"""The capacity of the workers of a Dask cluster object, as far as the object says it without being asked."""
 
 from __future__ import annotations
 
