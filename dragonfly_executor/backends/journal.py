@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from math import isfinite
 from pathlib import Path
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, BinaryIO, Generic, NamedTuple, TypeVar
 
 from dragonfly_executor.backends.label import OwnerLabel
 from dragonfly_executor.backends.owner import Owner, is_app_name
@@ -79,17 +79,34 @@ class JournalFolder(Generic[Entry]):
         if stat.S_IMODE(status.st_mode) & 0o077:
             self.folder.chmod(0o700)
 
-    def write(self, *entries: Entry) -> None:
-        """Write entries to the disk. Each replaces an earlier entry of the same name.
+    def write(self, *entries: Entry, reaches_disk: bool = True) -> None:
+        """Write entries. Each replaces an earlier entry of the same name.
+
+        Args:
+            entries: the entries.
+            reaches_disk: whether to wait until the entries are on the disk. Otherwise they outlive this process, and
+                perhaps not a power cut.
 
         Raises:
-            OSError: not all entries are on the disk.
+            OSError: not all entries are written.
         """
-        for entry in entries:
-            self._write_file(entry)
-        self._sync()
+        drafts: list[tuple[Path, Path, BinaryIO]] = []
+        try:
+            drafts.extend(map(self._write_draft, entries))
+            for _, _, file in drafts:
+                if reaches_disk:
+                    os.fsync(file.fileno())
+            for draft, path, _ in drafts:
+                draft.replace(path)
+        finally:
+            for draft, _, file in drafts:
+                file.close()
+                draft.unlink(missing_ok=True)
+        if reaches_disk:
+            self._sync()
 
-    def _write_file(self, entry: Entry) -> None:
+    def _write_draft(self, entry: Entry) -> tuple[Path, Path, BinaryIO]:
+        """Write a temporary file. Returns its path, the path that it is to replace, and the open file."""
         name = self.name_of(entry)
         path = self._path(name)
         draft = self.folder / f".{name}.{os.getpid()}.{os.urandom(4).hex()}"
@@ -100,15 +117,15 @@ class JournalFolder(Generic[Entry]):
             # A cleaner of the state directory has removed the folder.
             self._make_folder()
             fd = os.open(draft, flags, 0o600)
+        file = open(fd, "wb")  # noqa: SIM115  # the caller closes it after the fsync
         try:
-            with open(fd, "wb") as file:
-                file.write(json.dumps(self._encode(entry)).encode())
-                file.flush()
-                os.fsync(fd)
-            draft.replace(path)
+            file.write(json.dumps(self._encode(entry)).encode())
+            file.flush()
         except BaseException:
+            file.close()
             draft.unlink(missing_ok=True)
             raise
+        return draft, path, file
 
     def remove(self, name: str) -> None:
         """Remove the entry of a node that is gone. Does nothing if there is no such entry."""

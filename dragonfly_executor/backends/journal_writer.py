@@ -36,16 +36,22 @@ class JournalWriter(Generic[Entry]):
         self._noun = noun
         self._command = command
 
-    def begin(self, *entries: Entry) -> None:
-        """Write boots before the platform is asked for their nodes.
+    def begin(self, entry: Entry, *others: Entry) -> None:
+        """Write a boot before the platform is asked for its node.
+
+        Args:
+            entry: the boot.
+            others: boots whose nodes come with the same request. Their entries outlive this process, and perhaps not a
+                power cut: then the platform lists these nodes with the label of the first.
 
         Raises:
             BootError: the journal cannot be written, so the nodes must not be asked for.
         """
         try:
-            self._write(*entries)
+            self._write(*others, reaches_disk=False)
+            self._write(entry)
         except OSError as error:
-            self._take_back(entries)
+            self._take_back((entry, *others))
             text = (
                 f"the boot could not be written into the journal, so no {self._noun} was requested: {error} "
                 "(see journal=)"
@@ -62,7 +68,8 @@ class JournalWriter(Generic[Entry]):
     def complete(self, entry: Entry, node: object, *others: Entry) -> None:
         """Write the node's id. `others`: the entries of nodes that came with it."""
         try:
-            self._write(entry, *others)
+            # The entries have the names. To wait for the disk, for each of many nodes, is not worth it.
+            self._write(entry, *others, reaches_disk=not others)
         except OSError as error:
             # The entry on the disk has the name, by which a sweep finds the node.
             logger.warning("the ID of %s could not be written into the journal: %s", node, error)
@@ -91,6 +98,6 @@ class JournalWriter(Generic[Entry]):
         self._ask_for_sweep()
         return "A later sweep destroys it"
 
-    def _write(self, *entries: Entry) -> None:
+    def _write(self, *entries: Entry, reaches_disk: bool = True) -> None:
         if self._journal is not None:
-            self._journal.write(*entries)
+            self._journal.write(*entries, reaches_disk=reaches_disk)

@@ -8,6 +8,7 @@ from heapq import heapify, heappop, heappush
 from dragonfly_executor.core.actions import Send
 from dragonfly_executor.core.call_queue import CallQueue
 from dragonfly_executor.core.calls import DEFAULT_KIND, Call
+from dragonfly_executor.core.overflow import calls_begun_soon
 from dragonfly_executor.core.placement import CallPlacement
 from dragonfly_executor.core.runner import Runner
 from dragonfly_executor.core.runner_endings import fits
@@ -39,7 +40,7 @@ def assign_in_order(pool: PoolState, now: float) -> None:
             if not send_by_key(pool, queue, placement, sends, now):
                 break
             continue
-        picked = placement.pick(ahead)
+        picked = pick(pool, queue, placement, now, ahead=ahead)
         if picked is not None:
             send(pool, queue, placement, *picked, sends, now)
         elif ahead:
@@ -79,6 +80,34 @@ def assign_in_turn(pool: PoolState, room: int, now: float) -> None:
                 runners.placements.hold(kind)
 
 
+def pick(
+    pool: PoolState, queue: CallQueue, placement: CallPlacement, now: float, *, ahead: bool
+) -> tuple[Runner, int] | None:
+    """Return the next runner with room, and how many of the calls of a queue to send there; None if there is none.
+
+    A runner of a later tier gets no calls that earlier tiers begin soon.
+
+    Args:
+        pool, queue, placement: the pool, the queue and the placement of its kind.
+        now: monotonic seconds.
+        ahead: see `CallPlacement.pick`.
+    """
+    picked = placement.pick(ahead)
+    if picked is None or not picked[0].tier:
+        return picked
+    runner, count = picked
+    left = queue.queued - calls_begun_soon(pool, queue, pool.runner_table.groups[placement.kind][runner.tier], now)
+    if left > 0:
+        return runner, min(count, left)
+    pool.runner_table.placements.list(runner)
+    return None
+
+
+def pick_any(pool: PoolState, queue: CallQueue, placement: CallPlacement, now: float) -> tuple[Runner, int] | None:
+    """Return what `pick` does: a runner with a free slot, or else one with prefetch credit."""
+    return pick(pool, queue, placement, now, ahead=False) or pick(pool, queue, placement, now, ahead=True)
+
+
 def send_next(
     pool: PoolState, queue: CallQueue, placement: CallPlacement, at_most: int, sends: dict[int, Send], now: float
 ) -> int:
@@ -93,7 +122,7 @@ def send_next(
     """
     if queue.has_keys:
         return send_by_key(pool, queue, placement, sends, now)
-    while (picked := placement.pick(False) or placement.pick(True)) is not None:
+    while (picked := pick_any(pool, queue, placement, now)) is not None:
         sent = send(pool, queue, placement, picked[0], min(picked[1], at_most), sends, now)
         if sent:
             return sent
@@ -164,7 +193,7 @@ def pick_by_key(
     pool: PoolState, queue: CallQueue, placement: CallPlacement, now: float
 ) -> tuple[Runner, list[Call]] | None:
     """Return a runner that has room, with a call for it, which has left the queue; None if there is none."""
-    while queue.queued and (picked := placement.pick(False) or placement.pick(True)) is not None:
+    while queue.queued and (picked := pick_any(pool, queue, placement, now)) is not None:
         runner = picked[0]
         if runner.ends_at is None:
             homes, slots = pool.homes.homes, pool.runner_table.slots

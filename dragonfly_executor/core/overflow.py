@@ -8,13 +8,17 @@ In time is within the later tier's boot time.
 2. A runner of an earlier tier that boots, or is about to, begins at least one call with each slot. While nothing is
    known of the calls, it is taken to begin all of them.
 3. Whatever these estimates say, a call that has waited for the boot time of a tier is not in time.
+
+Calls that the earlier tiers begin soon are not sent to a later tier either, though it has a free slot. Soon is within
+half of a call's mean seconds. So a load that the earlier tiers can carry keeps no runner of a later tier.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from math import ceil, floor
+from math import ceil, floor, inf
 
+from dragonfly_executor.core.call_queue import CallQueue
 from dragonfly_executor.core.runner_group import RunnerGroup
 from dragonfly_executor.core.scaling import boots_for
 from dragonfly_executor.core.state import PoolState
@@ -28,6 +32,10 @@ ROUNDING: Final = 1e-6
 """Number of calls that may be due to the arithmetic alone."""
 LONG: Final = 2.0
 """Multiple of the mean run time after which a running call counts as long: its slot is not expected to be free soon."""
+SOON: Final = 0.5
+"""Share of the mean seconds of a call for which a call may wait for an earlier tier while a later one is free."""
+SOON_AT_MOST: Final = 0.1
+"""Maximum of that time, in boot times of the later tier."""
 LEAST_LONG: Final = 0.2
 """Share of a later tier's boot time for which a call must have run before it counts as long."""
 
@@ -56,6 +64,11 @@ def room(pool: PoolState, tier: Tier) -> int:
     if tier.limits.max is not None:
         count = min(count, tier.limits.max - tier.count)
     return max(0, count)
+
+
+def has_room(pool: PoolState, tier: Tier) -> bool:
+    """Return whether a boot may begin on a tier now, as far as `max` and the backend's concurrent boots say."""
+    return tier.boots.free > 0 and room(pool, tier) > 0
 
 
 def calls_left(pool: PoolState, group: RunnerGroup, promised: Promises, now: float) -> int:
@@ -90,6 +103,33 @@ def calls_left(pool: PoolState, group: RunnerGroup, promised: Promises, now: flo
         return max(overdue, ceil(left - ROUNDING))
     # The calls run on, so the estimate only grows: count the call that it is about to reach.
     return max(overdue, min(waiting, floor(left + ROUNDING) + 1))
+
+
+def calls_begun_soon(pool: PoolState, queue: CallQueue, group: RunnerGroup, now: float) -> int:
+    """Return how many of the next calls of a queue the earlier tiers begin soon, so that a later tier need not.
+
+    That is none if the first call has waited for long enough, if no call has ended yet, or if each call takes a stated
+    share of its runner: slots do not say then how many calls can begin.
+
+    Args:
+        pool: the state.
+        queue: the queue.
+        group: the group of its kind on the later tier.
+        now: monotonic seconds.
+    """
+    if pool.runner_table.placements.by_kind[group.kind].shares:
+        return 0
+    first, after = queue.first(), soon(pool, group, now)
+    if first is None or after is None or first.submitted_at + after <= now:
+        return 0
+    seconds = seconds_of_call(pool, group, now) or inf
+    return int(slots_before(pool, group, now) * after / seconds * share(pool, group))
+
+
+def soon(pool: PoolState, group: RunnerGroup, now: float) -> float | None:
+    """Return for how many seconds a call may wait for an earlier tier while this one has a free slot; None = 0."""
+    seconds = seconds_of_call(pool, group, now) if is_known(pool, group) else None
+    return None if seconds is None else min(SOON * seconds, SOON_AT_MOST * group.tier.boot_seconds)
 
 
 def slots_before(pool: PoolState, group: RunnerGroup, now: float) -> int:
@@ -151,8 +191,15 @@ def overdue_at(pool: PoolState, group: RunnerGroup) -> float | None:
 
 
 def next_overflows(pool: PoolState, group: RunnerGroup, now: float) -> list[float | None]:
-    """Return when time alone may change what `calls_left` returns for a group of a later tier."""
-    times = [overdue_at(pool, group)]
+    """Return when time alone may change what is to be done with the waiting calls of a group of a later tier."""
+    times: list[float | None] = []
+    if pool.runner_table.busy < pool.runner_table.slots:
+        first, after = pool.call_table.queue_of(group.kind).first(), soon(pool, group, now)
+        if first is not None and after is not None:
+            times.append(first.submitted_at + after)
+    if not has_room(pool, group.tier):
+        return times
+    times.append(overdue_at(pool, group))
     if not is_known(pool, group):
         since = oldest_running(pool, group)
         rest = pool.waiting_calls(group.kind) - len(group.booting) * pool.slots_hint(group)

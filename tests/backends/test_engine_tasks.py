@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from queue import SimpleQueue
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,6 +15,7 @@ from dragonfly_executor.backends.engine_tasks.backend import EngineTaskBackend, 
 from dragonfly_executor.backends.engine_tasks.node import EngineTaskNode
 from dragonfly_executor.backends.engine_tasks.task import EngineTask
 from tests.support.engine_tasks import WaitingClock, boot_request
+from tests.support.helpers import PATIENCE
 
 
 class Task(EngineTask):
@@ -31,13 +33,11 @@ class TaskNode(EngineTaskNode[Task]):
 
 
 class TaskBackend(EngineTaskBackend[Any, TaskNode]):
-    """A backend whose client only notes that it is closed. `queue` takes the place of the wait for a worker."""
+    """A backend whose client only notes that it is closed. `queue` is called with each task that is queued."""
 
-    _no_worker = "no worker was free within {seconds} s (queue_timeout)"
-
-    def __init__(self, queue: Any = None, **arguments: Any) -> None:
+    def __init__(self, queue: Any = lambda task: None, **arguments: Any) -> None:
         defaults = dict.fromkeys(("python", "env", "host", "queue_timeout", "sync", "requirements"))
-        super().__init__(**{**defaults, "port": 0, **arguments})
+        super().__init__(**{**defaults, "port": 0, "labels": (), **arguments})
         self.closed = threading.Event()
         self.queue = queue
 
@@ -49,25 +49,23 @@ class TaskBackend(EngineTaskBackend[Any, TaskNode]):
 
     def _make_node(self, client: Any, request: BootRequest) -> TaskNode:
         task = Task(self._task_key(request), self._order(request))
-        return TaskNode(task, shares_disk=True, on_stopped=lambda: self._shared.release(client))
+        return TaskNode(task, request, shares_disk=True, on_stopped=lambda: self._shared.release(client))
 
-    def _queue(self, node: TaskNode, client: Any, request: BootRequest) -> None:
-        self.queue(node.task, request)
-
-
-def is_set() -> Signal:
-    signal = Signal()
-    signal.set()
-    return signal
+    def _queue(self, node: TaskNode, client: Any) -> None:
+        self.queue(node.task)
 
 
-def test_a_boot_returns_a_node_whose_task_has_begun() -> None:
+def test_a_boot_returns_a_node_that_waits_and_the_clock_starts_when_its_task_begins() -> None:
     clock = WaitingClock()
-    backend = TaskBackend(lambda task, _: task.begun.set())
+    backend = TaskBackend()
     node = backend.boot(boot_request(clock=clock))
-    assert node.host == "w1"
+    node.task.standing = "2 of 3 wait"
+    assert (node.is_queued, node.progress(), node.host) == (True, "2 of 3 wait", "")
     assert clock.was_queued.is_set()
+    assert not clock.was_started.is_set()
+    node.task.begun.set()
     assert clock.was_started.is_set()
+    assert (node.is_queued, node.host) == (False, "w1")
     assert not backend.closed.is_set()
     node.stop()
     node.stop()
@@ -76,34 +74,72 @@ def test_a_boot_returns_a_node_whose_task_has_begun() -> None:
 
 def test_a_runner_that_has_dialed_back_has_begun() -> None:
     """The engine's own news of it may come later, or may be lost."""
-    backend = TaskBackend(lambda *_: None)
-    backend.boot(boot_request(dialed_in=is_set())).stop()
+    clock, dialed_in = WaitingClock(), Signal()
+    node = TaskBackend().boot(boot_request(clock=clock, dialed_in=dialed_in))
+    dialed_in.set()
+    assert clock.was_started.is_set()
+    assert not node.is_queued
+    node.stop()
 
 
-@pytest.mark.parametrize(
-    ("queue", "error", "text"),
-    [
-        (lambda *_: None, BootTimeoutError, r"no worker was free within 2 s \(queue_timeout\)"),
-        (lambda task, _: task.end("it broke"), BootError, "it broke"),
-        (lambda _, request: request.given_up.set(), BootError, "cancelled"),
-    ],
-)
-def test_a_boot_that_fails_stops_its_task_and_gives_the_client_back(
-    queue: Any, error: type[BootError], text: str
-) -> None:
-    clock, tasks = WaitingClock(), []
+def test_a_task_that_ends_in_the_queue_never_starts_the_clock() -> None:
+    clock = WaitingClock()
+    node = TaskBackend(lambda task: task.end("it broke", "last words", is_final=True)).boot(boot_request(clock=clock))
+    error = node.ended(PATIENCE)
+    assert error is not None
+    assert (error.args[0], error.phase, error.output, error.final) == ("it broke", "queue", "last words", True)
+    assert not clock.was_started.is_set()
+    node.stop()
 
-    def note(task: Task, request: BootRequest) -> None:
+
+def test_a_task_that_ends_after_it_began_has_failed_to_connect() -> None:
+    node = TaskBackend(lambda task: task.begun.set()).boot(boot_request())
+    node.task.end("it broke")
+    error = node.ended(PATIENCE)
+    assert error is not None
+    assert error.phase == "connect"
+    assert node.explain_loss() == "it broke"
+    node.stop()
+
+
+def test_a_task_waits_no_longer_than_queue_timeout() -> None:
+    node = TaskBackend(queue_timeout=0.01).boot(boot_request())
+    node.task.standing = "no worker has GPU=1"
+    error = node.ended(PATIENCE)
+    assert isinstance(error, BootTimeoutError)
+    assert error.phase == "queue"
+    assert "no worker has GPU=1. It did not start within 0.01 s (queue_timeout): raise" in str(error)
+    node.stop()
+
+
+def test_queue_timeout_is_over_when_the_task_begins() -> None:
+    node = TaskBackend(lambda task: task.begun.set(), queue_timeout=0).boot(boot_request())
+    assert node.ended(0) is None
+    node.stop()
+
+
+def test_a_stop_wakes_the_thread_that_waits_for_the_end() -> None:
+    node = TaskBackend().boot(boot_request())
+    ended: SimpleQueue[object] = SimpleQueue()
+    thread = threading.Thread(target=lambda: ended.put(node.ended(PATIENCE)))
+    thread.start()
+    node.stop()
+    assert ended.get(timeout=PATIENCE) is None
+    thread.join()
+
+
+def test_a_task_that_cannot_be_queued_is_stopped_and_the_client_given_back() -> None:
+    tasks = []
+
+    def refuse(task: Task) -> None:
         tasks.append(task)
-        queue(task, request)
+        raise BootError("refused", "create")
 
-    backend = TaskBackend(note, queue_timeout=2)
-    with pytest.raises(error, match=text) as caught:
-        backend.boot(boot_request(clock=clock))
-    assert caught.value.phase == "queue"
+    backend = TaskBackend(refuse)
+    with pytest.raises(BootError, match="refused"):
+        backend.boot(boot_request())
     assert tasks[0].ended.is_set()
     assert backend.closed.is_set()
-    assert not clock.was_started.is_set()
 
 
 def test_a_listening_address_is_that_toward_the_engine_unless_the_user_names_one() -> None:
@@ -115,7 +151,7 @@ def test_a_listening_address_is_that_toward_the_engine_unless_the_user_names_one
     ("silent", "sessions", "grace"), [(False, [], "0.2 s"), (False, [17], "2 s"), (True, [17], "0 s")]
 )
 def test_a_runner_has_time_to_end_its_slots_unless_it_is_silent(silent: bool, sessions: list[int], grace: str) -> None:
-    node = TaskBackend(lambda task, _: task.begun.set()).boot(boot_request())
+    node = TaskBackend(lambda task: task.begun.set()).boot(boot_request())
     node.is_silent, node.sessions = silent, sessions
     node.stop()
     assert node.task.error == f"stopped after {grace}"
@@ -136,7 +172,7 @@ def test_the_end_of_a_runner_says_why(result: object, text: str, is_final: bool)
     task.take_result(result)
     assert text in task.error
     assert task.is_final == is_final
-    assert task.begun.is_set()
+    assert not task.begun.is_set()
     assert task.ended.is_set()
 
 
@@ -148,10 +184,17 @@ def test_only_the_first_reason_of_an_end_counts() -> None:
 
 
 def test_arguments_are_read_from_texts() -> None:
-    texts = {"port": "7", "queue_timeout": "1.5", "resources": "GPU=1 MEM=4e9", "sync": "none", "python": "python3"}
+    texts = {
+        "port": "7",
+        "queue_timeout": "1.5",
+        "resources": "GPU=1 MEM=4e9",
+        "sync": "none",
+        "python": "python3",
+        "labels": "eu big",
+    }
     assert arguments_from_text({**texts, "num_cpus": "2"}, num_cpus=float) == {
         "port": 7, "queue_timeout": 1.5, "resources": {"GPU": 1.0, "MEM": 4e9}, "sync": None, "python": "python3",
-        "num_cpus": 2.0,
+        "num_cpus": 2.0, "labels": ["eu", "big"],
     }  # fmt: skip
 
 

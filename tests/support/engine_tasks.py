@@ -1,8 +1,8 @@
 """What the tests of the backends on Dask and Ray share: boots without a pool, the contract, a program to kill.
 
-python -m tests.support.engine_tasks BACKEND ADDRESS MAILBOX GATE [RESOURCE]
+python -m tests.support.engine_tasks BACKEND ADDRESS CALLS MAILBOX GATE [RESOURCE]
 
-runs that program: its pool has one call on a runner of the cluster at ADDRESS.
+runs that program: its pool has this number of calls, each on a runner of its own of the cluster at ADDRESS.
 """
 
 from __future__ import annotations
@@ -15,12 +15,13 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any, Protocol
 
 import pytest
 
 from dragonfly_executor import BootError, BootRequest, DaskBackend, DragonflyExecutor, Parent, RayBackend
-from dragonfly_executor.backends.base import Backend, CancelToken
+from dragonfly_executor.backends.base import Backend, CancelToken, Node
 from dragonfly_executor.testing import BackendContract
 from tests.support.helpers import PATIENCE, Gate, Mailbox, all_ended, watching
 from tests.support.payloads import hold
@@ -53,23 +54,48 @@ def secret_parent() -> Parent:
 
 
 def boot_error(backend: Backend, **more: object) -> BootError:
-    """The error of a boot. `more` are fields of its request."""
-    with pytest.raises(BootError) as caught:
-        backend.boot(boot_request(**more)).stop()
-    return caught.value
+    """The error of a boot, at once or after its node has waited. `more` are fields of its request."""
+    try:
+        node = backend.boot(boot_request(**more))
+    except BootError as error:
+        return error
+    try:
+        return end_of(node)
+    finally:
+        node.stop()
+
+
+def end_of(node: Node) -> BootError:
+    """The error of a node whose runner will never dial back."""
+    error = node.ended(PATIENCE)
+    assert error is not None
+    return error
+
+
+def begun(backend: Backend, **more: object) -> Node:
+    """A node whose runner was started. `more` are fields of the boot's request."""
+    request = boot_request(**{"clock": WaitingClock(), **more})
+    node = backend.boot(request)
+    assert isinstance(request.clock, WaitingClock)
+    assert request.clock.was_started.wait(PATIENCE), node.progress()
+    return node
 
 
 class WaitingClock:
-    """A boot's clock that notes when the boot waits in the queue, and when it goes on."""
+    """A boot's clock that notes when the boot waits in the queue, when it goes on, and when its node ends."""
 
     def __init__(self) -> None:
         self.was_queued, self.was_started = threading.Event(), threading.Event()
+        self.endings: SimpleQueue[tuple[float, str]] = SimpleQueue()
 
     def queued(self) -> None:
         self.was_queued.set()
 
     def started(self) -> None:
         self.was_started.set()
+
+    def ending(self, seconds: float, ended_by: str) -> None:
+        self.endings.put((seconds, ended_by))
 
 
 # -- the contract ------------------------------------------------------------------------------------------------------
@@ -88,6 +114,7 @@ class EngineTaskContract(BackendContract):
         return self.make_backend(python="/nowhere/python")
 
     def kill(self, node: Any) -> None:
+        assert node.task.begun.wait(PATIENCE)
         with watching(node.task.pid) as agent:
             os.kill(node.task.pid, signal.SIGKILL)
             assert all_ended(agent)
@@ -106,7 +133,7 @@ class EngineTaskContract(BackendContract):
 
 @contextmanager
 def program(
-    backend: str, cluster: EngineCluster, mailbox: Mailbox, gate: Gate, *resources: str
+    backend: str, cluster: EngineCluster, mailbox: Mailbox, gate: Gate, *resources: str, calls: int = 1
 ) -> Iterator[subprocess.Popen[bytes]]:
     """Run this module as a program; kill it if it still runs.
 
@@ -115,8 +142,9 @@ def program(
         cluster: where its runner is.
         mailbox, gate: of its call; see `hold`.
         resources: names of resources that the runner needs.
+        calls: number of its calls, and of its runners at most.
     """
-    words = [backend, cluster.address, mailbox.path, gate.path, *resources]
+    words = [backend, cluster.address, str(calls), mailbox.path, gate.path, *resources]
     running = subprocess.Popen([sys.executable, "-m", "tests.support.engine_tasks", *words])
     try:
         yield running
@@ -125,11 +153,12 @@ def program(
         running.wait()
 
 
-def main(name: str, address: str, mailbox: str, gate: str, *resources: str) -> None:
+def main(name: str, address: str, calls: str, mailbox: str, gate: str, *resources: str) -> None:
     """Does not return by itself."""
     backend = BACKENDS[name](address, sync=None, resources=dict.fromkeys(resources, 1))
-    executor = DragonflyExecutor(backend=backend, max=1)
-    executor.submit(hold, mailbox, gate)
+    executor = DragonflyExecutor(backend=backend, max=int(calls))
+    for _ in range(int(calls)):
+        executor.submit(hold, mailbox, gate)
     signal.pause()
 
 

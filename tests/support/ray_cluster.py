@@ -35,7 +35,7 @@ class RayCluster:
     """
 
     def __init__(self, folder: Path, cpus: int = 2) -> None:
-        self.folder, self._cpus = folder, cpus
+        self.folder, self.cpus = folder, cpus
         self.address = ""
         self._port = _free_port()
         # Ray keeps idle workers, which no test has left behind. The timeout is that of the search for a lost GCS.
@@ -46,7 +46,7 @@ class RayCluster:
         """Start the head, or start it again at the same port, and wait until it takes drivers."""
         command = [
             str(Path(sys.executable).with_name("ray")), "start", "--head", "--port", str(self._port),
-            "--node-ip-address", "127.0.0.1", "--num-cpus", str(self._cpus), "--object-store-memory", "80000000",
+            "--node-ip-address", "127.0.0.1", "--num-cpus", str(self.cpus), "--object-store-memory", "80000000",
             "--include-dashboard", "false", "--disable-usage-stats", "--temp-dir", str(self.folder),
         ]  # fmt: skip
         with (self.folder / "start.log").open("wb") as log:
@@ -83,6 +83,20 @@ class RayCluster:
         daemon = self.daemon(name)
         daemon.kill()
         psutil.wait_procs([daemon], END_TIMEOUT)
+
+    def drain(self, seconds: float) -> None:
+        """Announce that the node goes after this time, as for a preemption."""
+        # In a process of its own: Ray keeps descriptors in each process that was connected.
+        script = "import ray, sys; ray.init(sys.argv[1]); print(ray.nodes()[0]['NodeID'])"
+        asked = [sys.executable, "-c", script, self.address]
+        found = subprocess.run(asked, env=self._env, capture_output=True, text=True, timeout=60, check=True)
+        node = found.stdout.split()[-1]
+        command = [
+            str(Path(sys.executable).with_name("ray")), "drain-node", "--address", self.address, "--node-id", node,
+            "--reason", "DRAIN_NODE_REASON_PREEMPTION", "--reason-message", "a test",
+            "--deadline-remaining-seconds", str(seconds),
+        ]  # fmt: skip
+        subprocess.run(command, env=self._env, stdin=subprocess.DEVNULL, capture_output=True, timeout=60, check=True)
 
     def agents(self) -> list[psutil.Process]:
         """Return the agents that run below Ray's workers."""

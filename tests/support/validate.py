@@ -410,12 +410,17 @@ def check_nobody_waits_for_nothing(pool: PoolState, now: float) -> None:
 def check_slots_are_full(pool: PoolState, group: RunnerGroup, now: float) -> None:
     runner_table, workers = pool.runner_table, pool.limits.max_workers
     binds = workers is not None and runner_table.slots > workers and runner_table.in_flight >= workers
-    if pool.call_table.queues[group.kind].queued and not binds:
+    queue = pool.call_table.queues[group.kind]
+    if queue.queued and not binds:
         placement = runner_table.placements.by_kind[group.kind]
-        first = pool.call_table.queues[group.kind].first()
+        first = queue.first()
         for runner in placement.members.values():
             has_time = first is None or fits(runner, first, now)
-            assert placement.room(runner) <= 0 or not has_time, f"calls wait, and {runner} has room"
+            # What one tier leaves to the earlier ones is not sent to a later one either.
+            later = runner_table.groups[group.kind][1 : runner.tier + 1]
+            soon = [overflow.calls_begun_soon(pool, queue, each, now) for each in later]
+            is_held_back = queue.queued <= max(soon, default=0)
+            assert placement.room(runner) <= 0 or not has_time or is_held_back, f"calls wait, and {runner} has room"
     held = runner_table.placements.held
     if held is not None and not binds:
         waits = pool.call_table.queues[held.held_for or ""].queued

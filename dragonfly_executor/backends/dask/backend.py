@@ -47,6 +47,7 @@ class DaskBackend(EngineTaskBackend["RunnerTasks", "DaskNode"]):
         sync: which files of this program are sent to the runners; see `SSHBackend`. None: no files, as the workers see
             this machine's files under the same paths.
         requirements: third-party packages to install on each node; see `SSHBackend`.
+        labels: free labels of the runners, such as ``{"eu"}``.
         tier: `max`, `idle_shutdown_after` and `budget` of the runners of this backend; see `Backend.set_limits`.
 
     Raises:
@@ -55,10 +56,6 @@ class DaskBackend(EngineTaskBackend["RunnerTasks", "DaskNode"]):
     """
 
     name = "dask"
-    _no_worker = (
-        "no Dask worker was free within {seconds} s (queue_timeout): "
-        "start workers that meet workers= and resources=, or raise queue_timeout"
-    )
 
     def __init__(
         self,
@@ -75,6 +72,7 @@ class DaskBackend(EngineTaskBackend["RunnerTasks", "DaskNode"]):
         queue_timeout: Seconds | None = None,
         sync: Sync | str | Iterable[str | os.PathLike[str]] | None = "auto",
         requirements: Iterable[str] | str | os.PathLike[str] | None = None,
+        labels: Iterable[str] = (),
         **tier: Unpack[TierKeywords],
     ) -> None:
         _check_installed()
@@ -86,16 +84,14 @@ class DaskBackend(EngineTaskBackend["RunnerTasks", "DaskNode"]):
             queue_timeout=queue_timeout,
             sync=sync,
             requirements=requirements,
+            labels=labels,
             **tier,
         )
-        from dragonfly_executor.backends.dask.runner_tasks import Wanted
-
         self._address, found_security = _address_of(cluster)
         self._security = security or found_security
         self._scale = ClusterScale(cluster) if hasattr(cluster, "scale") else None
-        self._wanted = Wanted(
-            _amounts(resources or {}), [workers] if isinstance(workers, str) else workers, annotations or {}
-        )
+        self._resources, self._annotations = _amounts(resources or {}), dict(annotations or {})
+        self._workers = [workers] if isinstance(workers, str) else workers
 
     @classmethod
     def from_text(cls, address: str, **settings: str) -> DaskBackend:
@@ -118,30 +114,30 @@ class DaskBackend(EngineTaskBackend["RunnerTasks", "DaskNode"]):
 
     def _make_node(self, client: RunnerTasks, request: BootRequest) -> DaskNode:
         from dragonfly_executor.backends.dask.node import DaskNode
-        from dragonfly_executor.backends.dask.runner_tasks import RunnerTask
+        from dragonfly_executor.backends.dask.runner_task import RunnerTask
         from dragonfly_executor.backends.dask.scheduler import DaskError
+        from dragonfly_executor.backends.dask.wanted import Wanted
 
         try:
             client.connection.thread.call(client.connection.client(), Deadline(request.timeout, request.given_up))
         except (DaskError, TimeoutError) as error:
             text = str(error) or f"the Dask scheduler at {self._address} did not answer"
             raise BootError(text, "create", output=text) from error
-        task = RunnerTask(self._task_key(request), self._order(request))
-        node = DaskNode(task, client, shares_disk=self._shares_disk, on_stopped=lambda: self._stopped(client))
+        wanted = Wanted(self._resources, self._workers, self._annotations, request.requires, self.labels)
+        task = RunnerTask(self._task_key(request), self._order(request), wanted, request.ending)
         if self._scale is not None:
             self._scale.more()
-        return node
+        return DaskNode(
+            task,
+            client,
+            request,
+            shares_disk=self._shares_disk,
+            scaling="" if self._scale is None else self._scale.describe(),
+            on_stopped=lambda: self._stopped(client),
+        )
 
-    def _queue(self, node: DaskNode, client: RunnerTasks, request: BootRequest) -> None:
-        from dragonfly_executor.backends.dask.scheduler import DaskError
-
-        deadline = Deadline(self._queue_timeout, request.given_up, request.dialed_in)
-        try:
-            client.connection.thread.call(client.place(node.task, self._wanted), deadline)
-        except DaskError as error:
-            raise BootError(str(error), "queue") from error
-        except TimeoutError:
-            return
+    def _queue(self, node: DaskNode, client: RunnerTasks) -> None:
+        client.queue(node.task)
 
     def _stopped(self, tasks: RunnerTasks) -> None:
         try:

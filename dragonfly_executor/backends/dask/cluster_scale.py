@@ -15,8 +15,8 @@ logger = logging.getLogger("dragonfly_executor")
 class ClusterScale:
     """The number of workers of a cluster object, as the nodes of a pool need it. Any thread.
 
-    The workers that the cluster had before are never ended, and count. A cluster that scales itself (``adapt``) is left
-    alone.
+    The workers that the cluster had before are never ended, and count. A cluster that scales itself (``adapt``) only
+    has its minimum raised, within its maximum: its own rule counts seconds of work, and a runner's task has no length.
 
     Args:
         cluster: a `distributed.deploy.Cluster`.
@@ -27,6 +27,9 @@ class ClusterScale:
         self._lock = threading.Lock()
         self._wanted = 0
         self._first: frozenset[str] | None = None
+        self._adaptive: Any = None
+        """The cluster's adaptive scaling whose minimum was raised, and in `_own_minimum` what it was before."""
+        self._own_minimum = 0
 
     def more(self) -> None:
         """Count one more node, and have a worker started for it if there are too few."""
@@ -34,7 +37,7 @@ class ClusterScale:
             if self._first is None:
                 self._first = frozenset(map(str, self._cluster.plan or self._cluster.observed))
             self._wanted += 1
-            if self._is_adaptive() or len(self._cluster.plan) >= self._wanted:
+            if self._adapt() or len(self._cluster.plan) >= self._wanted:
                 return
             self._start(lambda: self._cluster.scale(self._wanted))
 
@@ -46,7 +49,7 @@ class ClusterScale:
         """
         with self._lock:
             self._wanted -= 1
-            if self._is_adaptive():
+            if self._adapt():
                 return
             first = self._first or frozenset()
             surplus = len(self._cluster.plan) - max(len(first), self._wanted)
@@ -79,8 +82,23 @@ class ClusterScale:
                 names.append(name)
         return names
 
-    def _is_adaptive(self) -> bool:
-        return getattr(self._cluster, "_adaptive", None) is not None
+    def describe(self) -> str:
+        """Return how the cluster is scaled, for people to read."""
+        adaptive = getattr(self._cluster, "_adaptive", None)
+        if adaptive is None:
+            return f"the cluster is scaled to {self._wanted} workers"
+        own = self._own_minimum if adaptive is self._adaptive else adaptive.minimum
+        return f"the cluster scales itself, from {own} to {adaptive.maximum:g} workers"
+
+    def _adapt(self) -> bool:
+        """Have a cluster that scales itself keep a worker for each node. Return False if it does not scale itself."""
+        adaptive = getattr(self._cluster, "_adaptive", None)
+        if adaptive is None:
+            return False
+        if adaptive is not self._adaptive:
+            self._adaptive, self._own_minimum = adaptive, adaptive.minimum
+        adaptive.minimum = max(self._own_minimum, min(self._wanted, adaptive.maximum))
+        return True
 
     def _start(self, action: Callable[[], Any]) -> None:
         """Start an action of the cluster on the cluster's own loop, as Dask's adaptive scaling does. Never raises."""

@@ -5,7 +5,9 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 
-from dragonfly_executor.backends.dask.runner_tasks import RunnerTask, RunnerTasks
+from dragonfly_executor.backends.base import BootRequest
+from dragonfly_executor.backends.dask.runner_task import RunnerTask
+from dragonfly_executor.backends.dask.runner_tasks import RunnerTasks
 from dragonfly_executor.backends.deadline import Deadline
 from dragonfly_executor.backends.engine_tasks.node import EngineTaskNode
 
@@ -18,7 +20,9 @@ class DaskNode(EngineTaskNode[RunnerTask]):
     Args:
         task: the runner's task.
         tasks: all tasks of the connection.
+        request: see `EngineTaskNode`.
         shares_disk: whether the workers see the files of this machine.
+        scaling: how the cluster is scaled, for people to read; "" if it is not known.
         on_stopped: called once, when the node is stopped.
     """
 
@@ -26,20 +30,36 @@ class DaskNode(EngineTaskNode[RunnerTask]):
     stop_advice = "see why Dask closed the worker: its memory limit, the cluster's scaling, a job's time limit"
 
     def __init__(
-        self, task: RunnerTask, tasks: RunnerTasks, *, shares_disk: bool, on_stopped: Callable[[], object]
+        self,
+        task: RunnerTask,
+        tasks: RunnerTasks,
+        request: BootRequest,
+        *,
+        shares_disk: bool,
+        scaling: str,
+        on_stopped: Callable[[], object],
     ) -> None:
-        super().__init__(task, shares_disk=shares_disk, on_stopped=on_stopped)
+        super().__init__(task, request, shares_disk=shares_disk, on_stopped=on_stopped)
         self._tasks = tasks
+        self._scaling = scaling
 
     def __repr__(self) -> str:
-        return f"DaskNode({self.task.key!r} on {self.task.address})"
+        return f"DaskNode({self.task.key!r}, {self.task.place})"
 
     def placed(self) -> None:
         """See `EngineTaskNode.placed`."""
         worker = self.task.worker
         if worker is not None:
             self.host, self.default_slots = worker.host, worker.threads
+            self.capacity = self.task.wanted.capacity(worker)
             self.facts = {"queue": f"worker {worker.name} at {worker.address}, {worker.threads} threads"}
+
+    def progress(self) -> str:
+        """See `Node.progress`."""
+        return "; ".join(filter(None, (self.task.standing, self._scaling)))
+
+    def _advice(self) -> str:
+        return "start workers that meet workers=, resources= and what the calls require, or raise queue_timeout"
 
     def _stop_task(self, grace: float, timeout: float) -> None:
         work = self._tasks.stop(self.task, grace, [*self.sessions])

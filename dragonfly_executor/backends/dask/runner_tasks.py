@@ -4,96 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Collection, Mapping, Sequence
-from enum import Enum, auto
+from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
-from dragonfly_executor.backends.dask.scheduler import Connection, Worker
-from dragonfly_executor.backends.dask.tasks import runner_task, stop_task
-from dragonfly_executor.backends.engine_tasks.task import EngineTask
+from dragonfly_executor.backends.dask.runner_task import RunnerTask, State
+from dragonfly_executor.backends.dask.scheduler import Connection, DaskError, Worker
+from dragonfly_executor.backends.dask.tasks import runner_task, stop_task, worker_wanted
+from dragonfly_executor.backends.dask.wanted import Wanted
 
 CHECK_EVERY = 5.0
 """Seconds between two checks for a free worker. Dask announces new workers, but not that a paused one resumes."""
-
-
-class State(Enum):
-    """The state of a runner's task."""
-
-    WAITING = auto()
-    STARTED = auto()
-    UNPLACED = auto()
-    """Its worker left before the task began there."""
-    ENDED = auto()
-
-
-class Wanted:
-    """Conditions that a worker must meet to get a runner.
-
-    Args:
-        resources: amounts by name, which the task takes from the worker for as long as it runs.
-        workers: addresses, names or hosts of the workers that may be used; None for all.
-        annotations: of the task, for Dask.
-    """
-
-    def __init__(
-        self, resources: Mapping[str, float], workers: Collection[str] | None, annotations: Mapping[str, Any]
-    ) -> None:
-        self.resources, self.workers, self.annotations = dict(resources), workers, dict(annotations)
-
-    def fits(self, worker: Worker) -> bool:
-        """Return True if this worker may get a runner."""
-        if self.workers is not None and not {worker.address, worker.name, worker.host} & set(self.workers):
-            return False
-        return all(worker.resources.get(name, 0) >= amount for name, amount in self.resources.items())
-
-
-class RunnerTask(EngineTask):
-    """A runner's task. Its attributes change on the connection's loop.
-
-    Args:
-        key: the task's name in Dask.
-        order: the arguments for `AgentProcess` on the worker.
-
-    Attributes:
-        worker: the worker that was chosen. None before, and for a task that Dask gives to any worker.
-        address: the address of the worker that has begun the task; before that, of the one that was chosen.
-    """
-
-    def __init__(self, key: str, order: Mapping[str, Any]) -> None:
-        super().__init__(key, order)
-        self.worker: Worker | None = None
-        self.address: str | None = None
-        self.state = State.WAITING
-        self.future: Any = None
-        self.watcher: asyncio.Task[None] | None = None
-        self._state_changed = asyncio.Event()
-
-    def start(self, address: str, pid: int) -> None:
-        """Note that a worker has started the runner."""
-        self.address, self.pid = address, pid
-        self.move(State.STARTED)
-        self.begun.set()
-
-    def end(self, error: str, output: str = "", *, is_final: bool = False) -> None:
-        """See `EngineTask.end`."""
-        super().end(error, output, is_final=is_final)
-        self.move(State.ENDED)
-
-    def move(self, state: State) -> None:
-        """Change the state, and wake `left_waiting`."""
-        self.state = state
-        self._state_changed.set()
-
-    async def left_waiting(self) -> None:
-        """Wait until the state is not `State.WAITING`."""
-        while self.state is State.WAITING:
-            self._state_changed.clear()
-            await self._state_changed.wait()
-
-    @property
-    def place(self) -> str:
-        """Return the worker, for people to read."""
-        return f"Dask worker {self.address}" if self.address else "a Dask worker"
+CLOSE_GRACE = 20.0
+"""Seconds that a runner's calls have to finish when Dask closes the worker in order."""
 
 
 class RunnerTasks:
@@ -106,29 +29,17 @@ class RunnerTasks:
 
     def __init__(self, address: str, security: Any) -> None:
         self._topic = f"dragonfly-{os.urandom(6).hex()}"
-        self.connection = Connection(address, security, self._topic, self._started, self._on_workers)
+        self.connection = Connection(address, security, self._topic, self._started, self)
         self._tasks: dict[str, RunnerTask] = {}
-        self._turn = asyncio.Lock()
+        """By key, in the order of arrival."""
+        self._placer: asyncio.Task[None] | None = None
         self._workers_changed = asyncio.Event()
-
-    def _started(self, message: Any) -> None:
-        """Take an event of the topic: a worker has started a runner."""
-        task = self._tasks.get(message["key"])
-        if task is not None and task.state is State.WAITING:
-            task.start(message["worker"], message["pid"])
-
-    def _on_workers(self, gone: str | None) -> None:
-        """Take an event of the cluster: a worker has come, or the one with this address has gone."""
-        self._workers_changed.set()
-        for task in [task for task in self._tasks.values() if gone is not None and task.address == gone]:
-            if task.state is State.STARTED:
-                task.end(f"{task.place} has left the cluster")
-            elif task.state is State.WAITING:
-                task.move(State.UNPLACED)
+        self._wanted_worker: Any = None
+        """The future of the task that has adaptive scaling start a worker, while the cluster has none."""
 
     @property
     def is_broken(self) -> bool:
-        """Return True if the connection was lost for good."""
+        """Return True if the connection was lost."""
         return self.connection.is_broken
 
     def close(self) -> None:
@@ -140,57 +51,139 @@ class RunnerTasks:
         tasks = [*self._tasks.values()]
         return [task.worker.name for task in tasks if task.worker is not None]
 
-    async def place(self, task: RunnerTask, wanted: Wanted) -> None:
-        """Wait for a free worker, and start the runner there. Return when it has started or ended.
+    # -- events of the cluster -----------------------------------------------------------------------------------------
 
-        Raises:
-            DaskError: the scheduler does not answer.
-        """
+    def _started(self, message: Any) -> None:
+        """Take an event of the topic: a worker has started a runner."""
+        task = self._tasks.get(message["key"])
+        if task is not None and task.state is State.SUBMITTED:
+            task.start(message["pid"])
+            lifetime = message["lifetime"]
+            if lifetime is not None:
+                task.ending(lifetime + CLOSE_GRACE, f"{task.place} has reached its lifetime (dask worker --lifetime)")
+
+    def worker_came(self) -> None:
+        """See `WorkerEvents`."""
+        self._workers_changed.set()
+
+    def worker_left(self, address: str, *, expected: bool) -> None:
+        """See `WorkerEvents`."""
+        self._workers_changed.set()
+        for task in self._tasks_on(address):
+            if task.state is State.SUBMITTED:
+                asyncio.ensure_future(self._withdraw(task))  # noqa: RUF006
+            elif task.state is State.STARTED:
+                if expected:
+                    task.ending(CLOSE_GRACE, f"{task.place} was retired")
+                task.end(f"{task.place} {'was retired' if expected else 'has left the cluster without notice'}")
+                # Dask would run the task again on another worker.
+                asyncio.ensure_future(self._forget_future(task))  # noqa: RUF006
+
+    def worker_out_of_memory(self, address: str, rss: int) -> None:
+        """See `WorkerEvents`."""
+        for task in self._tasks_on(address):
+            used = f"its own process used {rss / 2**20:.0f} MiB, too much for its memory limit"
+            task.end(f"{task.place} was restarted by its nanny: {used}")
+
+    def _tasks_on(self, address: str) -> list[RunnerTask]:
+        return [task for task in self._tasks.values() if task.worker is not None and task.worker.address == address]
+
+    # -- to a worker ---------------------------------------------------------------------------------------------------
+
+    def queue(self, task: RunnerTask) -> None:
+        """Have a task wait for a worker. Any thread."""
+        self.connection.thread.loop.call_soon_threadsafe(self._queue, task)
+
+    def _queue(self, task: RunnerTask) -> None:
         self._tasks[task.key] = task
-        while True:
-            # In order of arrival: a worker that has become free goes to the boot that waits longest.
-            async with self._turn:
-                task.worker = await self._free_worker(wanted)
-                task.address = None if task.worker is None else task.worker.address
-                if task.worker is None:
-                    # Adaptive scaling starts a worker for a task that waits. The lock keeps other boots off the worker.
-                    await self._run(task, wanted)
-            if task.worker is not None:
-                await self._run(task, wanted)
-            if task.state is not State.UNPLACED:
-                return
-            await self._forget_future(task)
-            task.state = State.WAITING
+        self._workers_changed.set()
+        if self._placer is None or self._placer.done():
+            self._placer = asyncio.ensure_future(self._place_all())
 
-    async def _free_worker(self, wanted: Wanted) -> Worker | None:
-        """Return a worker without a runner. Return None if the cluster has no worker at all."""
-        while True:
-            self._workers_changed.clear()
-            workers = await self.connection.workers()
-            if not workers:
-                return None
-            used = {task.address for task in self._tasks.values()}
-            free = [worker for worker in workers if worker.address not in used and wanted.fits(worker)]
-            if free:
-                return min(free, key=lambda worker: (worker.executing, worker.address))
-            try:
-                await asyncio.wait_for(self._workers_changed.wait(), CHECK_EVERY)
-            except TimeoutError:
-                continue
+    def _waiting(self) -> list[RunnerTask]:
+        return [task for task in self._tasks.values() if task.state is State.WAITING]
 
-    async def _run(self, task: RunnerTask, wanted: Wanted) -> None:
-        """Submit the task, and wait until it has begun or cannot begin."""
+    async def _place_all(self) -> None:
+        """Place tasks for as long as any waits. Ends all that wait if the scheduler cannot be asked."""
+        try:
+            while self._waiting():
+                self._workers_changed.clear()
+                workers = await self.connection.workers()
+                self._place(workers)
+                await self._want_worker(workers)
+                if self._waiting():
+                    with suppress(TimeoutError):
+                        await asyncio.wait_for(self._workers_changed.wait(), CHECK_EVERY)
+        except Exception as error:  # Dask's own as well
+            text = str(error) if isinstance(error, DaskError) else f"Dask failed: {type(error).__name__}: {error}"
+            for task in self._waiting():
+                task.end(text)
+
+    def _place(self, workers: Sequence[Worker]) -> None:
+        """Give free workers to the tasks that wait, in order of arrival. A worker is free if it has no runner."""
+        used = {task.worker.address for task in self._tasks.values() if task.worker is not None}
+        free = {worker.address: worker for worker in workers if worker.address not in used}
+        for task in self._waiting():
+            fitting = [worker for worker in free.values() if task.wanted.fits(worker)]
+            if fitting:
+                surplus = task.wanted.surplus
+                best = min(fitting, key=lambda worker: (surplus(worker), worker.executing, worker.address))
+                try:
+                    self._submit(task, best)
+                except (TypeError, ValueError) as error:
+                    task.end(f"Dask refuses the runner's task: {error}", is_final=True)
+                else:
+                    del free[best.address]
+            if not free:
+                break
+        waiting = self._waiting()
+        for task in waiting:
+            task.standing = task.wanted.standing(workers, len(waiting))
+
+    def _submit(self, task: RunnerTask, worker: Worker) -> None:
         from dask.base import annotate
 
-        client = await self.connection.client()
-        where = {} if task.worker is None else {"workers": [task.worker.address], "allow_other_workers": False}
-        if task.worker is None and wanted.workers is not None:
-            where = {"workers": [*wanted.workers], "allow_other_workers": False}
         function = runner_task(task.key, self._topic, task.order)
+        with annotate(**task.wanted.annotations):
+            future = self.connection.opened.submit(
+                function,
+                key=task.key,
+                pure=False,
+                resources=task.wanted.resources or None,
+                workers=[worker.address],
+                allow_other_workers=False,
+            )
+        task.submitted(worker, future)
+        task.watcher = asyncio.ensure_future(_watch(task, future))
+
+    async def _want_worker(self, workers: Sequence[Worker]) -> None:
+        """Keep a task waiting in Dask while the cluster has no worker: adaptive scaling starts one for it."""
+        waiting = [] if workers else self._waiting()
+        if bool(waiting) == (self._wanted_worker is not None):
+            return
+        if waiting:
+            self._wanted_worker = self._submit_wanted(waiting[0].wanted)
+        else:
+            future, self._wanted_worker = self._wanted_worker, None
+            await self.connection.cancel(future)
+
+    def _submit_wanted(self, wanted: Wanted) -> Any:
+        from dask.base import annotate
+
+        key = f"dragonfly-worker-wanted-{os.urandom(6).hex()}"
         with annotate(**wanted.annotations):
-            task.future = client.submit(function, key=task.key, pure=False, resources=wanted.resources or None, **where)
-        task.watcher = asyncio.ensure_future(_watch(task, task.future))
-        await task.left_waiting()
+            return self.connection.opened.submit(
+                worker_wanted(), key=key, pure=False, resources=wanted.resources or None
+            )
+
+    async def _withdraw(self, task: RunnerTask) -> None:
+        """Have a task wait again, as its worker has gone before it began there."""
+        await self._forget_future(task)
+        if task.state is State.SUBMITTED:
+            task.worker, task.state = None, State.WAITING
+            self._queue(task)
+
+    # -- the end -------------------------------------------------------------------------------------------------------
 
     async def stop(self, task: RunnerTask, grace: float, sessions: Sequence[int]) -> None:
         """Stop a runner, wherever it is.
@@ -203,20 +196,19 @@ class RunnerTasks:
         Raises:
             DaskError: the scheduler cannot be reached.
         """
+        if task.state is State.WAITING:
+            task.end("the runner was stopped before it had a worker")
         try:
-            if task.future is not None:
-                if task.address is None:
-                    # A worker may have begun the task without its event having arrived. `stop_task` ends the runner
-                    # there, and prevents its start on the other workers.
-                    await self._forget_future(task)
-                    for worker in await self.connection.workers():
-                        await self.connection.run(stop_task(task.key, grace, sessions), worker.address)
-                elif task.exit_code != 0:
-                    await self.connection.run(stop_task(task.key, grace, sessions), task.address)
+            if task.future is not None and task.worker is not None:
+                if task.exit_code != 0:
+                    # This also prevents the start of a task that the worker has not begun.
+                    await self.connection.run(stop_task(task.key, grace, sessions), task.worker.address)
                 await self._forget_future(task)
         finally:
             self._tasks.pop(task.key, None)
             self._workers_changed.set()
+            if not self._waiting():
+                await self._want_worker([])
 
     async def _forget_future(self, task: RunnerTask) -> None:
         """Have Dask drop the task."""
@@ -224,8 +216,7 @@ class RunnerTasks:
             task.watcher.cancel()
         if task.future is not None:
             future, task.future = task.future, None
-            client = await self.connection.client()
-            await client.cancel([future], force=True)
+            await self.connection.cancel(future)
 
 
 async def _watch(task: RunnerTask, future: Any) -> None:
@@ -235,8 +226,7 @@ async def _watch(task: RunnerTask, future: Any) -> None:
     except asyncio.CancelledError:
         if future.status not in ("cancelled", "lost"):
             raise
-        if task.state is State.WAITING:
-            task.end("the connection to the Dask scheduler was lost, or the runner's task was cancelled")
+        task.end("the connection to the Dask scheduler was lost, or the runner's task was cancelled")
     except Exception as error:  # Dask's own, and whatever a worker raises
         task.end(f"{task.place} did not run the runner's task: {type(error).__name__}: {error}")
     else:

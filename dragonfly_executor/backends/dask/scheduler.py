@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from dragonfly_executor.backends.dask.loop_thread import LoopThread
 from dragonfly_executor.backends.deadline import Deadline
@@ -13,6 +13,8 @@ from dragonfly_executor.errors import DragonflyError
 
 CONNECT_TIMEOUT = 10.0
 """Seconds within which the scheduler must be reached. Dask tries again until then."""
+RESTARTS = "worker-restart-memory"
+"""The topic of Dask's events under which a nanny tells that it restarts a worker."""
 CLOSE_TIMEOUT = 1.5
 """Seconds for telling a scheduler goodbye. A boot that was cancelled must end within 2 s."""
 
@@ -29,8 +31,9 @@ class Worker(NamedTuple):
         name: the name that its cluster knows it by.
         host: its machine.
         threads: number of its threads.
-        resources: what it offers, by name.
+        resources: what it declares, by name.
         executing: number of tasks that it runs.
+        memory: bytes that it may use; 0 if it has no limit.
     """
 
     address: str
@@ -39,6 +42,20 @@ class Worker(NamedTuple):
     threads: int
     resources: Mapping[str, float]
     executing: int
+    memory: int = 0
+
+
+class WorkerEvents(Protocol):
+    """Hears what happens to the cluster's workers, on the connection's loop."""
+
+    def worker_came(self) -> None:
+        """Hear that there is one more worker."""
+
+    def worker_left(self, address: str, *, expected: bool) -> None:
+        """Hear that a worker has gone. It was expected if Dask has retired the worker."""
+
+    def worker_out_of_memory(self, address: str, rss: int) -> None:
+        """Hear that a nanny restarts a worker whose process used this number of bytes."""
 
 
 class Connection:
@@ -51,7 +68,7 @@ class Connection:
         security: for TLS; a `distributed.Security` or None.
         topic: the topic of Dask's events that `on_start` gets.
         on_start: called with the message of each event of `topic`.
-        on_workers: called when workers come or go; with the address of a worker that has gone, else None.
+        events: hears when workers come or go.
     """
 
     def __init__(
@@ -60,18 +77,22 @@ class Connection:
         security: Any,
         topic: str,
         on_start: Callable[[Any], None],
-        on_workers: Callable[[str | None], None],
+        events: WorkerEvents,
     ) -> None:
         self._address, self._security = address, security
-        self._topic, self._on_start, self._on_workers = topic, on_start, on_workers
+        self._topic, self._on_start, self._events = topic, on_start, events
         self._client: Any = None
+        self._is_open = False
         self._opening: asyncio.Task[Any] | None = None
         self.thread = LoopThread("dragonfly-dask")
 
     @property
     def is_broken(self) -> bool:
-        """Return True if the client has given up."""
-        return self._client is not None and self._client.status in ("closing", "closed")
+        """Return True if the client was connected and is not any more.
+
+        It would connect again, but a scheduler that was started again knows neither its tasks nor its subscriptions.
+        """
+        return self._is_open and self._client.status != "running"
 
     async def client(self) -> Any:
         """Return the client, connected.
@@ -101,9 +122,25 @@ class Connection:
         )
         self._client = client
         await client
+        self._is_open = True
         client.subscribe_topic(self._topic, self._tell_start)
         client.subscribe_topic("all", self._tell_workers)
+        client.subscribe_topic(RESTARTS, self._tell_restart)
         return client
+
+    @property
+    def opened(self) -> Any:
+        """Return the client, which is connected: `workers` has just asked it."""
+        return self._client
+
+    async def cancel(self, future: Any) -> None:
+        """Have Dask drop a task.
+
+        Raises:
+            DaskError: the scheduler cannot be reached.
+        """
+        client = await self.client()
+        await client.cancel([future], force=True)
 
     async def _tell_start(self, event: Any) -> None:
         self._on_start(event[1])
@@ -112,9 +149,13 @@ class Connection:
         message = event[1]
         action = message.get("action") if isinstance(message, dict) else None
         if action == "add-worker":
-            self._on_workers(None)
+            self._events.worker_came()
         elif action == "remove-worker":
-            self._on_workers(message.get("worker"))
+            self._events.worker_left(message["worker"], expected=bool(message.get("expected")))
+
+    async def _tell_restart(self, event: Any) -> None:
+        message = event[1]
+        self._events.worker_out_of_memory(message["worker"], message["rss"])
 
     async def workers(self) -> list[Worker]:
         """Return the workers that take tasks.
@@ -135,6 +176,7 @@ class Connection:
                 worker["nthreads"],
                 worker["resources"],
                 worker["metrics"].get("executing", 0),
+                worker["memory_limit"] or 0,
             )
             for address, worker in found["workers"].items()
             if worker["status"] == "running"

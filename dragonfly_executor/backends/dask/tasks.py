@@ -32,6 +32,15 @@ def runner_task(key: str, topic: str, order: Mapping[str, Any]) -> Callable[[], 
     return dragonfly_runner
 
 
+def worker_wanted() -> Callable[[], None]:
+    """Return a task that does nothing. While it waits, adaptive scaling sees that the cluster needs a worker."""
+
+    def dragonfly_worker_wanted() -> None:
+        """Do nothing. Dask shows the name of this function."""
+
+    return dragonfly_worker_wanted
+
+
 def stop_task(key: str, grace: float, sessions: Sequence[int]) -> Callable[[Any], Awaitable[None]]:
     """Return the coroutine function that stops a runner on a worker, for ``Client.run``.
 

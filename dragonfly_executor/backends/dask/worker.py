@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import psutil  # type: ignore[import-untyped]
 from distributed import get_worker, secede
 
 from dragonfly_executor.backends.agent_process import AgentProcess
@@ -77,13 +79,24 @@ def run_agent(key: str, topic: str, order: Mapping[str, Any]) -> dict[str, Any]:
     if agent is None:
         return {"failed": "stopped", "error": "the runner was stopped before it began"}
     try:
-        worker.log_event(topic, {"key": key, "worker": worker.address, "pid": agent.pid})
+        worker.log_event(topic, {"key": key, "pid": agent.pid, "lifetime": lifetime_left(worker)})
         # The task needs no thread of the worker's pool while it waits. It keeps its resources.
         secede()
     finally:
         code, output = agent.wait()
         runners.ended(key)
     return {"code": code, "output": output}
+
+
+def lifetime_left(worker: Any) -> float | None:
+    """Return the seconds until a worker closes itself (``dask worker --lifetime``); None if it does not.
+
+    Dask does not say when the worker began to count, which is shortly after its process began.
+    """
+    if not worker.lifetime:
+        return None
+    left = float(worker.lifetime - (time.time() - psutil.Process().create_time()))
+    return left if left > 0 else None
 
 
 async def stop_agent(worker: Any, key: str, grace: float, sessions: Sequence[int]) -> None:

@@ -1,4 +1,4 @@
-"""`EngineTaskBackend`: boots each runner as a task of a cluster engine, and waits until a worker has started it."""
+"""`EngineTaskBackend`: boots each runner as a task of a cluster engine, which queues it until a worker is free."""
 
 from __future__ import annotations
 
@@ -10,14 +10,13 @@ from dragonfly_executor.backends.agent_command import runner_options
 from dragonfly_executor.backends.base import Backend, BootRequest
 from dragonfly_executor.backends.engine_tasks.node import EngineTaskNode
 from dragonfly_executor.backends.shared_client import EngineClient, SharedClient
-from dragonfly_executor.errors import BootError, BootTimeoutError
 from dragonfly_executor.sync.options import Sync
+from dragonfly_executor.util import validation
 from dragonfly_executor.util.validation import duration, whole
 
 if TYPE_CHECKING:
     from typing import Unpack
 
-    from dragonfly_executor.backends.engine_tasks.task import EngineTask
     from dragonfly_executor.backends.tier_keywords import TierKeywords
     from dragonfly_executor.util.validation import Seconds
 
@@ -40,6 +39,7 @@ class EngineTaskBackend(Backend, Generic[C, N]):
         queue_timeout: seconds (or a `timedelta`) that a boot may wait for a worker; None for no limit.
         sync: which files of this program are sent to the runners; None if the workers see them.
         requirements: third-party packages to install on each node.
+        labels: free labels of the runners.
         tier: `max`, `idle_shutdown_after` and `budget` of the runners of this backend; see `Backend.set_limits`.
 
     Raises:
@@ -50,8 +50,6 @@ class EngineTaskBackend(Backend, Generic[C, N]):
     expected_boot_time = 5.0
     default_boot_timeout = 60.0
     phases = ("create", "queue", "connect", "handshake", "sync", "requirements")
-    _no_worker: str
-    """Error of a boot that has waited for `queue_timeout`, a format string with the field `seconds`."""
 
     def __init__(
         self,
@@ -63,9 +61,11 @@ class EngineTaskBackend(Backend, Generic[C, N]):
         queue_timeout: Seconds | None,
         sync: Sync | str | Iterable[str | os.PathLike[str]] | None,
         requirements: Iterable[str] | str | os.PathLike[str] | None,
+        labels: Iterable[str],
         **tier: Unpack[TierKeywords],
     ) -> None:
         self.set_limits(**tier)
+        self.labels = validation.labels(labels, "labels")
         files = Sync.of(sync, requirements)
         self._shares_disk = sync is None and requirements is None
         self.sync = None if self._shares_disk else files
@@ -79,7 +79,7 @@ class EngineTaskBackend(Backend, Generic[C, N]):
         return self._host or self._own_address(), self._port
 
     def boot(self, request: BootRequest) -> N:
-        """See `Backend.boot`. The boot waits for a worker inside of this method."""
+        """See `Backend.boot`. The node that it returns waits for a worker."""
         client = self._shared.acquire()
         try:
             node = self._make_node(client, request)
@@ -88,30 +88,12 @@ class EngineTaskBackend(Backend, Generic[C, N]):
             raise
         try:
             request.queued()
-            self._queue(node, client, request)
-            node.placed()
-            self._check_begun(node, request)
+            node.wait_in_queue(self._queue_timeout)
+            self._queue(node, client)
         except BaseException:
             node.stop(UNDO_TIMEOUT)
             raise
-        request.started()
         return node
-
-    def _check_begun(self, node: N, request: BootRequest) -> None:
-        """Check that the runner was started. A runner that has dialed back was, even if the engine has yet to say so.
-
-        Raises:
-            BootError: the runner did not start.
-        """
-        task: EngineTask = node.task
-        if request.given_up is not None and request.given_up.is_set():
-            raise BootError("the boot was cancelled", "queue")
-        if request.dialed_in is not None and request.dialed_in.is_set():
-            return
-        if task.ended.is_set():
-            raise node.error_of_end("queue")
-        if not task.begun.is_set():
-            raise BootTimeoutError(self._no_worker.format(seconds=f"{self._queue_timeout:g}"), "queue")
 
     def _task_key(self, request: BootRequest) -> str:
         """Return a name for the task of a boot, which no other task of the engine has."""
@@ -141,12 +123,8 @@ class EngineTaskBackend(Backend, Generic[C, N]):
         """
         raise NotImplementedError
 
-    def _queue(self, node: N, client: C, request: BootRequest) -> None:
-        """Wait until the task has begun. Return earlier if `queue_timeout` passes, or a signal of the request is set.
-
-        Raises:
-            BootError: the engine does not answer.
-        """
+    def _queue(self, node: N, client: C) -> None:
+        """Hand the task to the engine. Must not wait for a worker: the task's `begun` is set when it has one."""
         raise NotImplementedError
 
 
@@ -165,6 +143,7 @@ def arguments_from_text(settings: Mapping[str, str], **readers: Callable[[str], 
         "queue_timeout": float,
         "resources": _amounts,
         "sync": _sync,
+        "labels": str.split,
         **readers,
     }
     arguments: dict[str, Any] = {}

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from dragonfly_executor.backends.base import Signal
 from dragonfly_executor.errors.exit_status import describe_exit
+
+
+def _nobody(seconds: float, ended_by: str) -> None:
+    """Take the known end of a runner for a caller that needs no notice."""
 
 
 class EngineTask:
@@ -15,24 +19,27 @@ class EngineTask:
     Args:
         key: the task's name.
         order: the arguments for `AgentProcess` on the worker.
+        ending: hears when the engine ends the runner; see `BootRequest.ending`.
 
     Attributes:
-        begun: set when the agent has been started, or never will be.
+        begun: set when the agent has been started.
         ended: set when the runner has ended.
         error: why the runner ended; "" before that.
         output: the runner's last output.
         exit_code: the agent's exit code, negative for a signal; None if unknown.
         pid: the process id of the agent, on the worker's machine; 0 if unknown.
         is_final: True if another runner will not start either.
+        standing: how the task stands in the engine's queue, for people to read.
         workers_python: names the interpreter that needs this package, for an error.
     """
 
     workers_python = "the workers' Python"
 
-    def __init__(self, key: str, order: Mapping[str, Any]) -> None:
+    def __init__(self, key: str, order: Mapping[str, Any], ending: Callable[[float, str], object] = _nobody) -> None:
         self.key, self.order = key, dict(order)
+        self.ending = ending
         self.begun, self.ended = Signal(), Signal()
-        self.error = self.output = ""
+        self.error = self.output = self.standing = ""
         self.exit_code: int | None = None
         self.pid = 0
         self.is_final = False
@@ -47,7 +54,6 @@ class EngineTask:
         if not self.ended.is_set():
             self.error, self.output, self.is_final = error, output, is_final
             self.ended.set()
-        self.begun.set()
 
     def take_result(self, result: Any) -> None:
         """Note the end of the runner, as the task's result tells it."""

@@ -14,6 +14,7 @@ from dragonfly_executor.backends.base import BootRequest
 from dragonfly_executor.backends.deadline import Deadline
 from dragonfly_executor.backends.engine_tasks.backend import EngineTaskBackend, arguments_from_text
 from dragonfly_executor.backends.own_address import address_toward
+from dragonfly_executor.backends.ray.options import meet, slots_of
 from dragonfly_executor.errors import BootError
 
 if TYPE_CHECKING:
@@ -25,8 +26,6 @@ if TYPE_CHECKING:
     from dragonfly_executor.sync.options import Sync
     from dragonfly_executor.util.validation import Seconds
 
-LONGEST_WAIT = 3600.0
-"""Seconds of one wait. A lock takes no infinite timeout."""
 OWN = frozenset({"max_concurrency", "max_restarts", "max_task_retries", "concurrency_groups", "lifetime", "name"})
 """Options of actors that the backend sets itself, or that would have an actor outlive its pool."""
 
@@ -59,6 +58,7 @@ class RayBackend(EngineTaskBackend["DriverProcess", "RayNode"]):
         sync: which files of this program are sent to the runners; see `SSHBackend`. None: no files, as the nodes see
             this machine's files under the same paths.
         requirements: third-party packages to install on each node; see `SSHBackend`.
+        labels: free labels of the runners, such as ``{"eu"}``.
         tier: `max`, `idle_shutdown_after` and `budget` of the runners of this backend; see `Backend.set_limits`.
 
     Raises:
@@ -67,10 +67,6 @@ class RayBackend(EngineTaskBackend["DriverProcess", "RayNode"]):
     """
 
     name = "ray"
-    _no_worker = (
-        "Ray has had no resources for the runner's actor for {seconds} s (queue_timeout): "
-        "see `ray status`, start nodes that have them, or raise queue_timeout"
-    )
 
     def __init__(
         self,
@@ -93,6 +89,7 @@ class RayBackend(EngineTaskBackend["DriverProcess", "RayNode"]):
         queue_timeout: Seconds | None = None,
         sync: Sync | str | Iterable[str | os.PathLike[str]] | None = "auto",
         requirements: Iterable[str] | str | os.PathLike[str] | None = None,
+        labels: Iterable[str] = (),
         **tier: Unpack[TierKeywords],
     ) -> None:
         _check_installed()
@@ -104,6 +101,7 @@ class RayBackend(EngineTaskBackend["DriverProcess", "RayNode"]):
             queue_timeout=queue_timeout,
             sync=sync,
             requirements=requirements,
+            labels=labels,
             **tier,
         )
         refused = OWN & set(options or {})
@@ -116,7 +114,6 @@ class RayBackend(EngineTaskBackend["DriverProcess", "RayNode"]):
             "runtime_env": runtime_env and dict(runtime_env),
         }  # fmt: skip
         self._actor_options = {name: value for name, value in named.items() if value is not None} | dict(options or {})
-        self._slots = max(1, int(self._actor_options["num_cpus"]))
         self._address = address or _address_here()
         self._namespace = namespace
 
@@ -137,14 +134,12 @@ class RayBackend(EngineTaskBackend["DriverProcess", "RayNode"]):
 
     def default_slots(self) -> int:
         """See `Backend.default_slots`."""
-        return self._slots
+        return slots_of(self._actor_options)
 
     def _own_address(self) -> str:
         return _own_address(self._address)
 
     def _make_node(self, client: DriverProcess, request: BootRequest) -> RayNode:
-        import cloudpickle
-
         from dragonfly_executor.backends.ray.node import RayNode
         from dragonfly_executor.backends.ray.runner_actor import RunnerActor
 
@@ -152,14 +147,14 @@ class RayBackend(EngineTaskBackend["DriverProcess", "RayNode"]):
         if client.error or not client.connected.is_set():
             text = f"cannot connect to the Ray cluster at {self._address}: {client.error or 'it does not answer'}"
             raise BootError(text, "create", output=client.error)
-        actor = RunnerActor(self._task_key(request), self._order(request))
-        client.boot(actor, cloudpickle.dumps(self._actor_options))
-        return RayNode(actor, client, shares_disk=self._shares_disk, on_stopped=lambda: self._shared.release(client))
+        options = meet(self._actor_options, request.requires, self.labels)
+        actor = RunnerActor(self._task_key(request), self._order(request), options, request.ending)
+        return RayNode(
+            actor, client, request, shares_disk=self._shares_disk, on_stopped=lambda: self._shared.release(client)
+        )
 
-    def _queue(self, node: RayNode, client: DriverProcess, request: BootRequest) -> None:
-        deadline = Deadline(self._queue_timeout, request.given_up, request.dialed_in, node.task.begun)
-        while not deadline.is_over:
-            deadline.pause(LONGEST_WAIT)
+    def _queue(self, node: RayNode, client: DriverProcess) -> None:
+        client.boot(node.task)
 
     def _connect(self) -> DriverProcess:
         from dragonfly_executor.backends.ray.driver_process import DriverProcess

@@ -18,6 +18,7 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from dragonfly_executor.backends.ray.actor import runner_class
+from dragonfly_executor.backends.ray.driver_watch import DriverWatch
 
 STOP_TIMEOUT = 5.0
 """Seconds that an actor may take to end its agent. Then Ray kills the actor, and the agent ends with it."""
@@ -36,7 +37,9 @@ class Driver:
         self._connection = connection
         self._sending = threading.Lock()
         self._actors: dict[str, Any] = {}
-        self._started: set[str] = set()
+        self._started: dict[str, str] = {}
+        """Ray's id of the node of each actor that has one, by the actor's key."""
+        self._watch: DriverWatch | None = None
 
     def serve(self) -> None:
         """Connect to Ray and follow the parent's orders, until the parent is gone."""
@@ -46,6 +49,7 @@ class Driver:
         except Exception as error:  # of any kind: Ray's, grpc's, and RuntimeError
             self._send("unconnected", "", _text(error))
             return
+        self._watch = DriverWatch(self, self._send)
         self._send("connected", "", "")
         while True:
             order, *arguments = self._connection.recv()
@@ -66,6 +70,16 @@ class Driver:
         ran, started = actor.run.remote(order), actor.started.remote()
         started.future().add_done_callback(partial(self._tell, "started", key))
         ran.future().add_done_callback(partial(self._tell, "ended", key))
+        if self._watch is not None:
+            self._watch.look_soon()
+
+    def count_waiting(self) -> int:
+        """See `WatchedActors`."""
+        return len({*[*self._actors]} - {*[*self._started]})
+
+    def nodes(self) -> dict[str, str]:
+        """See `WatchedActors`."""
+        return self._started.copy()
 
     def stop(self, key: str, grace: float, sessions: list[int]) -> None:
         """Stop a runner and its actor."""
@@ -77,7 +91,7 @@ class Driver:
             # It waits for its node, and would not run `stop` before it has one.
             self._kill(key, actor)
             return
-        self._started.discard(key)
+        del self._started[key]
         # A thread of its own: a callback of Ray must not wait for Ray.
         threading.Thread(target=self._stop_agent, args=(key, actor, grace, sessions), daemon=True).start()
 
@@ -104,7 +118,7 @@ class Driver:
         if error is None:
             value = future.result()
             if event == "started":
-                self._started.add(key)
+                self._started[key] = value["node"]
         elif event == "started":
             return  # `run` fails with the same error
         else:

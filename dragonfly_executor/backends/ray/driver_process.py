@@ -14,7 +14,9 @@ from typing import Any
 
 from dragonfly_executor.backends.agent_command import runner_options
 from dragonfly_executor.backends.base import Signal
+from dragonfly_executor.backends.ray.cluster_look import ClusterLook
 from dragonfly_executor.backends.ray.runner_actor import RunnerActor
+from dragonfly_executor.errors import BootError
 
 END_TIMEOUT = 1.0
 """Seconds that a driver has to end once its connection is closed. It has nothing to finish."""
@@ -71,10 +73,21 @@ class DriverProcess:
         """Return True if the driver has ended, or could not connect."""
         return bool(self.error)
 
-    def boot(self, actor: RunnerActor, options: bytes) -> None:
-        """Have an actor created for a runner."""
+    def boot(self, actor: RunnerActor) -> None:
+        """Have an actor created for a runner.
+
+        Raises:
+            BootError: the actor's options cannot be pickled.
+        """
+        import cloudpickle
+
         with self._lock:
             self._actors[actor.key] = actor
+        try:
+            options = cloudpickle.dumps(actor.options)
+        except Exception as error:  # of any kind: the options may hold the user's objects
+            text = f"the options of RayBackend cannot be pickled: {type(error).__name__}: {error}"
+            raise BootError(text, "create", final=True) from error
         self._send("boot", actor.key, actor.order, options)
 
     def stop(self, actor: RunnerActor, grace: float, sessions: Sequence[int]) -> None:
@@ -116,6 +129,8 @@ class DriverProcess:
                     self.error = value
                 elif event == "connected":
                     self.connected.set()
+                elif event == "cluster":
+                    self._note_standing(ClusterLook(*value))
                 elif actor is not None:
                     actor.take(event, value)
         except (EOFError, OSError):
@@ -126,6 +141,13 @@ class DriverProcess:
             for actor in actors:
                 actor.take("lost", None)
             self.connected.set()
+
+    def _note_standing(self, look: ClusterLook) -> None:
+        """Tell the actors that wait how they stand."""
+        with self._lock:
+            waiting = [actor for actor in self._actors.values() if not actor.begun.is_set()]
+        for actor in waiting:
+            actor.standing = look.standing(actor.options, len(waiting))
 
     def forget(self, actor: RunnerActor) -> None:
         """Take no more events of this actor."""

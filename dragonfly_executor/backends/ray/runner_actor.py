@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from dragonfly_executor.backends.base import Signal
@@ -15,6 +15,8 @@ class RunnerActor(EngineTask):
     Args:
         key: its name between this process and the driver.
         order: the arguments for `AgentProcess`.
+        options: the actor's, by Ray's names.
+        ending: see `EngineTask`.
 
     Attributes:
         stopped: set when Ray was told to end the actor.
@@ -24,8 +26,16 @@ class RunnerActor(EngineTask):
 
     workers_python = "Ray's Python"
 
-    def __init__(self, key: str, order: Mapping[str, Any]) -> None:
-        super().__init__(key, order)
+    def __init__(
+        self,
+        key: str,
+        order: Mapping[str, Any],
+        options: Mapping[str, Any],
+        ending: Callable[[float, str], object],
+    ) -> None:
+        super().__init__(key, order, ending)
+        self.options = options
+        self.standing = "Ray has yet to say how the runner's actor stands"
         self.stopped = Signal()
         self.host = self.node = ""
 
@@ -40,6 +50,8 @@ class RunnerActor(EngineTask):
             self.host, self.node, self.pid = value["host"], value["node"], value["pid"]
             if self.pid:
                 self.begun.set()
+        elif event == "draining":
+            self.ending(value, f"Ray drained {self.place}, which is to go (see `ray status`)")
         elif event == "ended":
             self.take_result(value)
         elif event == "stopped":

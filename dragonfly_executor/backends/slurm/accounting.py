@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dragonfly_executor.backends.deadline import Deadline
 from dragonfly_executor.backends.slurm.commands import SlurmCommands, SlurmError
+from dragonfly_executor.backends.slurm.job_end import JobEnd
 
 NONE_HERE = ("accounting storage is disabled", "no program sacct")
 """Parts of error texts after which ``sacct`` is not asked again."""
@@ -20,14 +21,13 @@ class Accounting:
         self._commands = commands
         self._is_off = False
 
-    def describe_end(self, job_id: str, deadline: Deadline) -> str:
-        """Return in words how a job has ended; "" if it has not ended, or there is no accounting."""
+    def end_of(self, job_id: str, deadline: Deadline) -> JobEnd | None:
+        """Return how a job has ended; None if it has not ended, or there is no accounting."""
         if self._is_off:
-            return ""
+            return None
         try:
-            end = self._commands.end_of(job_id, deadline)
+            return self._commands.end_of(job_id, deadline)
         except SlurmError as error:
             said = str(error).lower()
             self._is_off = any(part in said for part in NONE_HERE)
-            return ""
-        return "" if end is None else end.describe()
+            return None

@@ -11,6 +11,8 @@ _ID = re.compile(r"\d+(_\d+)?")
 WAITING = frozenset({"PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT"})
 """States of a job that has no node, or whose node Slurm still starts."""
 RUNNING = frozenset({"RUNNING", "SUSPENDED", "STOPPED", "SIGNALING", "STAGE_OUT", "RESIZING"})
+COMPLETED = "COMPLETED"
+"""The state of a job whose script has ended with exit code 0."""
 MAX_PARTS = 3
 """Hours, minutes and seconds."""
 NEVER_STARTS = {

@@ -12,7 +12,7 @@ from dragonfly_executor.backends.base import BootRequest, CancelToken, Node
 from dragonfly_executor.backends.deadline import Deadline
 from dragonfly_executor.backends.slurm.accounting import Accounting
 from dragonfly_executor.backends.slurm.commands import SlurmCommands, SlurmError
-from dragonfly_executor.backends.slurm.job import NEVER_STARTS, Job
+from dragonfly_executor.backends.slurm.job import COMPLETED, NEVER_STARTS, Job
 from dragonfly_executor.backends.slurm.queue_view import QueueView
 from dragonfly_executor.errors import BootError, BootTimeoutError
 
@@ -155,10 +155,13 @@ class SlurmNode(Node):
         """Return the error of a job that has ended, will never start, or has waited for too long; None for others."""
         job, phase = self._job, "queue" if self.is_queued else "connect"
         if self._is_forgotten or (job is not None and job.has_ended):
-            said = self._accounting.describe_end(self.job_id, Deadline(ACCOUNTING_TIMEOUT, self._stopped))
-            if not said:
-                is_gone = self._is_forgotten or job is None
-                said = f"job {self.job_id} is gone from Slurm's queue" if is_gone or job is None else job.describe()
+            end = self._accounting.end_of(self.job_id, Deadline(ACCOUNTING_TIMEOUT, self._stopped))
+            if end is not None:
+                said = end.describe()
+            elif self._is_forgotten or job is None:
+                said = f"job {self.job_id} is gone from Slurm's queue"
+            else:
+                said = job.describe()
             return BootError(said, phase, output=self.output())
         if job is not None and job.waits and job.reason in NEVER_STARTS:
             return BootError(f"{job.describe()}: {NEVER_STARTS[job.reason]}", "queue", final=True)
@@ -179,11 +182,14 @@ class SlurmNode(Node):
                 if job is None or (job.has_ended and not job.is_completing):
                     break
             deadline.pause(LOSS_PAUSE)
-        said = self._accounting.describe_end(self.job_id, Deadline(ACCOUNTING_TIMEOUT, self._stopped))
-        if said or job is None:
-            return said
-        if job.has_ended:
-            return job.describe()
+        end = self._accounting.end_of(self.job_id, Deadline(ACCOUNTING_TIMEOUT, self._stopped))
+        if COMPLETED in (end and end.state, job and job.state):
+            # The runner has ended by itself: `stopper` says why, if Slurm has sent it SIGTERM.
+            return ""
+        if end is not None:
+            return end.describe()
+        if job is None or job.has_ended:
+            return "" if job is None else job.describe()
         return f"{job.describe()}: look at that node, and at the network between it and this program"
 
     def call_when_stopped(self, then: Callable[[], object]) -> None:

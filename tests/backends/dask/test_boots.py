@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 from concurrent.futures import wait
 from pathlib import Path
-from queue import SimpleQueue
 
 import pytest
 
-from dragonfly_executor import BootTimeoutError, DaskBackend, DragonflyExecutor, Node
+from dragonfly_executor import BootTimeoutError, DaskBackend, DragonflyExecutor
+from dragonfly_executor.core.capacity import Requirements
 from tests.support.dask_cluster import DaskCluster
-from tests.support.engine_tasks import SECRET, WaitingClock, boot_error, boot_request, secret_parent
+from tests.support.engine_tasks import SECRET, WaitingClock, begun, boot_error, boot_request, secret_parent
 from tests.support.helpers import PATIENCE, Gate, Mailbox
 from tests.support.payloads import agent_pid, hold
 
@@ -47,17 +46,20 @@ def test_a_worker_s_threads_are_the_slots_unless_the_user_says_otherwise(
 
 def test_a_boot_that_waits_for_a_worker_is_not_late(make_backend: MakeBackend, cluster: DaskCluster) -> None:
     """`boot_timeout` stops while the boot waits, and counts from when a worker has begun."""
-    clock, nodes = WaitingClock(), SimpleQueue[Node]()
-    backend = make_backend(resources={"SPECIAL": 1})
-    thread = threading.Thread(target=lambda: nodes.put(backend.boot(boot_request(clock=clock, timeout=0.5))))
-    thread.start()
-    assert clock.was_queued.wait(PATIENCE)
+    clock = WaitingClock()
+    node = make_backend(resources={"SPECIAL": 1}).boot(boot_request(clock=clock, timeout=0.5))
+    assert node.is_queued
+    assert clock.was_queued.is_set()
+    cluster.wait_until(lambda: "SPECIAL=1" in node.progress(), "a look at the workers")
+    text = "none of the 2 Dask workers has SPECIAL=1 (they declare no resources); 1 runner waits"
+    assert node.progress() == text
+    assert not clock.was_started.is_set()
     cluster.start_worker("special", "--resources", "SPECIAL=1")
     try:
         assert clock.was_started.wait(PATIENCE)
-        nodes.get(timeout=PATIENCE).stop()
+        assert not node.is_queued
+        node.stop()
     finally:
-        thread.join()
         cluster.kill_worker("special")
 
 
@@ -65,7 +67,8 @@ def test_a_boot_waits_no_longer_than_queue_timeout(make_backend: MakeBackend) ->
     error = boot_error(make_backend(queue_timeout=0.5, workers=["nobody"]))
     assert isinstance(error, BootTimeoutError)
     assert error.phase == "queue"
-    assert "no Dask worker was free within 0.5 s (queue_timeout)" in str(error)
+    assert "none of the 2 Dask workers has one of the names nobody" in str(error)
+    assert "did not start within 0.5 s (queue_timeout): start workers that meet workers=" in str(error)
 
 
 def test_a_worker_without_this_package(make_backend: MakeBackend, cluster: DaskCluster, tmp_path: Path) -> None:
@@ -85,7 +88,7 @@ def test_a_worker_without_this_package(make_backend: MakeBackend, cluster: DaskC
 def test_nothing_that_dask_logs_or_shows_holds_the_token(make_backend: MakeBackend, cluster: DaskCluster) -> None:
     """Dask logs the arguments of a task that fails, so one of the two boots fails."""
     secret = secret_parent()
-    node = make_backend().boot(boot_request(parent=secret))
+    node = begun(make_backend(), parent=secret)
     shown = repr(node)
     node.stop()
     error = boot_error(make_backend(python="/nowhere"), parent=secret)
@@ -120,3 +123,80 @@ def test_arguments_are_checked_where_they_are_given(
 ) -> None:
     with pytest.raises(error, match=text):
         DaskBackend(**{"cluster": "127.0.0.1:1", **arguments})
+
+
+def test_waiting_boots_end_when_no_call_needs_them(
+    make_backend: MakeBackend, cluster: DaskCluster, mailbox: Mailbox, gate: Gate
+) -> None:
+    """Both workers have a runner. The boots that wait for a third go once their calls are cancelled."""
+    with DragonflyExecutor(backend=make_backend(), max=4) as executor:
+        futures = [executor.submit(hold, mailbox.path, gate.path) for _ in range(4)]
+        mailbox.numbers(2)
+        stats = executor.pool.stats
+        text = "each of the 2 Dask workers that fit has a runner; 2 runners wait"
+        cluster.wait_until(lambda: [*stats().progress] == [text] * 2, "both in the queue")
+        assert [future.cancel() for future in futures if not future.running()] == [True, True]
+        cluster.wait_until(lambda: stats().runners_booting == 0, "the end of the boots")
+        assert stats().runners_up == 2
+        gate.open(2)
+        wait(futures)
+
+
+def test_a_worker_whose_resources_are_in_use_is_waited_for(make_backend: MakeBackend, cluster: DaskCluster) -> None:
+    """Dask keeps the task on that worker until a task of someone else has ended there."""
+    from distributed import Client, Event
+
+    clock = WaitingClock()
+    cluster.start_worker("gpu", "--resources", "GPU=1")
+    try:
+        with Client(cluster.address, set_as_default=False) as client:
+            event, begun_there = Event("in use", client=client), Event("begun", client=client)
+            other = client.submit(lambda: (Event("begun").set(), Event("in use").wait()), resources={"GPU": 1})
+            begun_there.wait()
+            node = make_backend().boot(boot_request(clock=clock, requires=Requirements(gpus=1)))
+            cluster.wait_until(lambda: "was chosen" in node.progress(), "the task")
+            assert node.progress().endswith("was chosen, and has not begun the task")
+            event.set()
+            other.result()
+            assert clock.was_started.wait(PATIENCE)
+            node.stop()
+    finally:
+        cluster.kill_worker("gpu")
+
+
+def test_a_call_runs_where_dask_s_workers_declare_what_it_requires(
+    make_backend: MakeBackend, cluster: DaskCluster
+) -> None:
+    """Threads are CPUs, the resource GPU is GPUs, other resources are labels. A call that requires nothing shares."""
+    cluster.start_worker("big", "--nthreads", "2", "--resources", "GPU=2 eu=1")
+    try:
+        with DragonflyExecutor(backend=make_backend(), max=1) as executor:
+            wanted = {"cpus": 2, "gpus": 1, "label": "eu"}
+            first = executor.options(requires=wanted).submit(agent_pid).result(PATIENCE)
+            assert first in {agent.pid for agent in cluster.agents()}
+            (runner,) = executor.pool.stats().runners
+            assert runner.slots == 2
+            assert runner.capacity is not None
+            assert (runner.capacity.cpus, runner.capacity.gpus) == (2, 1)
+            assert set(runner.capacity.labels) == {"eu"}
+            assert executor.submit(agent_pid).result(PATIENCE) == first
+            assert executor.options(requires={"label": "eu"}).submit(agent_pid).result(PATIENCE) == first
+    finally:
+        cluster.kill_worker("big")
+
+
+def test_what_no_worker_declares_is_named(make_backend: MakeBackend) -> None:
+    """Another worker may come, so the boot waits, for `queue_timeout` at most."""
+    backend = make_backend(queue_timeout=1)
+    with DragonflyExecutor(backend=backend, max=1, max_boot_failures=1) as executor:
+        wanted = {"cpus": 3, "gpus": 1, "label": "eu"}
+        error = executor.options(requires=wanted).submit(agent_pid).exception(PATIENCE)
+    assert isinstance(error, BootTimeoutError)
+    text = "none of the 2 Dask workers has GPU=1, eu (a label), 3 threads (they declare no resources)"
+    assert text in str(error)
+
+
+def test_annotations_that_dask_refuses_fail_the_boot_for_good(make_backend: MakeBackend) -> None:
+    error = boot_error(make_backend(annotations={"priority": "high"}))
+    assert error.final
+    assert "Dask refuses the runner's task" in str(error)

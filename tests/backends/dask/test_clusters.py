@@ -69,11 +69,29 @@ def test_workers_that_the_cluster_had_are_used_and_stay(mailbox: Mailbox, gate: 
         wait_for_workers(cluster, 1)
 
 
-def test_a_cluster_that_scales_itself_is_left_alone() -> None:
-    """A boot without any worker is a task that waits, and Dask's own rule starts a worker for it."""
+def test_a_cluster_that_scales_itself_gets_a_worker_for_each_runner_within_its_bounds(
+    mailbox: Mailbox, gate: Gate
+) -> None:
+    """Its minimum is raised for that, and is the user's again in the end. The third boot waits."""
+    with local_cluster(n_workers=0) as cluster:
+        adaptive = cluster.adapt(minimum=0, maximum=2, interval="100ms")
+        with DragonflyExecutor(backend=DaskBackend(cluster, sync=None), max=3) as executor:
+            futures = [executor.submit(hold, mailbox.path, gate.path) for _ in range(3)]
+            assert len(set(mailbox.numbers(2))) == 2
+            DaskCluster(Path()).wait_until(lambda: "has a runner" in " ".join(executor.pool.stats().progress), "a look")
+            (text,) = executor.pool.stats().progress
+            assert text.endswith("1 runner waits; the cluster scales itself, from 0 to 2 workers")
+            gate.open(3)
+            wait(futures)
+        assert adaptive.minimum == 0
+
+
+def test_a_scheduler_with_adaptive_scaling_starts_the_first_worker() -> None:
+    """The backend has only its address. A task that waits in Dask shows that a worker is needed."""
     with local_cluster(n_workers=0) as cluster:
         cluster.adapt(minimum=0, maximum=1, interval="100ms")
-        with DragonflyExecutor(backend=DaskBackend(cluster, sync=None), max=1) as executor:
+        backend = DaskBackend(cluster.scheduler_address, sync=None)
+        with DragonflyExecutor(backend=backend, max=1) as executor:
             assert executor.submit(pid).result(PATIENCE)
 
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import socket
 import threading
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import pytest
 
 from dragonfly_executor.backends.base import Backend
 from dragonfly_executor.backends.dask.backend import DaskBackend
-from dragonfly_executor.backends.dask.scheduler import Worker
 from tests.support.engine_tasks import EngineTaskContract
 from tests.support.helpers import PATIENCE
 
@@ -29,12 +29,16 @@ class TestDaskBackend(EngineTaskContract):
         if step == "worker":
             backend = self.make_backend(resources={"UNOBTAINIUM": 1})
             assert isinstance(backend, DaskBackend)
-            looks, fits = threading.Semaphore(0), backend._wanted.fits
-
-            def look(worker: Worker) -> bool:
-                looks.release()
-                return fits(worker)
-
-            backend._wanted.fits = look  # type: ignore[method-assign]
-            return backend, lambda: looks.acquire(timeout=PATIENCE)
+            return backend, self._watch_queue(backend)
         return self.make_backend_with_silent_runner()
+
+    def _watch_queue(self, backend: DaskBackend) -> Callable[[], object]:
+        """Return a function that waits until a task was queued."""
+        queued, queue = threading.Semaphore(0), backend._queue
+
+        def tell(*arguments: Any) -> None:
+            queue(*arguments)
+            queued.release()
+
+        backend._queue = tell  # type: ignore[method-assign]
+        return lambda: queued.acquire(timeout=PATIENCE)

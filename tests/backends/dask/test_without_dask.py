@@ -14,8 +14,9 @@ import pytest
 from dragonfly_executor import DaskBackend
 from dragonfly_executor.backends.dask.backend import _own_address
 from dragonfly_executor.backends.dask.cluster_scale import ClusterScale
-from dragonfly_executor.backends.dask.runner_tasks import RunnerTask, State, Wanted
 from dragonfly_executor.backends.dask.scheduler import Worker
+from dragonfly_executor.backends.dask.wanted import Wanted
+from dragonfly_executor.core.capacity import Requirements
 
 WORKER = Worker("tcp://10.0.0.5:4000", "w1", "10.0.0.5", 4, {"GPU": 2.0}, 0)
 
@@ -33,11 +34,43 @@ def test_a_worker_fits_by_what_it_offers_and_by_its_names(
     assert Wanted(resources, workers, {}).fits(WORKER) == fits
 
 
-def test_only_the_first_reason_of_an_end_counts() -> None:
-    task = RunnerTask("key", {})
-    task.end("first", "output")
-    task.end("second")
-    assert (task.error, task.output, task.state) == ("first", "output", State.ENDED)
+BIG = Worker("tcp://10.0.0.6:4000", "w2", "10.0.0.6", 8, {"GPU": 2.0, "eu": 1.0, "us": 0.0}, 0, 2**30)
+
+
+@pytest.mark.parametrize(
+    ("required", "fits"),
+    [
+        (Requirements(), True), (Requirements(cpus=8), True), (Requirements(cpus=9), False),
+        (Requirements(gpus=2), True), (Requirements(gpus=3), False),
+        (Requirements(memory=2**30), True), (Requirements(memory=2**30 + 1), False),
+        (Requirements(labels=frozenset({"eu"})), True), (Requirements(labels=frozenset({"eu", "all"})), True),
+        (Requirements(labels=frozenset({"us"})), False), (Requirements(labels=frozenset({"GPU"})), False),
+    ],
+)  # fmt: skip
+def test_a_worker_fits_by_what_calls_require_and_its_runner_then_has_that(required: Requirements, fits: bool) -> None:
+    """A worker without a memory limit has any amount of memory."""
+    wanted = Wanted({}, None, {}, required, frozenset({"all"}))
+    assert wanted.fits(BIG) == fits
+    assert not fits or required.fit(wanted.capacity(BIG))
+    assert wanted.resources == ({"GPU": required.gpus} if required.gpus else {})
+    assert Wanted({}, None, {}, Requirements(memory=2**50)).fits(WORKER)
+
+
+def test_a_runner_that_takes_more_gpus_than_calls_require_keeps_them() -> None:
+    wanted = Wanted({"GPU": 2}, None, {}, Requirements(gpus=1))
+    assert wanted.resources == {"GPU": 2}
+    assert wanted.capacity(BIG).gpus == 2
+
+
+def test_a_runner_that_waits_says_why() -> None:
+    wanted = Wanted({"GPU": 4}, ["w1"], {}, Requirements(2, 1, 2**31, frozenset({"eu"})))
+    named = "GPU=4, eu (a label), 2 threads, a memory limit of 2 GiB, one of the names w1"
+    assert wanted.standing([WORKER, BIG], 2) == (
+        f"none of the 2 Dask workers has {named} (they declare GPU, eu, us); 2 runners wait"
+    )
+    assert wanted.standing([], 1) == "the Dask cluster has no worker; 1 runner waits"
+    text = "each of the 2 Dask workers that fit has a runner; 3 runners wait"
+    assert Wanted({}, None, {}).standing([WORKER, BIG], 3) == text
 
 
 def test_without_dask_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -60,7 +93,7 @@ class Cluster:
         self.worker_spec: dict[str, dict[str, Any]] = {name: {"group": group} for name in names}
         self.observed = self.plan
         self.ended: list[str] = []
-        self._adaptive: object = None
+        self._adaptive: SimpleNamespace | None = None
 
     @property
     def plan(self) -> set[str]:
@@ -148,11 +181,18 @@ def test_a_closed_cluster_is_a_warning(caplog: pytest.LogCaptureFixture) -> None
     assert "the Dask cluster fake did not scale (RuntimeError: Event loop is closed)" in caplog.text
 
 
-def test_a_cluster_that_scales_itself_is_not_told_anything(loop: asyncio.AbstractEventLoop) -> None:
+def test_a_cluster_that_scales_itself_has_its_minimum_raised_within_its_maximum(
+    loop: asyncio.AbstractEventLoop,
+) -> None:
+    """Dask's own rule starts no worker for a task without a length. In the end, the user's minimum is there again."""
     cluster = Cluster(loop)
-    cluster._adaptive = object()
+    adaptive = cluster._adaptive = SimpleNamespace(minimum=1, maximum=3)
     scale = ClusterScale(cluster)
-    scale.more()
-    scale.less([])
+    minimums = []
+    for change in (*[scale.more] * 4, *[lambda: scale.less([])] * 4):
+        change()
+        minimums.append(adaptive.minimum)
     settled(loop)
+    assert minimums == [1, 2, 3, 3, 3, 2, 1, 1]
     assert cluster.plan == set()
+    assert scale.describe() == "the cluster scales itself, from 1 to 3 workers"

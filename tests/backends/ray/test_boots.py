@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import os
-import threading
 from collections.abc import Callable
 from concurrent.futures import wait
 from pathlib import Path
+from threading import Lock
 
 import pytest
 
 from dragonfly_executor import BootTimeoutError, DragonflyExecutor, RayBackend
-from tests.support.engine_tasks import SECRET, WaitingClock, boot_error, boot_request, secret_parent
+from tests.support.engine_tasks import SECRET, WaitingClock, begun, boot_error, boot_request, secret_parent
 from tests.support.helpers import PATIENCE, Gate, Mailbox
-from tests.support.payloads import hold
+from tests.support.payloads import agent_pid, hold
 from tests.support.ray_cluster import RayCluster
 
 pytestmark = pytest.mark.engine
@@ -25,21 +25,25 @@ def variable(name: str) -> str | None:
     return os.environ.get(name)
 
 
-def test_an_actor_that_waits_for_resources_is_not_late(make_backend: MakeBackend, mailbox: Mailbox, gate: Gate) -> None:
+def test_an_actor_that_waits_for_resources_is_not_late(
+    make_backend: MakeBackend, cluster: RayCluster, mailbox: Mailbox, gate: Gate
+) -> None:
     """Two actors fill the cluster. The third gets its runner when one of them has ended."""
     clock = WaitingClock()
     backend = make_backend()
     with DragonflyExecutor(backend=make_backend(num_cpus=2), max=1) as executor:
         future = executor.submit(hold, mailbox.path, gate.path)
         mailbox.read()
-        thread = threading.Thread(target=lambda: backend.boot(boot_request(clock=clock)).stop())
-        thread.start()
-        assert clock.was_queued.wait(PATIENCE)
+        node = backend.boot(boot_request(clock=clock))
+        assert node.is_queued
+        cluster.wait_until(lambda: "actor waits" in node.progress(), "a look at the cluster")
+        assert node.progress() == "other work uses CPU=1 on the 1 of 1 Ray nodes that have it; 1 actor waits"
         assert not clock.was_started.is_set()
         gate.open()
         wait([future])
     assert clock.was_started.wait(PATIENCE)
-    thread.join()
+    assert not node.is_queued
+    node.stop()
 
 
 def test_cpus_are_slots(make_backend: MakeBackend, mailbox: Mailbox, gate: Gate) -> None:
@@ -54,7 +58,7 @@ def test_cpus_are_slots(make_backend: MakeBackend, mailbox: Mailbox, gate: Gate)
 def test_an_actor_waits_no_longer_than_queue_timeout(make_backend: MakeBackend) -> None:
     error = boot_error(make_backend(queue_timeout=0.5, resources={"unobtainium": 1}))
     assert isinstance(error, BootTimeoutError)
-    assert "Ray has had no resources for the runner's actor for 0.5 s (queue_timeout)" in str(error)
+    assert "did not start within 0.5 s (queue_timeout): see `ray status`" in str(error)
 
 
 def test_the_runtime_environment_reaches_the_calls(make_backend: MakeBackend) -> None:
@@ -81,7 +85,7 @@ def test_a_node_without_this_package_fails_the_boot_for_good(make_backend: MakeB
 
 def test_nothing_that_ray_logs_holds_the_token(make_backend: MakeBackend, cluster: RayCluster) -> None:
     secret = secret_parent()
-    node = make_backend().boot(boot_request(parent=secret))
+    node = begun(make_backend(), parent=secret)
     shown = repr(node)
     node.stop()
     error = boot_error(make_backend(python="/nowhere"), parent=secret)
@@ -108,3 +112,42 @@ def test_arguments_are_checked_where_they_are_given(
 ) -> None:
     with pytest.raises(error, match=text):
         RayBackend("127.0.0.1:1", **arguments)  # type: ignore[arg-type]
+
+
+def test_an_actor_asks_for_what_calls_require(make_backend: MakeBackend, cluster: RayCluster) -> None:
+    """Its runner has that, and a call that requires nothing shares it."""
+    with DragonflyExecutor(backend=make_backend(), max=1) as executor:
+        large = executor.options(requires={"cpus": 2, "memory": "100MiB"})
+        first = large.submit(agent_pid).result(60)
+        (runner,) = executor.pool.stats().runners
+        assert runner.slots == 2
+        assert runner.capacity is not None
+        assert (runner.capacity.cpus, runner.capacity.memory) == (2, 100 * 2**20)
+        assert executor.submit(agent_pid).result(PATIENCE) == first
+
+
+@pytest.mark.parametrize(
+    ("wanted", "text"),
+    [
+        ({"gpus": 1}, "none of the 1 Ray nodes has CPU=1, GPU=1; 1 actor waits"),
+        ({"label": "eu"}, "none of the 1 Ray nodes has CPU=1, eu=0.001; 1 actor waits"),
+        ({"label": "region=eu"}, "none of the 1 Ray nodes has CPU=1, the label region=eu; 1 actor waits"),
+    ],
+)
+def test_what_no_node_has_is_named(
+    make_backend: MakeBackend, cluster: RayCluster, wanted: dict[str, object], text: str
+) -> None:
+    """A node that has it may come, so the actor waits. It goes when its call is cancelled."""
+    with DragonflyExecutor(backend=make_backend(), max=1) as executor:
+        future = executor.options(requires=wanted).submit(agent_pid)
+        stats = executor.pool.stats
+        cluster.wait_until(lambda: [*stats().progress] == [text], text)
+        assert future.cancel()
+        cluster.wait_until(lambda: stats().runners_booting == 0, "the end of the boot")
+
+
+def test_options_that_cannot_be_pickled_fail_the_boot_for_good(make_backend: MakeBackend) -> None:
+    error = boot_error(make_backend(scheduling_strategy=Lock()))
+    assert error.final
+    assert error.phase == "create"
+    assert "the options of RayBackend cannot be pickled: TypeError" in str(error)

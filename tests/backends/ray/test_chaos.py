@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
+from queue import SimpleQueue
+from typing import Any
 
 import psutil
 import pytest
@@ -48,6 +51,48 @@ def test_a_parent_that_is_killed_while_its_actor_waits_leaves_no_driver(
             assert all_ended(processes)
 
 
+def test_a_parent_that_is_killed_while_actors_wait_behind_a_full_cluster_leaves_no_actor(
+    cluster: RayCluster, mailbox: Mailbox, gate: Gate
+) -> None:
+    """The cluster has two CPUs, so the third actor waits. None gets a runner when the other two have gone."""
+    with program("ray", cluster, mailbox, gate, calls=3) as parent:
+        slots = mailbox.numbers(2)
+        driver = driver_of(parent.pid)
+        assert driver is not None
+        with watching(*slots, driver.pid) as processes:
+            parent.kill()
+            assert all_ended(processes)
+    with DragonflyExecutor(backend=RayBackend(cluster.address, sync=None, num_cpus=2), max=1) as executor:
+        agent = executor.submit(agent_pid).result(60)
+        assert {process.pid for process in cluster.agents() if "agent" in process.name()} == {agent}
+
+
+def test_a_cluster_that_dies_while_an_actor_waits_fails_its_boot_and_the_next_gets_its_runner(
+    ray_here: None,
+) -> None:
+    events: SimpleQueue[Mapping[str, Any]] = SimpleQueue()
+    with (
+        tempfile.TemporaryDirectory(prefix="ray", dir="/tmp") as folder,
+        ray_cluster(Path(folder), 1) as doomed,
+        DragonflyExecutor(
+            backend=RayBackend(doomed.address, sync=None, num_cpus=2),
+            max=1,
+            max_boot_failures=100,
+            on_event=events.put,
+        ) as executor,
+    ):
+        future = executor.submit(agent_pid)
+        doomed.wait_until(lambda: "actor waits" in " ".join(executor.pool.stats().progress), "the queue")
+        doomed.kill("gcs_server")
+        while (event := events.get(timeout=60))["event"] != "boot failed":
+            continue
+        assert "the connection to the Ray cluster has ended" in event["text"]
+        doomed.stop()
+        doomed.cpus = 2
+        doomed.start()
+        assert future.result(60)
+
+
 def test_a_killed_worker_of_ray_takes_its_runner_with_it(cluster: RayCluster, mailbox: Mailbox, gate: Gate) -> None:
     """The call is lost and says so; the next runs on another runner."""
     with DragonflyExecutor(backend=RayBackend(cluster.address, sync=None), max=1) as executor:
@@ -57,9 +102,29 @@ def test_a_killed_worker_of_ray_takes_its_runner_with_it(cluster: RayCluster, ma
         assert worker is not None
         with watching(int(mailbox.read()), agent) as processes:
             worker.kill()
-            assert isinstance(error_of(future), RunnerLostError)
+            error = error_of(future)
+            assert isinstance(error, RunnerLostError)
+            assert "did not run the runner's actor: " in str(error)
             assert all_ended(processes)
         assert executor.submit(agent_pid).result(PATIENCE) != agent
+
+
+def test_a_node_that_is_drained_ends_its_runner_before_the_deadline(
+    ray_here: None, mailbox: Mailbox, gate: Gate
+) -> None:
+    """Ray announces a preemption so, and does nothing itself at the deadline. The call is told why it was lost."""
+    with (
+        tempfile.TemporaryDirectory(prefix="ray", dir="/tmp") as folder,
+        ray_cluster(Path(folder), 1) as cluster,
+        DragonflyExecutor(backend=RayBackend(cluster.address, sync=None), max=1) as executor,
+    ):
+        future = executor.submit(hold, mailbox.path, gate.path)
+        with watching(int(mailbox.read())) as slots:
+            cluster.drain(8)
+            error = error_of(future)
+            assert all_ended(slots)
+        assert isinstance(error, RunnerLostError)
+        assert "Ray drained Ray node" in str(error)
 
 
 def test_a_killed_driver_loses_the_runners_and_another_is_started(

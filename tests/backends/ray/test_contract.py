@@ -11,7 +11,6 @@ import pytest
 
 from dragonfly_executor.backends.base import Backend
 from dragonfly_executor.backends.ray.backend import RayBackend
-from dragonfly_executor.backends.ray.driver_process import DriverProcess
 from tests.support.engine_tasks import EngineTaskContract
 from tests.support.helpers import PATIENCE
 
@@ -32,23 +31,16 @@ class TestRayBackend(EngineTaskContract):
         if step == "queue":
             backend = self.make_backend(resources={"unobtainium": 1})
             assert isinstance(backend, RayBackend)
-            return backend, self._watch_boots(backend)
+            return backend, self._watch_queue(backend)
         return self.make_backend_with_silent_runner()
 
-    def _watch_boots(self, backend: RayBackend) -> Callable[[], object]:
+    def _watch_queue(self, backend: RayBackend) -> Callable[[], object]:
         """Return a function that waits until the driver was asked for an actor."""
-        asked, connect = threading.Semaphore(0), backend._shared._connect
+        queued, queue = threading.Semaphore(0), backend._queue
 
-        def watched() -> DriverProcess:
-            driver = connect()
-            boot = driver.boot
+        def tell(*arguments: Any) -> None:
+            queue(*arguments)
+            queued.release()
 
-            def tell(*arguments: Any) -> None:
-                boot(*arguments)
-                asked.release()
-
-            driver.boot = tell  # type: ignore[method-assign]
-            return driver
-
-        backend._shared._connect = watched
-        return lambda: asked.acquire(timeout=PATIENCE)
+        backend._queue = tell  # type: ignore[method-assign]
+        return lambda: queued.acquire(timeout=PATIENCE)

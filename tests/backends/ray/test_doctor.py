@@ -22,5 +22,5 @@ def test_resources_that_never_come_are_told(capsys: pytest.CaptureFixture[str], 
     settings = [f"address={cluster.address}", "resources=unobtainium=1", "queue_timeout=0.5"]
     assert main(["doctor", "--backend", "ray", *(word for text in settings for word in ("--set", text))]) == 1
     out = capsys.readouterr().out
-    assert "Ray has had no resources for the runner's actor" in out
+    assert "did not start within 0.5 s (queue_timeout): see `ray status`" in out
     assert "see why the scheduler keeps" in out

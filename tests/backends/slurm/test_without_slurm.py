@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from dragonfly_executor.backends.base import BootRequest, CancelToken, Signal
 from dragonfly_executor.backends.deadline import Deadline
+from dragonfly_executor.backends.slurm import node as slurm_node
 from dragonfly_executor.backends.slurm import queue_view
 from dragonfly_executor.backends.slurm.accounting import Accounting
 from dragonfly_executor.backends.slurm.backend import SlurmBackend
@@ -264,7 +265,7 @@ def test_accounting_that_is_not_there_is_asked_once(error: str, asked: int) -> N
 
     commands: Any = Without()
     accounting = Accounting(commands)
-    assert [accounting.describe_end("7", Deadline(1.0)) for _ in range(2)] == ["", ""]
+    assert [accounting.end_of("7", Deadline(1.0)) for _ in range(2)] == [None, None]
     assert commands.times == asked
 
 
@@ -499,3 +500,35 @@ def test_a_node_tells_its_end_once_and_again_if_the_limit_changes() -> None:
     node._seen(running._replace(time_left="UNLIMITED"))
     node._seen(running._replace(time_left="1:00:00"))
     assert told == [595, 3595]
+
+
+@pytest.mark.parametrize(
+    ("shown", "accounted", "text"),
+    [
+        (job("FAILED", "OutOfMemory"), None, "job 7 ended as FAILED (OutOfMemory)"),
+        (job("FAILED"), "7|NODE_FAIL|0:0|", "job 7 lost its node"),
+        (job("COMPLETED"), None, ""),
+        (job("COMPLETED"), "7|COMPLETED|0:0|", ""),
+        (None, "7|PREEMPTED|0:0|", "job 7 was preempted by a job of higher priority"),
+        (None, None, ""),
+    ],
+)
+def test_a_lost_runner_is_explained_by_the_end_of_its_job(shown: Job | None, accounted: str | None, text: str) -> None:
+    """A job that has completed explains nothing: the runner has ended by itself, perhaps after a SIGTERM."""
+
+    class Ended(Commands):
+        def jobs(self, job_ids: Sequence[str], deadline: Deadline) -> dict[str, Job]:
+            return {} if shown is None else {"7": shown}
+
+        def end_of(self, job_id: str, deadline: Deadline) -> Any:
+            return parse_end(accounted or "", job_id)
+
+    node = node_of(Ended(), [])
+    assert node.explain_loss() == text
+
+
+def test_a_job_that_runs_although_its_runner_was_lost_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(slurm_node, "LOSS_WAIT", 0.1)
+    assert (
+        node_of(Commands(), []).explain_loss().startswith("job 7 is RUNNING on n1: look at that node, and at the net")
+    )

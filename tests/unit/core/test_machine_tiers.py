@@ -160,6 +160,42 @@ def test_calls_go_to_the_first_tier_that_has_a_free_slot() -> None:
     assert story.submit_calls(1) == ["send 4.1 to 1"]
 
 
+def with_mean(seconds: float) -> TieredStory:
+    """Tell of two tiers that are up, the first with two slots, whose calls took this long so far."""
+    story = tiered(changed(NEAR, slots_hint=4), FAR, min=2)
+    story.tell(events.Tick())
+    story.tell(events.BootSucceeded(1, 4))
+    story.submit_calls(1)
+    story.now = seconds
+    story.results(1, 1, cost=seconds)
+    # The mean of the boot times was seen.
+    story.now = 30.0
+    story.tell(events.BootSucceeded(2, 2))
+    return story
+
+
+def test_a_later_tier_gets_no_calls_that_the_first_one_begins_soon() -> None:
+    story = with_mean(4.0)
+    # Four slots begin two more calls within the half of 4 s.
+    assert story.submit_calls(6) == [f"send {number}.1 to 1" for number in (2, 3, 4, 5)]
+    assert story.submit_calls(1) == ["send 6.1 to 2"]
+    assert story.at(31.9) == []
+    assert story.at(32.0) == ["send 7.1 to 2"], "it has waited for two seconds"
+
+
+def test_soon_is_within_a_tenth_of_a_boot_time() -> None:
+    story = with_mean(20.0)
+    # Four slots begin 0.6 calls within 3 s.
+    assert story.submit_calls(5)[-1] == "send 6.1 to 2"
+
+
+def test_no_call_waits_for_an_earlier_tier_whose_slots_have_long_calls() -> None:
+    story = with_mean(4.0)
+    story.submit_calls(4)
+    story.now = 38.0
+    assert story.submit_calls(1) == ["send 6.1 to 2"]
+
+
 @pytest.mark.parametrize("packs", [(True, False), (False, True), (True, True)])
 def test_packed_and_spread_tiers_share_a_pool(packs: tuple[bool, bool]) -> None:
     near, far = changed(NEAR, max=2, packs=packs[0]), changed(FAR, packs=packs[1])
