@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import threading
 from collections.abc import Sequence
@@ -9,6 +10,7 @@ from typing import Any
 
 import pytest
 
+import dragonfly_executor
 from dragonfly_executor import (
     Backend,
     BootError,
@@ -120,6 +122,13 @@ def test_each_backend_takes_limits_by_keyword() -> None:
         assert (backend.max, backend.idle_shutdown_after, backend.budget) == (3, 5.0, budget)
     plain = LocalBackend(max=None)
     assert (plain.max, plain.idle_shutdown_after, plain.budget, plain.slots) == (None, None, None, None)
+
+
+@pytest.mark.parametrize("name", sorted(each for each in dragonfly_executor.__all__ if each.endswith("Backend")))
+def test_no_backend_is_without_these_keywords(name: str) -> None:
+    if name != "Backend":
+        tier = inspect.signature(getattr(dragonfly_executor, name)).parameters["tier"]
+        assert (tier.kind, tier.annotation) == (tier.VAR_KEYWORD, "Unpack[TierKeywords]")
 
 
 @pytest.mark.parametrize(
@@ -263,6 +272,10 @@ def test_a_backend_that_cannot_boot_is_passed_over_with_a_warning(
         first, second = pool.stats().tiers
         assert "no such image" in str(first.passed_over)
         assert (first.runners_up, second.runners_up, second.passed_over) == (0, 1, None)
+        explained = pool.stats().explain
+        assert "1 of at most 2 runners up (fake 0 of 1, second 1 of 1)" in explained
+        assert "fake is passed over: no such image" in explained
+        assert pool.described()["of each backend"] == "fake 0 of 1, second 1 of 1"
         pool.shutdown()
     assert [record for record in caplog.records if "the fake backend could not boot" in record.getMessage()]
 
