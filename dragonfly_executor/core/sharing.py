@@ -17,7 +17,7 @@ If only the pool's `max` is in the way of a boot on one tier, rules 3 to 5 are a
 from __future__ import annotations
 
 from dragonfly_executor.core.losses import end_pauses
-from dragonfly_executor.core.overflow import Promises, calls_left, next_overflows, room_coming
+from dragonfly_executor.core.overflow import Promises, calls_left, next_overflows, pool_room_coming, room_coming
 from dragonfly_executor.core.room import (
     Wants,
     end_needless_yields,
@@ -183,20 +183,26 @@ def boot_in_turn(pool: PoolState, tier: Tier, wants: Wants) -> None:
 
 def reserved(pool: PoolState, group: RunnerGroup) -> int:
     """Return for how many boots of other tiers room is kept: those of kinds without a runner whose turn is earlier."""
-    if not pool.is_tiered or len(pool.runner_table.groups) == 1:
+    table = pool.runner_table
+    if not pool.is_tiered or len(table.groups) == 1:
         return 0
-    others = [
-        other
-        for other in pool.runner_table.all_groups
-        if other.gate is not None
-        and other.kind != group.kind
-        and other.tier is not group.tier
-        and other.tier.boots.free > 0
-        and not pool.is_served(other)
-        and is_waiting(pool, other)
-        and room_coming(pool, other.tier) > 0
-    ]
-    return len({other.kind for other in others if turn(pool, other) < turn(pool, group)})
+    kinds: set[str] = set()
+    for tier in table.tiers:
+        if tier is not group.tier and tier.boots.free > 0:
+            room = len(kinds) + max(0, room_coming(pool, tier))
+            for other in table.groups_on(tier):
+                if len(kinds) < room and other.kind != group.kind and comes_before(pool, other, group):
+                    kinds.add(other.kind)
+    # These have the room of runners that stop now.
+    coming = pool_room_coming(pool) - (pool.max - len(table.runners))
+    return max(0, len(kinds) - coming)
+
+
+def comes_before(pool: PoolState, other: RunnerGroup, group: RunnerGroup) -> bool:
+    """Return whether another group waits for room, and its turn is before that of this one."""
+    if other.gate is None or pool.is_served(other) or not is_waiting(pool, other):
+        return False
+    return turn(pool, other) < turn(pool, group)
 
 
 def boot(pool: PoolState, wants: Wants, group: RunnerGroup, count: int) -> int:
