@@ -263,6 +263,10 @@ def test_a_backend_that_cannot_boot_is_passed_over_with_a_warning(
         first, second = pool.stats().tiers
         assert "no such image" in str(first.passed_over)
         assert (first.runners_up, second.runners_up, second.passed_over) == (0, 1, None)
+        explained = pool.stats().explain
+        assert "1 of at most 2 runners up (fake 0 of 1, second 1 of 1)" in explained
+        assert "fake is passed over: no such image" in explained
+        assert pool.described()["of each backend"] == "fake 0 of 1, second 1 of 1"
         pool.shutdown()
     assert [record for record in caplog.records if "the fake backend could not boot" in record.getMessage()]
 

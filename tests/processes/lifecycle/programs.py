@@ -522,6 +522,29 @@ def interrupted_tiers(mailbox: str) -> None:
 
 
 @program
+def two_tiers(mailbox: str) -> None:
+    """A call on each of two backends, each with a process of its own that tries to stay."""
+    executor = DragonflyExecutor(backend=[LocalBackend(slots=1), SecondBackend(slots=1)])
+    for how in ("daemon", "session"):
+        executor.submit(payloads.hold_with_sleeper, mailbox, how)
+    signal.pause()
+
+
+@program
+def loaded_for_one_backend() -> None:
+    """A pool with one backend loads nothing that only pools with several need."""
+    with DragonflyExecutor(1, backend=[LocalBackend()]) as executor:
+        say(executor.submit(pow, 2, 10).result())
+    say(
+        [
+            name
+            for name in sys.modules
+            if name in ("dragonfly_executor.api.tiers", "dragonfly_executor.backends.tier_limits")
+        ]
+    )
+
+
+@program
 def tiers_at_exit(log: str) -> None:
     """Ends while the call that a later backend boots for waits."""
     executor = DragonflyExecutor(backend=[LocalBackend(slots=1), SecondBackend(slots=1)])
@@ -531,21 +554,19 @@ def tiers_at_exit(log: str) -> None:
 
 @program
 def descriptors_of_tiers_after_a_fork() -> None:
-    """A child keeps no descriptor of the links and of the listener."""
-    from tests.support.dialback import DialingBackend
+    """A child keeps no descriptor: of the link to a runner, and of the listener for one of another backend."""
+    from tests.support.dialback import EmptyNodeBackend
 
-    before, dialing = descriptors(), DialingBackend()
-    dialing.expected_boot_time = 0.5
-    executor = DragonflyExecutor(backend=[LocalBackend(slots=1), dialing], max=3)
+    before, empty = descriptors(), EmptyNodeBackend()
+    empty.expected_boot_time = 0.5
+    executor = DragonflyExecutor(backend=[LocalBackend(slots=1), empty])
     futures = [executor.submit(payloads.nap, 2.0, number) for number in range(2)]
-    for future in futures:
-        future.result()
-    say(sorted(tier.name for tier in executor.pool.stats().tiers if tier.runners_up))
+    empty.requests.get()
     child = fork()
     if child == 0:
         say(sorted(descriptors() - before))
         os._exit(0)
-    say(fate_of(child), executor.submit(pow, 2, 11).result())
+    say(fate_of(child), [future.result() for future in futures])
 
 
 if __name__ == "__main__":

@@ -256,7 +256,7 @@ def test_a_script_with_functions_of_its_own_runs_on_both(tmp_path: Path, mailbox
 
 
 def test_a_forked_child_keeps_no_descriptor_of_any_backend(start: Start) -> None:
-    assert outcome(start("descriptors_of_tiers_after_a_fork")) == (0, "['dialing', 'local']\n[]\n0 2048\n", "")
+    assert outcome(start("descriptors_of_tiers_after_a_fork")) == (0, "[]\n0 [0, 1]\n", "")
 
 
 def test_ctrl_c_ends_the_runners_of_both_backends(start: Start, mailbox: Mailbox, terminal: Terminal) -> None:
@@ -274,3 +274,16 @@ def test_a_program_that_just_ends_still_boots_a_later_backend(start: Start, tmp_
     log = tmp_path / "log"
     assert outcome(start("tiers_at_exit", log)) == (0, "", "")
     assert sorted(log.read_text().split()) == ["local", "second"]
+
+
+def test_runners_of_both_backends_end_with_a_parent_that_is_killed(start: Start, mailbox: Mailbox) -> None:
+    process = start("two_tiers", mailbox.path)
+    watches = watch_calls(mailbox, 2)
+    process.kill()
+    assert all_ended(watches)
+    for watch in watches:
+        watch.close()
+
+
+def test_a_pool_with_one_backend_loads_nothing_for_several(start: Start) -> None:
+    assert outcome(start("loaded_for_one_backend")) == (0, "1024\n[]\n", "")
