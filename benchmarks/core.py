@@ -19,6 +19,7 @@ from typing import Any
 from dragonfly_executor.core import actions, events
 from dragonfly_executor.core.call_table import Call, CallLimits
 from dragonfly_executor.core.calls import DEFAULT_KIND
+from dragonfly_executor.core.limits import TierLimits
 from dragonfly_executor.core.machine import Machine, PoolLimits
 from dragonfly_executor.core.usage import UsageCaps
 from dragonfly_executor.errors import BootError, RunnerLostError
@@ -280,11 +281,24 @@ def longest_event(bench: Bench, event: events.Event) -> float:
     return max(costs) / 1e6
 
 
-def measure(runners: int, queued: int, kinds: int = 1, **limits: Any) -> dict[str, float]:
-    """Run one round with `kinds` kinds of runners. Return by event the microseconds, or the unit in its name.
+def make_tiers(count: int, runners: int, *, packs: bool) -> tuple[TierLimits, ...]:
+    """Return the limits of as many backends, with as many of these runners each; none for one backend."""
+    most = -(-runners // count)
+    limits = {"max": most, "slots_hint": SLOTS, "max_concurrent_boots": runners, "idle_after": 1e9, "packs": packs}
+    return tuple([TierLimits(boot_seconds=1e-6, **limits) for _ in range(count if count > 1 else 0)])
 
-    `limits`: further limits of the pools.
+
+def measure(runners: int, queued: int, kinds: int = 1, tiers: int = 1, **limits: Any) -> dict[str, float]:
+    """Run one round with `kinds` kinds of runners on `tiers` backends.
+
+    Args:
+        runners, queued, kinds, tiers: how many there are.
+        limits: further limits of the pools.
+
+    Returns:
+        By event, the microseconds, or the unit in its name.
     """
+    limits["tiers"] = make_tiers(tiers, runners, packs=limits.get("packs", False))
     bench = Bench(runners, queued, kinds=kinds, **limits)
     figures = bench.measure(*BUSY)
     bench.machine.stats(bench.now)  # loads its modules
@@ -349,6 +363,7 @@ def main() -> int:
     parser.add_argument("--sizes", nargs="+", default=SIZES, metavar="RUNNERSxCALLS")
     parser.add_argument("--bursts", nargs="+", type=int, default=BURSTS, metavar="BOOTS")
     parser.add_argument("--kinds", type=int, default=1, help="kinds of runners, which are as many each")
+    parser.add_argument("--tiers", type=int, default=1, help="backends of the pool, which have as many runners each")
     parser.add_argument("--thrifty", action="store_true", help="pools with scaling='thrifty'")
     parser.add_argument("--packs", action="store_true", help="pools with placement='pack'")
     parser.add_argument("--check", action="store_true", help="exit with 1 if a target is missed")
@@ -360,7 +375,14 @@ def main() -> int:
         rounds = []
         for _ in range(options.rounds):
             rounds.append(
-                measure(int(runners), int(queued), options.kinds, packs=options.packs, thrifty=options.thrifty)
+                measure(
+                    int(runners),
+                    int(queued),
+                    options.kinds,
+                    options.tiers,
+                    packs=options.packs,
+                    thrifty=options.thrifty,
+                )
             )
             gc.collect()
         for kind in rounds[0]:

@@ -66,6 +66,11 @@ def room(pool: PoolState, tier: Tier) -> int:
     return max(0, count)
 
 
+def has_room(pool: PoolState, tier: Tier) -> bool:
+    """Return whether a boot may begin on a tier now, as far as `max` and the backend's concurrent boots say."""
+    return tier.boots.free > 0 and room(pool, tier) > 0
+
+
 def calls_left(pool: PoolState, group: RunnerGroup, promised: Promises, now: float) -> int:
     """Return how many calls of a group's kind the earlier tiers do not begin in time.
 
@@ -186,11 +191,15 @@ def overdue_at(pool: PoolState, group: RunnerGroup) -> float | None:
 
 
 def next_overflows(pool: PoolState, group: RunnerGroup, now: float) -> list[float | None]:
-    """Return when time alone may change what `calls_left` returns for a group of a later tier."""
-    times = [overdue_at(pool, group)]
-    first, after = pool.call_table.queue_of(group.kind).first(), soon(pool, group, now)
-    if first is not None and after is not None:
-        times.append(first.submitted_at + after)
+    """Return when time alone may change what is to be done with the waiting calls of a group of a later tier."""
+    times: list[float | None] = []
+    if pool.runner_table.busy < pool.runner_table.slots:
+        first, after = pool.call_table.queue_of(group.kind).first(), soon(pool, group, now)
+        if first is not None and after is not None:
+            times.append(first.submitted_at + after)
+    if not has_room(pool, group.tier):
+        return times
+    times.append(overdue_at(pool, group))
     if not is_known(pool, group):
         since = oldest_running(pool, group)
         rest = pool.waiting_calls(group.kind) - len(group.booting) * pool.slots_hint(group)

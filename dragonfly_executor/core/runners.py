@@ -117,6 +117,10 @@ class RunnerTable:
             return self.all_groups
         return [groups[tier.index] for groups in self.groups.values()]
 
+    def default_on(self, tier: Tier) -> RunnerGroup:
+        """Return the group of the default kind on a tier."""
+        return self.groups[DEFAULT_KIND][tier.index]
+
     def next_boot(self) -> float | None:
         """Return when the first pause after failed boots ends, in monotonic seconds; None if there is no pause."""
         pauses = [group.back_off.until for group in self.all_groups if group.back_off.until is not None]

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from operator import attrgetter, itemgetter
 
 from dragonfly_executor.core.losses import end_pauses
-from dragonfly_executor.core.overflow import Promises, calls_left, next_overflows
+from dragonfly_executor.core.overflow import Promises, calls_left, has_room, next_overflows
 from dragonfly_executor.core.runner import Runner
 from dragonfly_executor.core.runner_endings import calls_to_replace
 from dragonfly_executor.core.runner_group import RunnerGroup
@@ -51,6 +51,10 @@ def grow(pool: PoolState, now: float) -> bool:
     if pool.is_tiered:
         end_pauses(pool, now)
     for tier in table.tiers:
+        if len(table.groups) == 1 and not has_room(pool, tier):
+            # Only boots of other kinds could still change something here. But ask: this ends a pause that is over.
+            table.default_on(tier).back_off.holds(now)
+            continue
         wants = wants_of(pool, tier, promised, now)
         if wants:
             boot_in_turn(pool, tier, wants)

@@ -193,6 +193,8 @@ class PoolStats(_LazySlot):
     def explain(self) -> str:
         """Return one line: the waiting calls, the runners and slots for them, and the limits that bind."""
         runners = f"{self.runners_up} of at most {self.max} runners up"
+        if self.tiers:
+            runners += f" ({self.tiers_up})"
         if self.runners_booting:
             runners += f", {self.runners_booting} booting"
             if self.boots_queued:
@@ -208,7 +210,17 @@ class PoolStats(_LazySlot):
             text += f"; held by {', '.join(self.limits_that_bind)}"
         if self.last_boot_error is not None and (self.back_off_until is not None or not self.runners_up):
             text += f"; last boot error: {self.last_boot_error}"
+        for tier in self.tiers:
+            if tier.passed_over is not None:
+                text += f"; {tier.name} is passed over: {tier.passed_over}"
         return text
+
+    @property
+    def tiers_up(self) -> str:
+        """The number of runners of each backend that are up, as text; "" for a pool with one backend."""
+        return ", ".join(
+            [f"{tier.name} {tier.runners_up}" + ("" if tier.max is None else f" of {tier.max}") for tier in self.tiers]
+        )
 
     def _first_progress(self) -> str:
         if not self.progress:

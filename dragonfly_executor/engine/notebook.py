@@ -29,6 +29,7 @@ def pool_rows(name: str, backend: str, stats: PoolStats) -> dict[str, object]:
         "pool": name,
         "backend": backend,
         "runners": ", ".join(runners),
+        **({"of each backend": stats.tiers_up} if stats.tiers else {}),
         "slots": f"{stats.slots_busy} of {stats.slots_busy + stats.slots_free} busy",
         "calls": ", ".join([*calls, *(f"{count} {word}" for word, count in ended if count)]),
     }

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import errno
 import os
+import time
 from collections.abc import Collection
 
 from dragonfly_executor.runner.cgroup_files import CgroupFiles
@@ -26,7 +27,7 @@ SLOT: Final = ".slot-"
 ROUNDS: Final = 10
 """Attempts to move all processes: they may fork meanwhile."""
 EMPTY_TIMEOUT: Final = 1.0
-"""Seconds for killed processes to leave their cgroups, when the agent ends."""
+"""Seconds for all killed processes to leave their cgroups, when the agent ends."""
 
 
 class MemoryCgroups:
@@ -57,10 +58,11 @@ class MemoryCgroups:
 
     def close(self) -> None:
         """Remove all cgroups, as far as the kernel lets them be removed. Call it when all slots were killed."""
+        end = time.monotonic() + EMPTY_TIMEOUT
         for name in self._files.children(self._home):
             if name.startswith(f"{PREFIX}{self._pid}{SLOT}"):
                 path = _join(self._home, name)
-                self._files.wait_until_empty(path, EMPTY_TIMEOUT)
+                self._files.wait_until_empty(path, max(0.0, end - time.monotonic()))
                 _try_remove(self._files, path)
         try:
             self._files.write(self._home, "cgroup.subtree_control", "-memory")

@@ -14,6 +14,9 @@ from dragonfly_executor.protocol.versions import versions
 from dragonfly_executor.testing.fake_agent import FakeAgent
 
 if TYPE_CHECKING:
+    from typing import Unpack
+
+    from dragonfly_executor.backends.tier_keywords import TierKeywords
     from dragonfly_executor.testing.clock import VirtualClock
     from dragonfly_executor.transport.loop import Loop
 
@@ -68,6 +71,7 @@ class FakeBackend(Backend):
         then: the faults of all runners that follow.
         slots: calls at once on a runner, if the pool does not set it.
         clock: the clock of the pools on this backend; None for the machine's clock.
+        tier: `max`, `idle_shutdown_after` and `budget` of the runners of this backend; see `Backend.set_limits`.
 
     Attributes:
         nodes: every node that came up, in order.
@@ -79,8 +83,14 @@ class FakeBackend(Backend):
     default_max = 1
 
     def __init__(
-        self, *script: FakeRunner, then: FakeRunner = GOOD, slots: int = 2, clock: VirtualClock | None = None
+        self,
+        *script: FakeRunner,
+        then: FakeRunner = GOOD,
+        slots: int = 2,
+        clock: VirtualClock | None = None,
+        **tier: Unpack[TierKeywords],
     ) -> None:
+        self.set_limits(**tier)
         self._script = list(script)
         self._then = then
         self._slots = slots

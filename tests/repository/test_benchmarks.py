@@ -76,3 +76,13 @@ def test_calls_of_a_script_are_measured_in_each_way(way: str) -> None:
     figures = json.loads(done.stdout)
     assert len(figures) == 7
     assert all(figure > 0 for figure in figures.values())
+
+
+@pytest.mark.slow
+def test_a_burst_is_measured_on_two_backends_and_on_each_alone() -> None:
+    command = [sys.executable, "-m", "benchmarks.tiers", "--calls", "40", "--boot", "0.5", "--seconds", "0.1"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True, timeout=50)
+    _, _, *rows = done.stdout.splitlines()
+    assert [row[:18].strip() for row in rows] == ["local, then slow", "local alone", "slow alone"]
+    assert rows[1].endswith("local 40")
+    assert rows[2].endswith("slow 40")

@@ -75,6 +75,16 @@ def hold_for_good(mailbox: str, *_: object) -> None:
         signal.pause()
 
 
+def log_backend_and_nap(path: str, seconds: float) -> None:
+    """Log the name of the backend that booted this runner, and sleep."""
+    from dragonfly_executor.protocol.parent import Parent
+
+    parent = Parent.get()
+    assert parent is not None
+    log(path, parent.backend)
+    time.sleep(seconds)
+
+
 def log_and_hold(path: str, name: object, mailbox: str, gate: str) -> int:
     log(path, name, os.getpid())
     return hold(mailbox, gate, os.getpid())

@@ -416,9 +416,10 @@ def check_slots_are_full(pool: PoolState, group: RunnerGroup, now: float) -> Non
         first = queue.first()
         for runner in placement.members.values():
             has_time = first is None or fits(runner, first, now)
-            is_held_back = runner.tier > 0 and queue.queued <= overflow.calls_begun_soon(
-                pool, queue, runner_table.groups[group.kind][runner.tier], now
-            )
+            # What one tier leaves to the earlier ones is not sent to a later one either.
+            later = runner_table.groups[group.kind][1 : runner.tier + 1]
+            soon = [overflow.calls_begun_soon(pool, queue, each, now) for each in later]
+            is_held_back = queue.queued <= max(soon, default=0)
             assert placement.room(runner) <= 0 or not has_time or is_held_back, f"calls wait, and {runner} has room"
     held = runner_table.placements.held
     if held is not None and not binds:

@@ -12,12 +12,20 @@ import sys
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from subprocess import CalledProcessError
+from typing import Any
 
 import pytest
 
+from dragonfly_executor import LocalBackend, RunnerLostError
 from dragonfly_executor.runner import memory_cgroups
 from dragonfly_executor.runner.cgroup_files import CgroupFiles
-from tests.support.helpers import PATIENCE
+from tests.processes.conftest import Make
+from tests.support import first_version, payloads
+from tests.support.first_version import FirstVersion
+from tests.support.helpers import PATIENCE, Gate, Mailbox, error_of
+
+MIB = 2**20
 
 MOUNTS = ("/sys/fs/cgroup", "/sys/fs/cgroup/unified")
 PROGRAM = """
@@ -113,3 +121,158 @@ def test_writes_that_the_kernel_refuses_are_errors(home: tuple[CgroupFiles, str,
     if "memory" not in files.read(path, "cgroup.controllers").split():
         with pytest.raises(FileNotFoundError):
             files.write(path, "cgroup.subtree_control", "+memory")
+
+
+# -- the memory controller of version 1, where the kernel has that -----------------------------------------------------
+
+PROGRAM_OF_FIRST_VERSION = """
+import os, sys
+from dragonfly_executor.runner.memory_cgroups import set_up
+from dragonfly_executor.runner.memory_limit import MemoryLimit
+from dragonfly_executor.runner.slot_cgroup import SlotCgroup
+from tests.support.first_version import FirstVersion
+
+MIB = 2**20
+
+
+def run_slot(size):
+    limit = MemoryLimit(100 * MIB, lambda: SlotCgroup.find(files))
+    for _ in range(2):
+        limit.begin()
+        assert files.own().endswith(f".slot-{os.getpid()}")
+        used = bytearray(b"x") * (size * MIB)
+        limit.end()
+        del used
+    used = bytearray(b"x") * (300 * MIB)
+    os._exit(3)
+
+
+files = FirstVersion()
+before = files.own()
+files.write(sys.argv[1], "cgroup.procs", str(os.getpid()))
+groups = set_up(files, 0)
+slots = []
+for size in (50, 300):
+    pid = os.fork()
+    if not pid:
+        run_slot(size)
+    slots.append(pid)
+for pid in slots:
+    _, status = os.waitpid(pid, 0)
+    print(os.waitstatus_to_exitcode(status), groups.has_killed(pid), flush=True)
+    groups.slot_ended(pid)
+print(files.own() == groups.leaf, *files.children(sys.argv[1]), flush=True)
+files.write(before, "cgroup.procs", str(os.getpid()))
+groups.close()
+"""
+
+
+class LocalBackendInCgroup(LocalBackend):
+    """Starts each agent in a cgroup, without the program that boots it. The agent takes version 1 for version 2."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__()
+        self._path = path
+
+    def _command(self, inherited: list[int]) -> list[str]:
+        *command, program = super()._command(inherited)
+        source = first_version.__file__
+        lines = f"""
+import os, runpy
+from dragonfly_executor.runner import cgroup_files
+files = runpy.run_path({source!r})["FirstVersion"]
+files().write({self._path!r}, "cgroup.procs", str(os.getpid()))
+cgroup_files.CgroupFiles = files
+"""
+        assert "main([" in program
+        return [*command, program.replace("main([", f"{lines}main([")]
+
+
+@pytest.fixture
+def home_of_first_version() -> Iterator[str]:
+    files = FirstVersion()
+    path = f"{(files.own() or '/none').rstrip('/')}/test-{os.getpid()}"
+    try:
+        Path(first_version.MOUNT + path).mkdir()
+    except OSError as error:
+        pytest.skip(f"the kernel has no memory controller of version 1, or no cgroup can be made there: {error}")
+    yield path
+    left = files.children(path)
+    for name in left:
+        files.wait_until_empty(f"{path}/{name}", PATIENCE)
+        files.remove(f"{path}/{name}")
+    files.wait_until_empty(path, PATIENCE)
+    files.remove(path)
+
+
+@pytest.mark.slow
+def test_the_kernel_kills_the_slot_that_uses_too_much_and_no_other(home_of_first_version: str) -> None:
+    ended = subprocess.run(
+        [sys.executable, "-c", PROGRAM_OF_FIRST_VERSION, home_of_first_version],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        env={**os.environ, "PYTHONPATH": str(Path.cwd())},
+        check=False,
+    )
+    assert ended.returncode == 0, ended.stderr
+    calm, hungry, rest = ended.stdout.splitlines()
+    assert (calm, hungry) == ("3 False", "-9 True")
+    is_in_leaf, *left = rest.split()
+    assert is_in_leaf == "True"
+    assert [name.rpartition(".")[2] for name in left] == ["agent"], "the cgroups of both slots are gone"
+
+
+def fill(size: int) -> int:
+    return len(bytearray(b"x") * size)
+
+
+def fill_in_child(size: int) -> int:
+    program = f"print(len(bytearray(b'x') * {size}))"
+    return int(subprocess.run([sys.executable, "-c", program], check=True, capture_output=True).stdout)
+
+
+def agent_pid() -> int:
+    return os.getppid()
+
+
+@pytest.mark.slow
+def test_a_call_that_uses_more_than_it_requires_is_killed_and_told_and_others_go_on(
+    home_of_first_version: str, make: Make, mailbox: Mailbox, gate: Gate
+) -> None:
+    home = home_of_first_version
+    files = FirstVersion()
+    ex = make(2, backend=LocalBackendInCgroup(home))
+    view: Any = ex.options(requires={"memory": "100MiB"})
+    held = ex.submit(payloads.hold, mailbox.path, gate.path, "went on")
+    mailbox.read()
+    assert files.children(home) == [], "nothing is made before the first call that requires memory"
+    for _ in range(2):
+        error = view.submit(fill, 300 * MIB).exception(PATIENCE)
+        assert isinstance(error, RunnerLostError)
+        assert (error.signal, error.out_of_memory) == (signal.SIGKILL, True)
+        assert "used more than the 104857600 bytes (100 MiB) of memory that it requires" in str(error)
+    assert view.submit(fill, 50 * MIB).result(PATIENCE) == 50 * MIB
+    assert isinstance(view.submit(fill_in_child, 300 * MIB).exception(PATIENCE), (RunnerLostError, CalledProcessError))
+    assert ex.submit(fill, 300 * MIB).result(PATIENCE) == 300 * MIB, "a call that states nothing has no limit"
+    gate.open()
+    assert held.result(PATIENCE) == "went on"
+    killed = error_of(ex.submit(payloads.die_by, signal.SIGKILL))
+    assert isinstance(killed, RunnerLostError)
+    assert not killed.out_of_memory, "another kill is not taken for that"
+    ex.shutdown()
+    assert files.children(home) == [], "the agent has removed what it has made"
+
+
+@pytest.mark.slow
+def test_what_a_killed_agent_leaves_is_removed_by_the_next_one(home_of_first_version: str, make: Make) -> None:
+    home, files = home_of_first_version, FirstVersion()
+    ex = make(1, backend=LocalBackendInCgroup(home))
+    view: Any = ex.options(requires={"memory": "100MiB"})
+    assert view.submit(fill, MIB).result(PATIENCE) == MIB
+    first = ex.submit(agent_pid).result(PATIENCE)
+    os.kill(first, signal.SIGKILL)
+    assert view.submit(fill, MIB).result(PATIENCE) == MIB
+    second = ex.submit(agent_pid).result(PATIENCE)
+    assert second != first
+    assert {name.partition(".")[0] for name in files.children(home)} == {f"dragonfly-{second}"}

@@ -498,5 +498,76 @@ def _use_inherited(executor: DragonflyExecutor) -> None:
     say(tried(executor.submit, payloads.nothing))
 
 
+# -- several backends --------------------------------------------------------------------------------------------------
+
+
+class SecondBackend(LocalBackend):
+    """A backend that boots for calls that wait for half a second."""
+
+    name = "second"
+    expected_boot_time = 0.5
+
+
+@program
+def interrupted_tiers(mailbox: str) -> None:
+    """A call runs on each of two backends, and the main thread waits for them in a `with` block."""
+    take_terminal()
+    futures: list[Future[Any]] = []
+    try:
+        with DragonflyExecutor(backend=[LocalBackend(slots=1), SecondBackend(slots=1)]) as executor:
+            futures += [executor.submit(payloads.hold_with_sleeper, mailbox, how) for how in ("daemon", "session")]
+            futures[0].result()
+    except KeyboardInterrupt:
+        say("interrupted", *("done" if future.done() else "pending" for future in futures))
+
+
+@program
+def two_tiers(mailbox: str) -> None:
+    """A call on each of two backends, each with a process of its own that tries to stay."""
+    executor = DragonflyExecutor(backend=[LocalBackend(slots=1), SecondBackend(slots=1)])
+    for how in ("daemon", "session"):
+        executor.submit(payloads.hold_with_sleeper, mailbox, how)
+    signal.pause()
+
+
+@program
+def loaded_for_one_backend() -> None:
+    """A pool with one backend loads nothing that only pools with several need."""
+    with DragonflyExecutor(1, backend=[LocalBackend()]) as executor:
+        say(executor.submit(pow, 2, 10).result())
+    say(
+        [
+            name
+            for name in sys.modules
+            if name in ("dragonfly_executor.api.tiers", "dragonfly_executor.backends.tier_limits")
+        ]
+    )
+
+
+@program
+def tiers_at_exit(log: str) -> None:
+    """Ends while the call that a later backend boots for waits."""
+    executor = DragonflyExecutor(backend=[LocalBackend(slots=1), SecondBackend(slots=1)])
+    for _ in range(2):
+        executor.submit(payloads.log_backend_and_nap, log, 2.0)
+
+
+@program
+def descriptors_of_tiers_after_a_fork() -> None:
+    """A child keeps no descriptor: of the link to a runner, and of the listener for one of another backend."""
+    from tests.support.dialback import EmptyNodeBackend
+
+    before, empty = descriptors(), EmptyNodeBackend()
+    empty.expected_boot_time = 0.5
+    executor = DragonflyExecutor(backend=[LocalBackend(slots=1), empty])
+    futures = [executor.submit(payloads.nap, 2.0, number) for number in range(2)]
+    empty.requests.get()
+    child = fork()
+    if child == 0:
+        say(sorted(descriptors() - before))
+        os._exit(0)
+    say(fate_of(child), [future.result() for future in futures])
+
+
 if __name__ == "__main__":
     PROGRAMS[sys.argv[1]](*sys.argv[2:])

@@ -128,7 +128,10 @@ def test_what_is_sent_says_nothing_of_this_machine(
 
     executor = make(backend=TappedBackend(home, to_runner=record))
     assert executor.submit(module.version).result(PATIENCE) == 1
-    setup = pickle.loads(executor.pool._engine.codec.setup_elsewhere(executor.pool._engine._file_snapshot.main))
+    engine = executor.pool._engine
+    (tier,) = engine.tiers
+    assert tier.file_snapshot is not None
+    setup = pickle.loads(engine.codec.setup_elsewhere(tier.file_snapshot.main))
     main = {"path": None, "name": None, "entry": None, "package": None}
     assert setup.pop("main") == main
     assert setup.pop("argv") == [Path(sys.argv[0]).name, *sys.argv[1:]]

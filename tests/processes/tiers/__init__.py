@@ -1,0 +1,1 @@
+"""Pools whose runners are real processes of several backends."""
