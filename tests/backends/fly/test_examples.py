@@ -8,9 +8,10 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -111,14 +112,23 @@ def test_an_upload_is_transcoded_on_a_machine_of_the_same_image(fly: Simulator, 
     assert fly.history.left == []
 
 
-def test_a_deploy_lets_calls_that_run_finish(
+@contextmanager
+def transcoding(
     fly: Simulator, tmp_path: Path, clip: bytes, mailbox: Mailbox, gate: Gate
-) -> None:
-    """SIGTERM while ffmpeg is at it."""
+) -> Iterator[tuple[subprocess.Popen[str], str, Future[Any]]]:
+    """Yield the server, its address, and an answer that comes once the gate opens: ffmpeg is at it."""
     image = make_image(fly, tmp_path, f'echo at it > "{mailbox.path}"\nhead -c 1 "{gate.path}" > /dev/null')
     with serving(fly, image, tmp_path) as (process, address), ThreadPoolExecutor(1) as threads:
         answer = threads.submit(httpx.post, f"{address}/transcode", content=clip, timeout=60)
         assert mailbox.read() == "at it"
+        yield process, address, answer
+
+
+def test_a_deploy_lets_calls_that_run_finish(
+    fly: Simulator, tmp_path: Path, clip: bytes, mailbox: Mailbox, gate: Gate
+) -> None:
+    """SIGTERM while ffmpeg is at it."""
+    with transcoding(fly, tmp_path, clip, mailbox, gate) as (process, _, answer):
         process.send_signal(signal.SIGTERM)
         assert not answer.done()
         gate.open()
@@ -130,10 +140,7 @@ def test_a_runner_that_is_lost_is_an_answer(
     fly: Simulator, tmp_path: Path, clip: bytes, mailbox: Mailbox, gate: Gate
 ) -> None:
     """Its machine is gone in the middle of the work, and the application goes on."""
-    image = make_image(fly, tmp_path, f'echo at it > "{mailbox.path}"\nhead -c 1 "{gate.path}" > /dev/null')
-    with serving(fly, image, tmp_path) as (_, address), ThreadPoolExecutor(1) as threads:
-        answer = threads.submit(httpx.post, f"{address}/transcode", content=clip, timeout=60)
-        assert mailbox.read() == "at it"
+    with transcoding(fly, tmp_path, clip, mailbox, gate) as (_, address, answer):
         fly.destroy(fly.machine())
         assert answer.result().status_code == 503
         assert "runner 1" in answer.result().json()["error"]

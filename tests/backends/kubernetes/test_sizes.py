@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from dragonfly_executor import BootTimeoutError, Parent, RequirementsError
+from dragonfly_executor.backends.kubernetes.backend import KubernetesBackend
 from dragonfly_executor.core.capacity import Requirements
 from tests.backends.kubernetes.conftest import Make, MakeBackend
 from tests.backends.kubernetes.test_boots import boot_error
@@ -124,3 +125,14 @@ def test_labels_that_contradict_each_other_fail_the_calls_and_no_pod_is_made(
     error = error_of(executor.options(requires={"labels": ["eu", "us"]}).submit(pow, 2, 2))
     assert "no node has both zone=eu and zone=us" in str(error)
     assert cluster.pods() == []
+
+
+def test_a_command_line_names_labels_and_the_resource_that_is_a_gpu(cluster: Cluster) -> None:
+    backend = KubernetesBackend.from_text(
+        image="registry.example/app:1", host="127.0.0.1", sync="none", queue_timeout="0.3", cpu="2",
+        labels="eu,ours", gpu_resource="amd.com/gpu",
+    )  # fmt: skip
+    assert backend.labels == backend.capacities()[0].labels == {"eu", "ours"}
+    assert backend.default_slots() == 2
+    error = boot_error(backend, requires=Requirements(gpus=1, labels=frozenset({"eu"})))
+    assert "1 Insufficient amd.com/gpu" in str(error)
