@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import subprocess
@@ -32,15 +33,19 @@ class RayCluster:
     Args:
         folder: where its files go. Its path must be short: Unix sockets are in it.
         cpus: number of CPUs that it claims to have.
+        more_nodes: number of nodes of one CPU that its autoscaler may start, as processes of this machine.
     """
 
-    def __init__(self, folder: Path, cpus: int = 2) -> None:
+    def __init__(self, folder: Path, cpus: int = 2, more_nodes: int = 0) -> None:
         self.folder, self.cpus = folder, cpus
+        self._more_nodes = more_nodes
         self.address = ""
         self._port = _free_port()
         # Ray keeps idle workers, which no test has left behind. The timeout is that of the search for a lost GCS.
         unmarked = {name: value for name, value in os.environ.items() if name != MARK}
         self._env = {**unmarked, "RAY_gcs_rpc_server_reconnect_timeout_s": "5", "RAY_USAGE_STATS_ENABLED": "0"}
+        # Ray's provider of nodes for tests wants the second of these.
+        self._env |= {"AUTOSCALER_UPDATE_INTERVAL_S": "1", "RAY_FAKE_CLUSTER": "1"} if more_nodes else {}
 
     def start(self) -> None:
         """Start the head, or start it again at the same port, and wait until it takes drivers."""
@@ -49,6 +54,8 @@ class RayCluster:
             "--node-ip-address", "127.0.0.1", "--num-cpus", str(self.cpus), "--object-store-memory", "80000000",
             "--include-dashboard", "false", "--disable-usage-stats", "--temp-dir", str(self.folder),
         ]  # fmt: skip
+        if self._more_nodes:
+            command += ["--autoscaling-config", str(self._autoscaling())]
         with (self.folder / "start.log").open("wb") as log:
             subprocess.run(
                 command,
@@ -61,6 +68,29 @@ class RayCluster:
             )
         # Ray takes this machine's own address for the loopback's.
         self.address = (self.folder / "ray_current_cluster").read_text().strip()
+
+    def _autoscaling(self) -> Path:
+        """Write the configuration of the autoscaler. Its schema wants the empty entries as well."""
+        lists = (
+            "cluster_synced_files", "head_setup_commands", "head_start_ray_commands", "initialization_commands",
+            "rsync_exclude", "rsync_filter", "setup_commands", "worker_setup_commands", "worker_start_ray_commands",
+        )  # fmt: skip
+        small = {"resources": {"CPU": 1, "object_store_memory": 80_000_000}, "node_config": {}}
+        config = {
+            **{name: [] for name in lists},
+            **{name: {} for name in ("auth", "file_mounts", "head_node", "worker_nodes")},
+            "cluster_name": "test", "file_mounts_sync_continuously": False, "upscaling_speed": 1.0,
+            "idle_timeout_minutes": 10, "max_workers": self._more_nodes,
+            "provider": {"type": "fake_multinode", "gcs_address": f"127.0.0.1:{self._port}"},
+            "head_node_type": "ray.head.default",
+            "available_node_types": {
+                "ray.head.default": {"resources": {"CPU": self.cpus}, "node_config": {}, "max_workers": 0},
+                "small": {**small, "min_workers": 0, "max_workers": self._more_nodes},
+            },
+        }  # fmt: skip
+        path = self.folder / "autoscaling.json"
+        path.write_text(json.dumps(config))
+        return path
 
     def processes(self) -> list[psutil.Process]:
         """Return all processes of this cluster. They are no children of this process."""
@@ -138,9 +168,9 @@ def _free_port() -> int:
 
 
 @contextmanager
-def ray_cluster(folder: Path, cpus: int = 2) -> Iterator[RayCluster]:
+def ray_cluster(folder: Path, cpus: int = 2, more_nodes: int = 0) -> Iterator[RayCluster]:
     """Yield a cluster that is up; end it afterwards."""
-    cluster = RayCluster(folder, cpus)
+    cluster = RayCluster(folder, cpus, more_nodes)
     try:
         cluster.start()
         yield cluster

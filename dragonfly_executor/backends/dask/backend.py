@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from dragonfly_executor.backends.backend_check import BackendCheck
 from dragonfly_executor.backends.base import BootRequest
 from dragonfly_executor.backends.dask.cluster_scale import ClusterScale
 from dragonfly_executor.backends.deadline import Deadline
@@ -20,8 +21,13 @@ if TYPE_CHECKING:
     from dragonfly_executor.backends.dask.node import DaskNode
     from dragonfly_executor.backends.dask.runner_tasks import RunnerTasks
     from dragonfly_executor.backends.tier_keywords import TierKeywords
+    from dragonfly_executor.core.capacity import Capacity
     from dragonfly_executor.sync.options import Sync
     from dragonfly_executor.util.validation import Seconds
+
+
+CHECK_TIMEOUT = 15.0
+"""Seconds for a check of the doctor. Dask tries for 10 s to connect."""
 
 
 class DaskBackend(EngineTaskBackend["RunnerTasks", "DaskNode"]):
@@ -89,7 +95,8 @@ class DaskBackend(EngineTaskBackend["RunnerTasks", "DaskNode"]):
         )
         self._address, found_security = _address_of(cluster)
         self._security = security or found_security
-        self._scale = ClusterScale(cluster) if hasattr(cluster, "scale") else None
+        self._cluster = cluster if hasattr(cluster, "scale") else None
+        self._scale = None if self._cluster is None else ClusterScale(cluster)
         self._resources, self._annotations = _amounts(resources or {}), dict(annotations or {})
         self._workers = [workers] if isinstance(workers, str) else workers
 
@@ -108,6 +115,34 @@ class DaskBackend(EngineTaskBackend["RunnerTasks", "DaskNode"]):
 
     def __repr__(self) -> str:
         return f"DaskBackend({self._address!r})"
+
+    def capacities(self) -> Sequence[Capacity]:
+        """See `Backend.capacities`. Which workers may join is known only for Dask's own kinds of cluster object."""
+        from dragonfly_executor.backends.dask.cluster_capacity import capacities_of
+
+        return [] if self._cluster is None else capacities_of(self._cluster, self.labels)
+
+    def checks(self) -> Iterable[BackendCheck]:
+        """See `Backend.checks`: the scheduler, and the workers that a runner may get."""
+        client = self._shared.acquire()
+        try:
+            yield self._check_workers(client)
+        finally:
+            self._shared.release(client)
+
+    def _check_workers(self, client: RunnerTasks) -> BackendCheck:
+        from dragonfly_executor.backends.dask.scheduler import DaskError
+        from dragonfly_executor.backends.dask.wanted import Wanted
+
+        try:
+            workers = client.connection.thread.call(client.connection.workers(), Deadline(CHECK_TIMEOUT))
+        except (DaskError, TimeoutError) as error:
+            text = str(error) or f"the Dask scheduler at {self._address} did not answer"
+            return BackendCheck(
+                "workers", False, text, "see that the scheduler runs, and that its port is open from here"
+            )
+        wanted = Wanted(self._resources, self._workers, self._annotations, None, self.labels)
+        return BackendCheck("workers", True, wanted.census(workers))
 
     def _own_address(self) -> str:
         return _own_address(self._address)

@@ -77,7 +77,7 @@ class RunnerTasks:
                     task.ending(CLOSE_GRACE, f"{task.place} was retired")
                 task.end(f"{task.place} {'was retired' if expected else 'has left the cluster without notice'}")
                 # Dask would run the task again on another worker.
-                asyncio.ensure_future(self._forget_future(task))  # noqa: RUF006
+                asyncio.ensure_future(self._withdraw(task))  # noqa: RUF006
 
     def worker_out_of_memory(self, address: str, rss: int) -> None:
         """See `WorkerEvents`."""
@@ -177,8 +177,10 @@ class RunnerTasks:
             )
 
     async def _withdraw(self, task: RunnerTask) -> None:
-        """Have a task wait again, as its worker has gone before it began there."""
-        await self._forget_future(task)
+        """Take back the task of a worker that has gone. If it had not begun there, it waits again."""
+        # A scheduler that is lost has lost the task, and `_watch` notes that.
+        with suppress(DaskError):
+            await self._forget_future(task)
         if task.state is State.SUBMITTED:
             task.worker, task.state = None, State.WAITING
             self._queue(task)

@@ -46,7 +46,7 @@ class Wanted:
         return all(worker.resources.get(name, 0) >= amount for name, amount in self.resources.items()) and (
             self.required.cpus <= worker.threads
             and self.required.memory <= (worker.memory or UNKNOWN)
-            and self.required.labels <= labels_of(worker) | self._labels
+            and self.required.labels <= labels_of(worker.resources) | self._labels
         )
 
     def surplus(self, worker: Worker) -> int:
@@ -55,9 +55,8 @@ class Wanted:
 
     def capacity(self, worker: Worker) -> Capacity:
         """Return what a runner on this worker has: all of its threads and memory, and the GPUs that the task takes."""
-        return Capacity(
-            worker.threads, int(self.resources.get(GPU, 0)), worker.memory or UNKNOWN, labels_of(worker) | self._labels
-        )
+        found = capacity_of(worker.threads, worker.memory or UNKNOWN, worker.resources, self._labels)
+        return Capacity(found.cpus, int(self.resources.get(GPU, 0)), found.memory, found.labels)
 
     def __str__(self) -> str:
         parts = [f"{name}={amount:g}" for name, amount in self.resources.items()]
@@ -83,11 +82,34 @@ class Wanted:
         fitting = sum(map(self.fits, workers))
         if fitting:
             return f"each of the {fitting} Dask workers that fit has a runner; {count}"
-        declared = sorted({name for worker in workers for name in worker.resources})
-        named = f"they declare {', '.join(declared)}" if declared else "they declare no resources"
-        return f"none of the {len(workers)} Dask workers has {self} ({named}); {count}"
+        return f"none of the {len(workers)} Dask workers has {self} ({_declared(workers)}); {count}"
+
+    def census(self, workers: Sequence[Worker]) -> str:
+        """Return which workers there are, and how many of them fit, for people to read."""
+        if not workers:
+            return "the Dask cluster has no worker now"
+        threads = sum(worker.threads for worker in workers)
+        of = f"{len(workers)} Dask workers with {threads} threads in all"
+        return f"{sum(map(self.fits, workers))} of {of} may get a runner; {_declared(workers)}"
 
 
-def labels_of(worker: Worker) -> frozenset[str]:
-    """Return the labels of a worker: the names of its resources, apart from GPUs."""
-    return frozenset(name for name, amount in worker.resources.items() if amount and name != GPU)
+def _declared(workers: Sequence[Worker]) -> str:
+    names = sorted({name for worker in workers for name in worker.resources})
+    return f"they declare {', '.join(names)}" if names else "they declare no resources"
+
+
+def labels_of(resources: Mapping[str, float]) -> frozenset[str]:
+    """Return the labels of a worker that declares these resources: their names, apart from GPUs."""
+    return frozenset(name for name, amount in resources.items() if amount and name != GPU)
+
+
+def capacity_of(threads: int, memory: int, resources: Mapping[str, float], labels: frozenset[str]) -> Capacity:
+    """Return what a worker has.
+
+    Args:
+        threads: number of its threads.
+        memory: bytes of its memory limit, or `UNKNOWN`.
+        resources: what it declares, by name.
+        labels: its labels beyond that.
+    """
+    return Capacity(threads, int(resources.get(GPU, 0)), memory, labels_of(resources) | labels)

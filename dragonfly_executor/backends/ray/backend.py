@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from dragonfly_executor.backends.backend_check import BackendCheck
 from dragonfly_executor.backends.base import BootRequest
 from dragonfly_executor.backends.deadline import Deadline
 from dragonfly_executor.backends.engine_tasks.backend import EngineTaskBackend, arguments_from_text
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from dragonfly_executor.sync.options import Sync
     from dragonfly_executor.util.validation import Seconds
 
+CHECK_TIMEOUT = 30.0
+"""Seconds for each part of a check of the doctor. The driver takes some of them to start."""
 OWN = frozenset({"max_concurrency", "max_restarts", "max_task_retries", "concurrency_groups", "lifetime", "name"})
 """Options of actors that the backend sets itself, or that would have an actor outlive its pool."""
 
@@ -122,12 +125,12 @@ class RayBackend(EngineTaskBackend["DriverProcess", "RayNode"]):
         """Make a backend from texts, as a command line gives them.
 
         Args:
-            settings: arguments of the class; `resources` as "NAME=AMOUNT NAME=AMOUNT".
+            settings: arguments of the class; `resources` as "NAME=AMOUNT NAME=AMOUNT", and `label_selector` likewise.
 
         Raises:
             ImportError, TypeError, ValueError: see the class.
         """
-        return cls(**arguments_from_text(settings, num_cpus=float, num_gpus=float, memory=int))
+        return cls(**arguments_from_text(settings, num_cpus=float, num_gpus=float, memory=int, label_selector=_pairs))
 
     def __repr__(self) -> str:
         return f"RayBackend({self._address!r})"
@@ -135,6 +138,23 @@ class RayBackend(EngineTaskBackend["DriverProcess", "RayNode"]):
     def default_slots(self) -> int:
         """See `Backend.default_slots`."""
         return slots_of(self._actor_options)
+
+    def checks(self) -> Iterable[BackendCheck]:
+        """See `Backend.checks`: the cluster, and the nodes that have what an actor asks for."""
+        client = self._shared.acquire()
+        try:
+            look = client.look(CHECK_TIMEOUT)
+        finally:
+            self._shared.release(client)
+        if isinstance(look, str):
+            advice = "see `ray status`, and that the cluster's ports are open from here"
+            yield BackendCheck("nodes", False, f"{self._unconnected}: {look}", advice)
+        else:
+            yield BackendCheck("nodes", True, look.census(self._actor_options))
+
+    @property
+    def _unconnected(self) -> str:
+        return f"cannot connect to the Ray cluster at {self._address}"
 
     def _own_address(self) -> str:
         return _own_address(self._address)
@@ -145,7 +165,7 @@ class RayBackend(EngineTaskBackend["DriverProcess", "RayNode"]):
 
         Deadline(request.timeout, request.given_up, client.connected).pause(request.timeout)
         if client.error or not client.connected.is_set():
-            text = f"cannot connect to the Ray cluster at {self._address}: {client.error or 'it does not answer'}"
+            text = f"{self._unconnected}: {client.error or 'it does not answer'}"
             raise BootError(text, "create", output=client.error)
         options = meet(self._actor_options, request.requires, self.labels)
         actor = RunnerActor(self._task_key(request), self._order(request), options, request.ending)
@@ -160,6 +180,14 @@ class RayBackend(EngineTaskBackend["DriverProcess", "RayNode"]):
         from dragonfly_executor.backends.ray.driver_process import DriverProcess
 
         return DriverProcess(self._address, self._namespace)
+
+
+def _pairs(text: str) -> dict[str, str]:
+    """Read "region=eu zone=a"."""
+    pairs = [word.partition("=") for word in text.split()]
+    if not all(value for _, _, value in pairs):
+        raise ValueError("write NAME=VALUE, and a space between two of them")
+    return {name: value for name, _, value in pairs}
 
 
 def _check_installed() -> None:

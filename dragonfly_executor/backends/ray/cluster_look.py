@@ -29,6 +29,18 @@ class ClusterLook(NamedTuple):
             options: the actor's, by Ray's names.
             waiting: number of actors that wait.
         """
+        said, fitting = self._census(options)
+        if fitting:
+            said += ", and other work uses it"
+        count = f"{waiting} actor{'s wait' if waiting > 1 else ' waits'}"
+        return "; ".join(filter(None, (said, count, self.autoscaler)))
+
+    def census(self, options: Mapping[str, Any]) -> str:
+        """Return how many nodes have what an actor with these options asks for, for people to read."""
+        said, _ = self._census(options)
+        return "; ".join(filter(None, (said, self.autoscaler)))
+
+    def _census(self, options: Mapping[str, Any]) -> tuple[str, int]:
         wanted, selector = _resources(options), options.get("label_selector") or {}
         text = ", ".join([f"{name}={amount:g}" for name, amount in wanted.items()])
         text += "".join(f", the label {name}={value}" for name, value in selector.items())
@@ -37,13 +49,10 @@ class ClusterLook(NamedTuple):
             for node, labels in zip(self.nodes, self.labels, strict=True)
         )
         if not self.nodes:
-            said = "the Ray cluster has no node"
-        elif fitting:
-            said = f"other work uses {text} on the {fitting} of {len(self.nodes)} Ray nodes that have it"
-        else:
-            said = f"none of the {len(self.nodes)} Ray nodes has {text}"
-        count = f"{waiting} actor{'s wait' if waiting > 1 else ' waits'}"
-        return "; ".join(filter(None, (said, count, self.autoscaler)))
+            return "the Ray cluster has no node", 0
+        if not fitting:
+            return f"none of the {len(self.nodes)} Ray nodes has {text}", 0
+        return f"{fitting} of {len(self.nodes)} Ray nodes {'has' if fitting == 1 else 'have'} {text}", fitting
 
 
 def _resources(options: Mapping[str, Any]) -> dict[str, float]:

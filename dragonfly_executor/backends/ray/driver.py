@@ -18,7 +18,7 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from dragonfly_executor.backends.ray.actor import runner_class
-from dragonfly_executor.backends.ray.driver_watch import DriverWatch
+from dragonfly_executor.backends.ray.driver_watch import DriverWatch, look_at_cluster
 
 STOP_TIMEOUT = 5.0
 """Seconds that an actor may take to end its agent. Then Ray kills the actor, and the agent ends with it."""
@@ -72,6 +72,13 @@ class Driver:
         ran.future().add_done_callback(partial(self._tell, "ended", key))
         if self._watch is not None:
             self._watch.look_soon()
+
+    def look(self) -> None:
+        """Tell the parent what the cluster has."""
+        try:
+            self._send("looked", "", look_at_cluster())
+        except Exception as error:  # Ray's own
+            self._send("looked", "", _text(error))
 
     def count_waiting(self) -> int:
         """See `WatchedActors`."""

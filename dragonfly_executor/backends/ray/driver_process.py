@@ -10,10 +10,12 @@ import threading
 from collections.abc import Sequence
 from contextlib import suppress
 from multiprocessing.connection import Connection
+from queue import Empty, SimpleQueue
 from typing import Any
 
 from dragonfly_executor.backends.agent_command import runner_options
 from dragonfly_executor.backends.base import Signal
+from dragonfly_executor.backends.deadline import Deadline
 from dragonfly_executor.backends.ray.cluster_look import ClusterLook
 from dragonfly_executor.backends.ray.runner_actor import RunnerActor
 from dragonfly_executor.errors import BootError
@@ -37,6 +39,7 @@ class DriverProcess:
     def __init__(self, address: str, namespace: str | None) -> None:
         self.connected = Signal()
         self.error = ""
+        self._looks: SimpleQueue[ClusterLook | str] = SimpleQueue()
         self._lock = threading.Lock()
         self._actors: dict[str, RunnerActor] = {}
         own, theirs = socket.socketpair()
@@ -90,6 +93,21 @@ class DriverProcess:
             raise BootError(text, "create", final=True) from error
         self._send("boot", actor.key, actor.order, options)
 
+    def look(self, timeout: float) -> ClusterLook | str:
+        """Return what the cluster has, or the error of the driver that cannot say it. For one thread.
+
+        Args:
+            timeout: seconds for the connection, and for the look.
+        """
+        Deadline(timeout, self.connected).pause(timeout)
+        if not self.connected.is_set() or self.error:
+            return self.error or "it does not answer"
+        self._send("look")
+        try:
+            return self._looks.get(timeout=timeout)
+        except Empty:
+            return self.error or "it does not answer"
+
     def stop(self, actor: RunnerActor, grace: float, sessions: Sequence[int]) -> None:
         """Have a runner and its actor stopped. `RunnerActor.stopped` is set then."""
         self._send("stop", actor.key, grace, list(sessions))
@@ -131,6 +149,8 @@ class DriverProcess:
                     self.connected.set()
                 elif event == "cluster":
                     self._note_standing(ClusterLook(*value))
+                elif event == "looked":
+                    self._looks.put(value if isinstance(value, str) else ClusterLook(*value))
                 elif actor is not None:
                     actor.take(event, value)
         except (EOFError, OSError):

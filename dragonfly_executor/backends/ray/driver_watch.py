@@ -8,10 +8,11 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, Protocol
 
+from dragonfly_executor.backends.ray.autoscaler import autoscaler_status
+
 LOOK_EVERY = 5.0
 """Seconds between two looks while there are actors. Ray tells a driver neither why an actor waits nor that a node is
 to go, and Ray's own libraries look as often."""
-MAX_DETAILS = 200
 
 
 class WatchedActors(Protocol):
@@ -68,29 +69,16 @@ class DriverWatch:
         self._told = {key: deadline for key, deadline in self._told.items() if key in nodes}
 
     def _look_at_queue(self) -> None:
-        if not self._actors.count_waiting():
-            return
-        import ray
-
-        alive = [node for node in ray.nodes() if node["Alive"]]
-        autoscaler = ""
-        with suppress(Exception):
-            autoscaler = _autoscaler()
-        value = ([node["Resources"] for node in alive], [node.get("Labels", {}) for node in alive], autoscaler)
-        self._send("cluster", "", value)
+        if self._actors.count_waiting():
+            self._send("cluster", "", look_at_cluster())
 
 
-def _autoscaler() -> str:
-    """Return what the autoscaler does, for people to read; "" if it does nothing, or there is none."""
+def look_at_cluster() -> tuple[Any, ...]:
+    """Return the fields of a `ClusterLook`."""
     import ray
-    from ray.autoscaler.v2.sdk import get_cluster_status
 
-    status = get_cluster_status(ray.get_runtime_context().gcs_address)
-    parts = [f"{launch.count} of type {launch.ray_node_type_name}" for launch in status.pending_launches]
-    parts += [f"{node.ray_node_type_name} at {node.ip_address}" for node in status.pending_nodes]
-    said = f"the autoscaler starts nodes: {', '.join(parts)}" if parts else ""
-    if status.failed_launches:
-        last = status.failed_launches[-1]
-        failed = f"the autoscaler could not start a node of type {last.ray_node_type_name}"
-        said = "; ".join(filter(None, (said, f"{failed}: {str(last.details)[:MAX_DETAILS]}")))
-    return said
+    alive = [node for node in ray.nodes() if node["Alive"]]
+    autoscaler = ""
+    with suppress(Exception):  # it may have another API
+        autoscaler = autoscaler_status()
+    return [node["Resources"] for node in alive], [node.get("Labels", {}) for node in alive], autoscaler

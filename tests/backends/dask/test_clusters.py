@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from dragonfly_executor import DaskBackend, DragonflyExecutor
+from dragonfly_executor import DaskBackend, DragonflyExecutor, RequirementsError
 from tests.support.dask_cluster import DaskCluster
 from tests.support.helpers import PATIENCE, Gate, Mailbox
 from tests.support.payloads import agent_pid, hold, pid
@@ -93,6 +93,16 @@ def test_a_scheduler_with_adaptive_scaling_starts_the_first_worker() -> None:
         backend = DaskBackend(cluster.scheduler_address, sync=None)
         with DragonflyExecutor(backend=backend, max=1) as executor:
             assert executor.submit(pid).result(PATIENCE)
+
+
+def test_what_no_worker_of_a_local_cluster_can_have_is_refused_at_submit() -> None:
+    with (
+        local_cluster(n_workers=0, resources={"GPU": 1}) as cluster,
+        DragonflyExecutor(backend=DaskBackend(cluster, sync=None), max=1) as executor,
+    ):
+        with pytest.raises(RequirementsError, match=r"requires 2 GPUs.*the nearest has 1 CPU, 1 GPU"):
+            executor.options(requires={"gpus": 2}).submit(pid)
+        assert executor.options(requires={"gpus": 1}).submit(pid).result(PATIENCE)
 
 
 def test_a_client_s_cluster_and_workers_that_are_threads_of_this_process() -> None:

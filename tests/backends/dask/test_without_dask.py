@@ -13,10 +13,11 @@ import pytest
 
 from dragonfly_executor import DaskBackend
 from dragonfly_executor.backends.dask.backend import _own_address
+from dragonfly_executor.backends.dask.cluster_capacity import capacities_of
 from dragonfly_executor.backends.dask.cluster_scale import ClusterScale
 from dragonfly_executor.backends.dask.scheduler import Worker
 from dragonfly_executor.backends.dask.wanted import Wanted
-from dragonfly_executor.core.capacity import Requirements
+from dragonfly_executor.core.capacity import UNKNOWN, Capacity, Requirements
 
 WORKER = Worker("tcp://10.0.0.5:4000", "w1", "10.0.0.5", 4, {"GPU": 2.0}, 0)
 
@@ -71,6 +72,41 @@ def test_a_runner_that_waits_says_why() -> None:
     assert wanted.standing([], 1) == "the Dask cluster has no worker; 1 runner waits"
     text = "each of the 2 Dask workers that fit has a runner; 3 runners wait"
     assert Wanted({}, None, {}).standing([WORKER, BIG], 3) == text
+
+
+def local_spec(**options: Any) -> dict[str, Any]:
+    """A specification of one of Dask's own workers."""
+    return {"cls": type("Worker", (), {"__module__": "distributed.worker"}), "options": options}
+
+
+def test_a_cluster_object_of_dask_s_own_workers_says_what_they_can_have() -> None:
+    """Workers that it has count as well as those that it would start."""
+    new = local_spec(nthreads=2, memory_limit=2**30, resources={"GPU": 1, "eu": 1})
+    cluster = SimpleNamespace(new_spec=new, worker_spec={0: new, 1: local_spec(nthreads=4, memory_limit="auto")})
+    assert capacities_of(cluster, frozenset({"all"})) == [
+        Capacity(2, 1, 2**30, frozenset({"eu", "all"})), Capacity(4, 0, UNKNOWN, frozenset({"all"})),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "cluster",
+    [
+        SimpleNamespace(),
+        SimpleNamespace(new_spec=None, worker_spec={}),
+        SimpleNamespace(new_spec={"cls": SimpleNamespace, "options": {"nthreads": 4}}, worker_spec={}),
+        SimpleNamespace(new_spec=local_spec(nthreads=1), worker_spec={0: local_spec(cores=4)}),
+    ],
+)
+def test_what_another_cluster_object_s_workers_can_have_is_unknown(cluster: object) -> None:
+    assert capacities_of(cluster, frozenset()) == []
+
+
+def test_the_doctor_is_told_which_workers_may_get_a_runner() -> None:
+    wanted = Wanted({"GPU": 1}, None, {})
+    text = "2 of 2 Dask workers with 12 threads in all may get a runner; they declare GPU, eu, us"
+    assert wanted.census([WORKER, BIG]) == text
+    assert Wanted({}, ["w1"], {}).census([WORKER, BIG]).startswith("1 of 2")
+    assert wanted.census([]) == "the Dask cluster has no worker now"
 
 
 def test_without_dask_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -37,7 +37,7 @@ def test_an_actor_that_waits_for_resources_is_not_late(
         node = backend.boot(boot_request(clock=clock))
         assert node.is_queued
         cluster.wait_until(lambda: "actor waits" in node.progress(), "a look at the cluster")
-        assert node.progress() == "other work uses CPU=1 on the 1 of 1 Ray nodes that have it; 1 actor waits"
+        assert node.progress() == "1 of 1 Ray nodes has CPU=1, and other work uses it; 1 actor waits"
         assert not clock.was_started.is_set()
         gate.open()
         wait([future])
