@@ -163,11 +163,11 @@ class MachineAndWorld(StateMachine):
         hung = sorted(self.world.hung)
         self.world.feed(events.BootReturned(hung[which % len(hung)] if hung else which))
 
-    @step(which=SMALL, retry_in=[0.0, 1.0, 7.0], kind=SMALL, hangs=BOTH)
-    def boot_fails(self, which: int, retry_in: float, kind: int, hangs: bool = False) -> None:
+    @step(which=SMALL, retry_in=[0.0, 1.0, 7.0], kind=SMALL, hangs=BOTH, shared=[False, False, True])
+    def boot_fails(self, which: int, retry_in: float, kind: int, hangs: bool = False, shared: bool = False) -> None:
         final = errors.BootError("no", final=True)
         error = [errors.BootError("no"), OSError("no"), errors.VersionMismatchError("3.11 and 3.12"), final][kind // 2]
-        self.world.feed(events.BootFailed(self.runner(which, up=False), error, retry_in, hangs))
+        self.world.feed(events.BootFailed(self.runner(which, up=False), error, retry_in, hangs, shared))
 
     @step(which=SMALL, kind=SMALL, retry_in=[0.0, 1.0, 7.0], final=[False, False, False, True])
     def boot_brings_a_runner_for_others(self, which: int, kind: int, retry_in: float, final: bool) -> None:
