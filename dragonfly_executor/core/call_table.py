@@ -82,7 +82,7 @@ class CallTable:
                 are_alike = False
             live[call.id] = call
             call.queue = queue
-            call.submitted_at = now
+            call.submitted_at = call.waits_since = now
             if limits.timeout is not None:
                 call.deadline = now + limits.timeout
             elif limits.queue_timeout is None:
@@ -144,7 +144,8 @@ class CallTable:
             self.queues[call.kind].delay(call, now + delay)
         else:
             self.queues[call.kind].put_back(call)
-        self._rearm(call, now + max(0.0, delay))
+        call.waits_since = now + max(0.0, delay)
+        self._rearm(call, call.waits_since)
 
     def settle(self, call: Call, outcome: object) -> None:
         """Settle a call in any state with this outcome."""

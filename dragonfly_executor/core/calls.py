@@ -161,13 +161,14 @@ class Call:
         deaths: attempts that ended with the death of their slot.
         false_starts: slots that died before they could begin it.
         submitted_at: monotonic seconds at which the core accepted it.
+        waits_since: monotonic seconds from which on its current attempt waits for a slot.
         deadline: monotonic seconds at which its timeout expires, or None; set when the call is accepted.
         alarm: monotonic seconds at which the call table next checks its timeouts, or None.
     """
 
     __slots__ = (
         "alarm", "attempt", "deadline", "deaths", "false_starts", "id", "kind", "limits", "payload", "queue", "runner",
-        "state", "submitted_at", "token",
+        "state", "submitted_at", "token", "waits_since",
     )  # fmt: skip
     queue: QueueCounts
 
@@ -189,7 +190,7 @@ class Call:
         self.runner: int | None = None
         self.deaths = 0
         self.false_starts = 0
-        self.submitted_at = 0.0
+        self.submitted_at = self.waits_since = 0.0
         self.deadline: float | None = None
         self.alarm: float | None = None
 

@@ -49,13 +49,13 @@ class Promises:
     def add(self, pool: PoolState, tier: Tier, wants: dict[RunnerGroup, int]) -> None:
         """Add the boots of a tier that are left in `wants`."""
         for group, count in wants.items():
-            self._boots[group] = min(count, room(pool, tier))
+            self._boots[group] = max(0, min(count, room_coming(pool, tier)))
 
     def of(self, pool: PoolState, group: RunnerGroup, waiting: int) -> int:
         """Return the number of boots of a group that will begin for its waiting calls."""
         if group.back_off.until is None or not pool.may_boot(group):
             return self._boots.get(group, 0)
-        return min(boots_for(waiting, pool.slots_hint(group)), room(pool, group.tier))
+        return max(0, min(boots_for(waiting, pool.slots_hint(group)), room_coming(pool, group.tier)))
 
 
 def room(pool: PoolState, tier: Tier) -> int:
@@ -64,6 +64,17 @@ def room(pool: PoolState, tier: Tier) -> int:
     if tier.limits.max is not None:
         count = min(count, tier.limits.max - tier.count)
     return max(0, count)
+
+
+def room_coming(pool: PoolState, tier: Tier) -> int:
+    """Return how many runners a tier has room for, now or once those are gone that go in any case."""
+    table = pool.runner_table
+    room = pool.max - table.up - len(table.booting) + len(table.retiring)
+    if tier.limits.max is not None:
+        staying = sum([group.up + len(group.booting) for group in table.groups_on(tier)])
+        going = sum([runner.tier == tier.index for runner in table.retiring.values()])
+        room = min(room, tier.limits.max - staying + going)
+    return room
 
 
 def has_room(pool: PoolState, tier: Tier) -> bool:
@@ -120,7 +131,7 @@ def calls_begun_soon(pool: PoolState, queue: CallQueue, group: RunnerGroup, now:
     if pool.runner_table.placements.by_kind[group.kind].shares:
         return 0
     first, after = queue.first(), soon(pool, group, now)
-    if first is None or after is None or first.submitted_at + after <= now:
+    if first is None or after is None or first.waits_since + after <= now:
         return 0
     seconds = seconds_of_call(pool, group, now) or inf
     return int(slots_before(pool, group, now) * after / seconds * share(pool, group))
@@ -187,7 +198,7 @@ def share(pool: PoolState, group: RunnerGroup) -> float:
 def overdue_at(pool: PoolState, group: RunnerGroup) -> float | None:
     """Return when the next call of a kind has waited for the boot time of a later tier; None if no call waits."""
     first = pool.call_table.queue_of(group.kind).first()
-    return None if first is None else first.submitted_at + group.tier.boot_seconds
+    return None if first is None else first.waits_since + group.tier.boot_seconds
 
 
 def next_overflows(pool: PoolState, group: RunnerGroup, now: float) -> list[float | None]:
@@ -196,7 +207,7 @@ def next_overflows(pool: PoolState, group: RunnerGroup, now: float) -> list[floa
     if pool.runner_table.busy < pool.runner_table.slots:
         first, after = pool.call_table.queue_of(group.kind).first(), soon(pool, group, now)
         if first is not None and after is not None:
-            times.append(first.submitted_at + after)
+            times.append(first.waits_since + after)
     if not has_room(pool, group.tier):
         return times
     times.append(overdue_at(pool, group))

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from operator import attrgetter, itemgetter
 
 from dragonfly_executor.core.losses import end_pauses
-from dragonfly_executor.core.overflow import Promises, calls_left, has_room, next_overflows
+from dragonfly_executor.core.overflow import Promises, calls_left, next_overflows, room_coming
 from dragonfly_executor.core.runner import Runner
 from dragonfly_executor.core.runner_endings import calls_to_replace
 from dragonfly_executor.core.runner_group import RunnerGroup
@@ -51,7 +51,7 @@ def grow(pool: PoolState, now: float) -> bool:
     if pool.is_tiered:
         end_pauses(pool, now)
     for tier in table.tiers:
-        if len(table.groups) == 1 and not has_room(pool, tier):
+        if len(table.groups) == 1 and room_coming(pool, tier) <= 0:
             # Only boots of other kinds could still change something here. But ask: this ends a pause that is over.
             table.default_on(tier).back_off.holds(now)
             continue
@@ -125,7 +125,7 @@ def overdue_at(pool: PoolState, group: RunnerGroup) -> float | None:
     if first is None or group.thrifty is None:
         return None
     after = group.thrifty.overdue_after()
-    return None if after is None else first.submitted_at + after
+    return None if after is None else first.waits_since + after
 
 
 def next_review(pool: PoolState) -> float | None:
@@ -222,17 +222,6 @@ def make_room(pool: PoolState, tier: Tier, wants: Wants) -> bool:
         # The kind that keeps this runner may have another one to spare now.
         stop_needless(pool, groups, missing - room_coming(pool, tier))
     return ended or stopped > 0
-
-
-def room_coming(pool: PoolState, tier: Tier) -> int:
-    """Return how many runners a tier has room for, now or once those are gone that go in any case."""
-    table = pool.runner_table
-    room = pool.max - table.up - len(table.booting) + len(table.retiring)
-    if tier.limits.max is not None:
-        staying = sum([group.up + len(group.booting) for group in table.groups_on(tier)])
-        going = sum([runner.tier == tier.index for runner in table.retiring.values()])
-        room = min(room, tier.limits.max - staying + going)
-    return room
 
 
 def fit_yields(pool: PoolState, now: float) -> None:

@@ -74,10 +74,7 @@ class ThriftyScaling:
         capped, mean = costs.capped.value, costs.mean.value
         short = FIRST_GUESS * boot if capped is None else max(capped, LEAST)
         cost = max(short, mean or 0.0)
-        able = max(0, slots_up - len(costs.long)) * (ABLE * boot + span)
-        able += slots * ABLE_BOOTING * self._boot_times.spent(now)
         left, taken = waiting * short, short / cost
-        in_progress = len(costs.running) * short
         if keys is not None and (keys.waiting.calls or keys.new_calls):
             with_key = keys.waiting.calls + keys.new_calls
             weight = max(0, waiting - with_key) + keys.new_weight
@@ -85,16 +82,19 @@ class ThriftyScaling:
             taken = min(1.0, left / max(keys.waiting.seconds + weight * cost, LEAST))
             # Some of these calls may be left to others.
             left *= min(1.0, waiting / with_key)
-        if keys is not None and keys.running.calls:
-            in_progress = keys.running.capped + max(0, len(costs.running) - keys.running.calls) * short
+        horizon, running = ABLE * boot + span, costs.usual
+        able = max(0, slots_up - len(costs.long)) * horizon - running * time_off(horizon, running, cost, keys)
+        able += slots * ABLE_BOOTING * self._boot_times.spent(now)
         # A long call occupies a slot for its whole time, but counts with a span at most.
-        left += in_progress / 2 - able * taken
-        return max(0, int(left / (slots * span) + 0.5))
+        each = left / waiting
+        left -= able * taken
+        boots = max(0, int(left / (slots * span) + 0.5))
+        # A call that is long enough to be worth a runner does not wait for others that fill its other slots.
+        return 1 if not boots and min(each, left) >= span / 2 else boots
 
     def next_review(self) -> float | None:
         """Return when the next running call counts as long, in monotonic seconds; None if there is none."""
-        since, after = self._costs.oldest_running, self._costs.long_after
-        return None if since is None or after is None else since + after
+        return self._costs.next_long()
 
     def overdue_after(self) -> float | None:
         """Return after how many seconds a waiting call has a runner booted in any case; None while that is unknown."""
@@ -123,3 +123,20 @@ class ThriftyScaling:
     def idle_after(self, level: int) -> float:
         """Return for how many seconds the runner of a level is kept without a call."""
         return self.idle_times.of(level) * (self._boot_times.seconds or 0.0)
+
+
+def time_off(horizon: float, running: int, cost: float, keys: KeyCosts | None) -> float:
+    """Return for how many seconds of the horizon the slot of a running call does nothing for those that wait.
+
+    That is half of the call's time. But if calls take much longer than the horizon, it matters how soon slots become
+    free for a call to begin, and not how much work they do until then. The longer calls take, the less is subtracted.
+
+    Args:
+        horizon: the seconds that count.
+        running: number of calls that run.
+        cost: mean seconds of a call without a known key.
+        keys: how long calls of each key take.
+    """
+    if keys is not None and keys.running.calls:
+        cost = (keys.running.seconds + max(0, running - keys.running.calls) * cost) / max(running, keys.running.calls)
+    return min(cost / 2, max(0.0, horizon - cost / 2))

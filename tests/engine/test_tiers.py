@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import threading
 from collections.abc import Sequence
@@ -9,6 +10,7 @@ from typing import Any
 
 import pytest
 
+import dragonfly_executor
 from dragonfly_executor import (
     Backend,
     BootError,
@@ -120,6 +122,13 @@ def test_each_backend_takes_limits_by_keyword() -> None:
         assert (backend.max, backend.idle_shutdown_after, backend.budget) == (3, 5.0, budget)
     plain = LocalBackend(max=None)
     assert (plain.max, plain.idle_shutdown_after, plain.budget, plain.slots) == (None, None, None, None)
+
+
+@pytest.mark.parametrize("name", sorted(each for each in dragonfly_executor.__all__ if each.endswith("Backend")))
+def test_no_backend_is_without_these_keywords(name: str) -> None:
+    if name != "Backend":
+        tier = inspect.signature(getattr(dragonfly_executor, name)).parameters["tier"]
+        assert (tier.kind, tier.annotation) == (tier.VAR_KEYWORD, "Unpack[TierKeywords]")
 
 
 @pytest.mark.parametrize(

@@ -5,36 +5,20 @@ Loads are generated. The rules of the others are in `tests.support.peers`, with 
 
 from __future__ import annotations
 
-from functools import cache
-
 import pytest
 
-from dragonfly_executor.simulation.figures import Figures
-from dragonfly_executor.simulation.settings import Setting
 from dragonfly_executor.simulation.simulator import SimulatedNodes, simulate
+from tests.simulation.figures import BOOT, FAST, MOST, SLOTS, SPREAD, THRIFTY, ours, theirs
 from tests.support.loads import LOADS, load
 from tests.support.peers import PEERS, simulate_peer
 from tests.support.public_traces import TRACES, public_trace
 
-BOOT, MOST = 15.0, 1000
-SLOTS = (1, 4)
-FAST, SPREAD, THRIFTY = Setting("pack"), Setting("spread"), Setting("pack", None, 0, "thrifty")
 MACHINE_TIME = 1.3
 """Maximum machine-seconds of a thrifty pool, of those of Dask's."""
 NEARLY = {("long_among_short", 1): 1.07, ("long_among_short", 4): 1.07, ("on_and_off", 4): 1.05}
 """Loads on which the p99 wait of a thrifty pool is longer than Dask's, and by what factor at most."""
-UNUSED = {("changing", 1): 0.12}
-"""Share of boots that run no call, on the load whose calls become a hundred times as long."""
-
-
-@cache
-def ours(name: str, slots: int, setting: Setting) -> Figures:
-    return simulate(load(name), setting.limits(MOST, slots), SimulatedNodes(BOOT, slots))
-
-
-@cache
-def theirs(name: str, slots: int, peer: str) -> Figures:
-    return simulate_peer(load(name), PEERS[peer](), SimulatedNodes(BOOT, slots), MOST)
+UNUSED = 0.05
+"""Maximum share of boots that run no call, if there are more than a few."""
 
 
 on_each_load = pytest.mark.parametrize(("name", "slots"), [(name, slots) for name in LOADS for slots in SLOTS])
@@ -50,7 +34,7 @@ def test_a_thrifty_pool_waits_no_longer_than_dask_and_costs_little_more_at_most(
 @on_each_load
 def test_nearly_each_boot_of_a_thrifty_pool_runs_a_call(name: str, slots: int) -> None:
     got = ours(name, slots, THRIFTY)
-    assert got.unused_boots <= max(3, UNUSED.get((name, slots), 0.05) * got.boots)
+    assert got.unused_boots <= max(3, UNUSED * got.boots)
 
 
 @pytest.mark.parametrize("slots", SLOTS)
@@ -60,9 +44,10 @@ def test_keys_tell_a_thrifty_pool_how_long_calls_take(slots: int) -> None:
     with_keys = simulate(calls, THRIFTY.limits(MOST, slots), nodes)
     without = simulate([call._replace(key=None) for call in calls], THRIFTY.limits(MOST, slots), nodes)
     assert with_keys.p95 <= 17.5
-    assert with_keys.p99 <= 0.5 * without.p99
-    assert with_keys.machine_seconds <= 0.9 * without.machine_seconds
-    assert with_keys.unused_boots <= 0.35 * without.unused_boots
+    assert with_keys.p99 <= 0.53 * without.p99
+    assert with_keys.machine_seconds <= 0.85 * without.machine_seconds
+    assert with_keys.unused_boots <= 0.08 * with_keys.boots
+    assert with_keys.unused_boots <= 0.25 * without.unused_boots
 
 
 def test_over_all_loads_one_boot_in_fifty_of_a_thrifty_pool_runs_no_call() -> None:

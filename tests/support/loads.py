@@ -125,6 +125,6 @@ KEYED = {"pictures_and_films": pictures_and_films}
 """Loads whose calls have keys."""
 
 
-def load(name: str) -> list[TraceCall]:
-    """Return the calls of a load in order of arrival."""
-    return sorted(TraceCall(*call) for call in (LOADS | KEYED)[name](random.Random(name)))
+def load(name: str, seed: str = "") -> list[TraceCall]:
+    """Return the calls of a load in order of arrival. Each seed gives other calls of the same sort."""
+    return sorted(TraceCall(*call) for call in (LOADS | KEYED)[name](random.Random(name + seed)))

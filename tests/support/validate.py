@@ -292,9 +292,12 @@ def check_key_costs(pool: PoolState, queue: CallQueue, waits: list[Call]) -> Non
         call
         for group in pool.runner_table.all_groups
         if group.costs is not None
-        for call in group.costs.running
+        for call in (*group.costs.running, *group.costs._slow)
         if call.queue is queue
     ]
+    for group in pool.runner_table.all_groups:
+        if group.costs is not None:
+            assert len(group.costs._dues) <= 2 * len(group.costs._slow) + 65
     waiting, runs = (Counter(call.limits.key for call in calls if call.limits.key) for calls in (waits, running))
     for number, cost in keys._costs.items():
         assert (cost.waiting, cost.running) == (waiting[number], runs[number])

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from dragonfly_executor.core import events, placement
+from dragonfly_executor.core.calls import CallLimits
 from dragonfly_executor.core.capacity import Capacity
 from dragonfly_executor.core.limits import TierLimits
 from dragonfly_executor.core.usage import UsageCaps
@@ -107,6 +108,44 @@ def test_without_a_first_runner_calls_wait_for_the_boot_time_of_the_next_tier_at
     assert story.submit_calls(4) == ["boot 1"]
     assert story.at(29.9) == []
     assert story.at(30.0) == ["boot 2 on tier 1", "boot 3 on tier 1"]
+
+
+def test_the_place_of_a_runner_that_stops_is_as_good_as_free() -> None:
+    """A lost or used runner of the first tier keeps its place until it is gone. The next tier is too slow to help."""
+    story = tiered()
+    first_two_run(story, 6)
+    assert story.loses_runner(1) == ["stop 1: lost", "1 = RunnerLostError", "2 = RunnerLostError"]
+    assert story.is_gone(1) == ["boot 2"]
+
+
+def test_a_place_that_does_not_become_free_is_awaited_for_the_boot_time_of_the_next_tier_at_most() -> None:
+    story = tiered()
+    first_two_run(story, 6)
+    story.loses_runner(1)
+    assert story.at(29.9) == []
+    assert story.at(30.0) == ["boot 2 on tier 1", "boot 3 on tier 1"]
+
+
+def test_a_retried_call_has_not_waited_while_it_ran() -> None:
+    story = tiered()
+    assert story.submit_calls(2, CallLimits(retries=1)) == ["boot 1"]
+    story.at_or_tell(1.0, events.BootSucceeded(1, 2))
+    story.now = 100.0
+    story.loses_runner(1)
+    assert story.is_gone(1) == ["boot 2"]
+    assert story.at(129.9) == []
+    assert story.at(130.0) == ["boot 3 on tier 1"]
+
+
+def test_boots_that_wait_for_others_of_an_earlier_tier_count() -> None:
+    """The first tier has room for all calls, and runs only one boot at once."""
+    story = tiered(changed(NEAR, max=10, max_concurrent_boots=1), FAR, max=20)
+    assert story.submit_calls(16) == ["boot 1"]
+    assert story.boots(1)[-1] == "boot 2"
+    story.now = 25.0
+    assert story.results(1, 1, 2, cost=25.0) == [
+        "send 3.1 to 1", "send 4.1 to 1", "1 = result of 1.1", "2 = result of 2.1",
+    ]  # fmt: skip
 
 
 def test_a_boot_time_that_was_seen_counts_more_than_the_expected_one() -> None:

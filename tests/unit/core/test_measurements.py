@@ -210,10 +210,32 @@ def test_a_call_of_a_key_whose_calls_are_long_is_long_at_once() -> None:
     pool = Keyed()
     for _ in range(100):
         pool.took(1, 0.1)
-    pool.took(2, 60.0)
-    short, long = pool.runs(1)[0], pool.runs(2)[0]
+    pool.took(2, 31.0)
+    pool.took(3, 29.0)
+    short, long, slow = pool.runs(1)[0], pool.runs(2)[0], pool.runs(3)[0]
     assert pool.costs.long == {long}
-    assert list(pool.costs.running) == [short]
+    assert list(pool.costs.running) == [short, slow]
+
+
+def test_a_call_of_a_slow_key_is_long_after_twice_the_mean_of_its_key() -> None:
+    pool = Keyed()
+    for _ in range(100):
+        pool.took(1, 0.1)
+    pool.took(2, 20.0)
+    pool.took(3, 10.0)
+    (first, second), third = pool.runs(2, 2), pool.runs(3)[0]
+    assert pool.costs.next_long() == 3.0
+    pool.costs.review(3.0, 3.0)
+    assert (pool.costs.usual, pool.keys.running.calls) == (3, 3)
+    assert pool.costs.next_long() == 20.0
+    pool.costs.ended(third, 10.0)
+    assert pool.costs.next_long() == 40.0
+    pool.costs.left(first)
+    pool.costs.review(39.0, 3.0)
+    assert not pool.costs.long
+    pool.costs.review(40.0, 3.0)
+    assert pool.costs.long == {second}
+    assert (pool.costs.usual, pool.keys.running.calls, pool.costs.next_long()) == (0, 0, None)
 
 
 def test_keys_without_a_call_are_forgotten_when_there_are_too_many(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,7 @@ from dragonfly_executor.core.call_queue import CallQueue
 from dragonfly_executor.core.calls import Call, CallLimits, QueueTotal
 from dragonfly_executor.core.idle_times import EDGES, GapHistogram, IdleTimes
 from dragonfly_executor.core.key_costs import KeyCosts
-from dragonfly_executor.core.thrifty import ThriftyScaling
+from dragonfly_executor.core.thrifty import ThriftyScaling, time_off
 from tests.support.story import Story
 
 QUEUE = CallQueue({}, QueueTotal())
@@ -72,6 +72,23 @@ def test_a_slot_with_a_long_call_counts_for_nothing() -> None:
     assert pool.scaling.next_review() is None
     pool.costs.ended(call, 600.0)
     assert pool.boots(16, 1, 1, 3.0) == 3, "the mean is of at most a span each"
+
+
+def test_slots_whose_calls_take_much_longer_than_a_boot_count_with_the_calls_that_begin_there() -> None:
+    assert [time_off(8.0, 1, cost, None) for cost in (0.2, 8.0, 12.0, 16.0, 60.0)] == [0.1, 4.0, 2.0, 0.0, 0.0]
+    pool = Measured(seconds=20.0)
+    pool.costs.sent([a_call(number) for number in range(1, 8)], 0.0)
+    assert pool.boots(1, 7, 1) == 0, "seven slots begin 2.8 calls of 20 s in 8 s"
+    assert pool.boots(4, 7, 1) == 1
+
+
+def test_a_long_call_has_a_runner_of_several_slots_booted_for_it_alone() -> None:
+    pool = Measured(seconds=600.0)
+    pool.costs.sent([a_call(number) for number in range(1, 9)], 0.0)
+    assert pool.boots(1, 8, 4) == 1
+    pool = Measured(seconds=0.5)
+    pool.costs.sent([a_call(1)], 0.0)
+    assert pool.boots(6, 0, 4) == 0, "3 s of short calls are not enough for four slots"
 
 
 def test_calls_with_keys_count_with_the_means_of_their_keys() -> None:
