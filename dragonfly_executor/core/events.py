@@ -114,16 +114,20 @@ class BootFailed(Event):
     """A failed boot, of which the driver has released all parts.
 
     ``retry_in``: seconds, from now, before the next boot. ``hangs``: the backend still blocks in the boot, which keeps
-    its place among those that the backend can run at once until BootReturned.
+    its place among those that the backend can run at once until BootReturned. ``is_shared``: one request to the backend
+    has failed for several boots, and another boot has reported that. It counts as one failure in a row.
     """
 
-    __slots__ = __match_args__ = ("runner_id", "error", "retry_in", "hangs")
+    __slots__ = __match_args__ = ("runner_id", "error", "retry_in", "hangs", "is_shared")
 
-    def __init__(self, runner_id: int, error: Exception, retry_in: float, hangs: bool = False) -> None:
+    def __init__(
+        self, runner_id: int, error: Exception, retry_in: float, hangs: bool = False, is_shared: bool = False
+    ) -> None:
         self.runner_id = runner_id
         self.error = error
         self.retry_in = retry_in
         self.hangs = hangs
+        self.is_shared = is_shared
 
 
 class BootReassigned(Event):

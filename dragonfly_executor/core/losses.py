@@ -27,6 +27,7 @@ def lose(
     now: float,
     *,
     next_boot: float | None = None,
+    counts: bool = True,
     never_left: Collection[Ref] = (),
     begun: Collection[Ref] | None = None,
 ) -> None:
@@ -38,6 +39,7 @@ def lose(
         error: the error of its calls that may not be tried again.
         now: monotonic seconds.
         next_boot: monotonic seconds at which the next boot may begin, if this runner was booting; default: now.
+        counts: whether a failed boot counts as one more in a row.
         never_left: the calls that the runner cannot have received completely.
         begun: the calls that the runner had begun; None if unknown.
     """
@@ -45,7 +47,7 @@ def lose(
     pool.runner_table.stop(runner)
     if state is RunnerState.BOOTING:
         group = pool.runner_table.groups[runner.kind][runner.tier]
-        boot_failed(pool, group, error, now, now if next_boot is None else next_boot)
+        boot_failed(pool, group, error, now, now if next_boot is None else next_boot, counts=counts)
     for call in calls:
         ref = call.id, call.attempt
         if ref not in never_left and (begun is None or ref in begun):
@@ -54,11 +56,16 @@ def lose(
             pool.never_started(call, now)
 
 
-def boot_failed(pool: PoolState, group: RunnerGroup, error: Exception, now: float, next_boot: float) -> None:
-    """Count a failed boot. After enough of them, the waiting calls fail, or other tiers boot for them."""
+def boot_failed(
+    pool: PoolState, group: RunnerGroup, error: Exception, now: float, next_boot: float, *, counts: bool = True
+) -> None:
+    """Count a failed boot. After enough of them in a row, the waiting calls fail, or other tiers boot for them.
+
+    With `counts` False, another boot has counted the same failure.
+    """
     pool.counters.boots_failed += 1
     pool.last_boot_error = group.tier.last_error = error
-    group.back_off.failed(next_boot)
+    group.back_off.failed(next_boot, counts=counts)
     if pool.has_member(group) and not pool.is_tiered:
         return
     if call_errors.is_final(error):

@@ -111,13 +111,14 @@ class BackOff:
         self.until: float | None = None
         self.final: Exception | None = None
 
-    def failed(self, until: float | None = None) -> None:
+    def failed(self, until: float | None = None, *, counts: bool = True) -> None:
         """Count a failed boot.
 
         Args:
             until: monotonic seconds at which the next boot may begin.
+            counts: whether this is one more failure in a row.
         """
-        self.failures += 1
+        self.failures += counts
         if until is not None and (self.until is None or until > self.until):
             self.until = until
 

@@ -221,7 +221,7 @@ def _boot_failed(pool: PoolState, event: events.BootFailed, now: float) -> None:
     if runner is not None:
         # Release the place first: the steps that follow may need it.
         pool.runner_table.tiers[runner.tier].boots.leave(runner.id, hangs=event.hangs)
-        lose(pool, runner, event.error, now, next_boot=now + event.retry_in)
+        lose(pool, runner, event.error, now, next_boot=now + event.retry_in, counts=not event.is_shared)
         pool.forget(runner, now)
 
 

@@ -128,6 +128,7 @@ class Receiver:
 
     def __init__(self) -> None:
         self.outcome: Any = None
+        self.is_shared = False
 
     def thread_started(self) -> None:
         """Nothing: the test has no timeout."""
@@ -135,8 +136,23 @@ class Receiver:
     def node_arrived(self, node: Node) -> None:
         self.outcome = node
 
-    def backend_raised(self, error: BootError) -> None:
-        self.outcome = error
+    def backend_raised(self, error: BootError, *, is_shared: bool) -> None:
+        self.outcome, self.is_shared = error, is_shared
+
+
+def test_a_request_that_fails_is_one_failure_in_a_row(make_pool: MakePool) -> None:
+    """However many boots it had: the calls wait for the next one."""
+
+    def none(backend: ManyBackend, requests: Sequence[BootRequest]) -> Iterator[Outcome]:
+        raise BootError("the controller is away")
+        yield
+
+    backend, told = ManyBackend(none), Events()
+    pool = make_pool(min=5, max=5, backend=backend, on_event=told, max_boot_failures=2, **AT_ONCE)
+    futures = [pool.submit(echo, number) for number in range(5)]
+    assert values(futures) == list(range(5))
+    up(told, 5)
+    assert (pool.stats().boots_attempted, pool.stats().boots_failed) == (10, 5)
 
 
 @pytest.mark.parametrize("error", [BootError("no answer", final=True), StrangeError("no ", "answer")])
@@ -159,6 +175,7 @@ def test_each_boot_has_an_error_of_its_own(error: BootError) -> None:
     NodeBooter(ManyBackend(none), None, here).boot_many([*zip(requests, receivers, strict=True)])
     errors = [receiver.outcome for receiver in receivers]
     assert len({id(each) for each in errors}) == 3
+    assert [receiver.is_shared for receiver in receivers] == [False, True, True]
     for each in errors:
         assert isinstance(each, BootError)
         assert "no answer" in str(each)

@@ -67,7 +67,8 @@ class Census:
         self.folder = str(folder)
         self._mark = uuid.uuid4().hex
         self._marked = f"{MARK}={self._mark}".encode()
-        self._foreign: set[str] = set()
+        # With the inode: the system gives the number of a process that has ended to another one.
+        self._foreign: set[tuple[str, int]] = set()
 
     def mark(self) -> None:
         """Put the mark into the environment, which all processes started from now on inherit."""
@@ -87,10 +88,12 @@ class Census:
         if not _PROC:
             return {Process(child.pid, child.create_time()) for child in psutil.Process().children(recursive=True)}
         own = str(os.getpid())
-        listed = {name for name in os.listdir("/proc") if name.isdigit()}  # noqa: PTH208
+        with os.scandir("/proc") as entries:
+            listed = {(entry.name, entry.inode()) for entry in entries if entry.name.isdigit()}
         # A foreign process stays foreign, so check only processes that are new since the last snapshot.
         self._foreign &= listed
-        unknown = {pid: stat for pid in listed - self._foreign if pid != own and (stat := _stat(pid))}
+        new = dict(listed - self._foreign)
+        unknown = {pid: stat for pid in new if pid != own and (stat := _stat(pid))}
         environments = {pid: _environment(pid) for pid in unknown}
         ours = {pid for pid, environment in environments.items() if self._marked in environment}
         family = ours | {own}
@@ -98,7 +101,7 @@ class Census:
             ours |= more
             family |= more
         # A program that is just being started has no environment for a moment, so look again at those that have none.
-        self._foreign |= {pid for pid in unknown.keys() - ours if environments[pid]}
+        self._foreign |= {(pid, new[pid]) for pid in unknown.keys() - ours if environments[pid]}
         return {Process(int(pid), unknown[pid][1]) for pid in ours}
 
     def left_since(self, before: Snapshot, patience: float = PATIENCE) -> Snapshot:

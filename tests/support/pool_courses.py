@@ -119,8 +119,11 @@ class MachineAndWorld(StateMachine):
                 self.comes_up(runner_id, slots, is_rich=runner_id % 2 == 0)
 
     def comes_up(self, runner_id: int, slots: int, price: float | None = None, *, is_rich: bool) -> None:
-        """It has what was asked for, or more."""
+        """It has what was asked for, or more. Of some runners, the pool sees how long their boots take."""
         node = self.world.nodes.get(runner_id)
+        if node is not None and not node.up and not node.stopped and runner_id % 2:
+            self.world.feed(events.BootStarted(runner_id))
+            self.world.now += 1.5
         capacity = self.world.least_capacity(node.kind) if node is not None else None
         if is_rich and capacity is not None:
             capacity = RICH
@@ -160,11 +163,11 @@ class MachineAndWorld(StateMachine):
         hung = sorted(self.world.hung)
         self.world.feed(events.BootReturned(hung[which % len(hung)] if hung else which))
 
-    @step(which=SMALL, retry_in=[0.0, 1.0, 7.0], kind=SMALL, hangs=BOTH)
-    def boot_fails(self, which: int, retry_in: float, kind: int, hangs: bool = False) -> None:
+    @step(which=SMALL, retry_in=[0.0, 1.0, 7.0], kind=SMALL, hangs=BOTH, shared=[False, False, True])
+    def boot_fails(self, which: int, retry_in: float, kind: int, hangs: bool = False, shared: bool = False) -> None:
         final = errors.BootError("no", final=True)
         error = [errors.BootError("no"), OSError("no"), errors.VersionMismatchError("3.11 and 3.12"), final][kind // 2]
-        self.world.feed(events.BootFailed(self.runner(which, up=False), error, retry_in, hangs))
+        self.world.feed(events.BootFailed(self.runner(which, up=False), error, retry_in, hangs, shared))
 
     @step(which=SMALL, kind=SMALL, retry_in=[0.0, 1.0, 7.0], final=[False, False, False, True])
     def boot_brings_a_runner_for_others(self, which: int, kind: int, retry_in: float, final: bool) -> None:
@@ -272,12 +275,14 @@ class MachineAndWorld(StateMachine):
         said = [events.BootStarted, events.BootQueued, events.BootReturned]
         self.world.feed(said[kind](runner))
 
-    @step(which=SMALL, up=[True, True, False], seconds=[0.0, 1.0, 6.0, 20.0, 500.0], rare=SMALL)
-    def runner_is_told_its_end(self, which: int, up: bool, seconds: float, rare: int) -> None:
-        """Tell a runner's end, once or again: earlier or later."""
+    @step(which=SMALL, up=[True, True, False], seconds=[0.0, 1.0, 6.0, 20.0, 500.0], rare=SMALL, passes=BOTH)
+    def runner_is_told_its_end(self, which: int, up: bool, seconds: float, rare: int, passes: bool) -> None:
+        """Tell a runner's end, once or again: earlier or later. Then the time may come at which it is replaced."""
         if rare < 4:
             runner_id = self.runner(which, up=up)
             self.world.feed(events.RunnerEnding(runner_id, self.world.now + seconds, "the platform ended it"))
+            if passes:
+                self.the_deadline_comes()
 
     @step(which=SMALL, idle=BOTH)
     def idle_is_checked(self, which: int, idle: bool) -> None:

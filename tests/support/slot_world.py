@@ -167,6 +167,9 @@ class SlotWorld:
             unsuited = [record for record in records if _is_free(record)]
             assert not unsuited or table.may_grow or waits, "a call waits for the place of a slot that is idle"
             assert self.scheduler.deadline() is not None, "calls wait, and nothing will ever look at them"
+        # Answers that are not read yet may hide which slot has calls to give. They are read next.
+        if any(slot.unread for slot in self.slots.values()):
+            return
         for record in records:
             slot = self.slots[record.pid]
             behind = [call for call in slot.queue if call is not record.in_flight[0]]

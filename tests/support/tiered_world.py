@@ -49,9 +49,9 @@ class TieredWorld(World):
         can = [not capacities or any(required.fit(each) for each in capacities) for capacities in sorts]
         return can[tier] or not any(can)
 
-    def _boot_fails(self, node: TrackedRunner, error: Exception | None) -> None:
+    def _boot_fails(self, node: TrackedRunner, error: Exception | None, *, counts: bool = True) -> None:
         key = node.kind, node.tier
-        self.failed[key] += 1
+        self.failed[key] += counts
         if self.failed[key] >= self.limits.max_boot_failures or (isinstance(error, errors.BootError) and error.final):
             self.passed_over.add(key)
 

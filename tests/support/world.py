@@ -370,7 +370,9 @@ class World:
             case events.BootSucceeded():
                 self.failures[node.kind] = 0
                 self.final.pop(node.kind, None)
-            case events.BootFailed(_, error) | events.RunnerLost(_, error):
+            case events.BootFailed(_, error, _, _, is_shared):
+                self._boot_fails(node, error, counts=not is_shared)
+            case events.RunnerLost(_, error):
                 self._boot_fails(node, error)
             case events.RunnerGone():
                 self._boot_fails(node, None)
@@ -382,9 +384,9 @@ class World:
         boots = not node.up and not node.stopped and not node.leaving
         return boots and kind != node.kind and kind in self.machine.pool.runner_table.groups
 
-    def _boot_fails(self, node: TrackedRunner, error: Exception | None) -> None:
+    def _boot_fails(self, node: TrackedRunner, error: Exception | None, *, counts: bool = True) -> None:
         kind = node.kind
-        self.failures[kind] += 1
+        self.failures[kind] += counts
         nodes = [other for other in self.nodes.values() if other.kind == kind]
         others = [other for other in nodes if other is not node and not other.stopped]
         fitting = [other for other in self.nodes.values() if other is not node and self.fits(kind, other)]

@@ -226,7 +226,8 @@ async def _watch(task: RunnerTask, future: Any) -> None:
     try:
         result = await future
     except asyncio.CancelledError:
-        if future.status not in ("cancelled", "lost"):
+        # `_forget_future` has ended this wait, and cancels the future itself.
+        if task.future is not future or future.status not in ("cancelled", "lost"):
             raise
         task.end("the connection to the Dask scheduler was lost, or the runner's task was cancelled")
     except Exception as error:  # Dask's own, and whatever a worker raises

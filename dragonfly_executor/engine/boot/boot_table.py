@@ -165,11 +165,11 @@ class BootTable:
                 self._notifications.growth_given_up(boot.id, backend, self._owner.count, boot.abort_reason or "")
             self._engine.handle(events.RunnerGone(boot.id, boot.hangs))
             return
-        helpers.failures += 1
+        helpers.failures += not boot.shares_failure
         self.boot_began(boot)
         self._notifications.boot_failed(boot.id, backend, self._owner.count, error)
-        retry_in = delay(self._options.boot_wait, helpers.failures)
-        self._engine.handle(events.BootFailed(boot.id, error, retry_in, boot.hangs))
+        retry_in = delay(self._options.boot_wait, max(1, helpers.failures))
+        self._engine.handle(events.BootFailed(boot.id, error, retry_in, boot.hangs, boot.shares_failure))
 
     def backend_returned(self, boot: PendingBoot) -> None:
         """Record that the backend has returned from a boot that was over."""

@@ -27,8 +27,8 @@ class NodeReceiver(Protocol):
     def node_arrived(self, node: Node) -> None:
         """Continue with the node."""
 
-    def backend_raised(self, error: errors.BootError) -> None:
-        """Fail, because the backend raised an error."""
+    def backend_raised(self, error: errors.BootError, *, is_shared: bool) -> None:
+        """Fail, because the backend raised an error. `is_shared`: another boot of the same request reports it too."""
 
 
 class NodeBooter:
@@ -114,9 +114,9 @@ class NodeBooter:
     def _fail_each(self, receivers: Iterable[NodeReceiver], raised: BaseException) -> None:
         """Fail each boot with an error of its own, because its output and attempts are added to that."""
         for number, receiver in enumerate(receivers):
-            self._fail(copy_of(raised) if number else raised, receiver)
+            self._fail(copy_of(raised) if number else raised, receiver, is_shared=number > 0)
 
-    def _fail(self, raised: BaseException, receiver: NodeReceiver) -> None:
+    def _fail(self, raised: BaseException, receiver: NodeReceiver, *, is_shared: bool = False) -> None:
         """Tell the receiver why there is no node."""
         try:
             error = as_boot_error(raised)
@@ -124,7 +124,7 @@ class NodeBooter:
             # Not even the errors can be loaded, so the engine fails with this error.
             self._on_engine(_raiser(shortage))
             return
-        self._on_engine(lambda: receiver.backend_raised(error))
+        self._on_engine(lambda: receiver.backend_raised(error, is_shared=is_shared))
 
     def _hand_over(self, runner_id: int, receiver: NodeReceiver) -> None:
         node = self._untaken.get(runner_id)

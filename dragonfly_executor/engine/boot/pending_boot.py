@@ -71,6 +71,7 @@ class PendingBoot:
         link: the link to the runner; None until there is a node.
         abort_reason: why the pool aborted the boot, or None.
         is_reported: whether the begin of the boot was reported.
+        shares_failure: whether another boot of the same request has failed with the same error.
         is_syncing: whether the runner was admitted and receives files.
         capacity: what the runner has; None until it has said HELLO, and if it is unknown.
     """
@@ -81,6 +82,7 @@ class PendingBoot:
         self.link: RunnerLink | None = None
         self.abort_reason: str | None = None
         self.is_reported = False
+        self.shares_failure = False
         self.is_syncing = False
         self.capacity: Capacity | None = None
         self.helpers = helpers
@@ -170,12 +172,13 @@ class PendingBoot:
         if self.abort_reason:
             self._end()
 
-    def backend_raised(self, error: errors.BootError) -> None:
-        """Fail, because the backend raised an error."""
+    def backend_raised(self, error: errors.BootError, *, is_shared: bool) -> None:
+        """Fail, because the backend raised an error. `is_shared`: another boot of the same request reports it too."""
         if self._is_over:
             self._owner.backend_returned(self)
             return
         self._backend_has_returned = True
+        self.shares_failure = is_shared
         self._end(error)
 
     # -- to a runner that is up ---------------------------------------------------------------------------------------

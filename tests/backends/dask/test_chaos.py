@@ -15,7 +15,7 @@ import pytest
 from dragonfly_executor import DaskBackend, DragonflyExecutor, RunnerLostError
 from dragonfly_executor.backends.dask.runner_tasks import CLOSE_GRACE
 from tests.support.dask_cluster import DaskCluster, dask_cluster
-from tests.support.engine_tasks import WaitingClock, begun, end_of, program, secret_parent
+from tests.support.engine_tasks import WaitingClock, begun, boot_request, end_of, program, secret_parent
 from tests.support.helpers import PATIENCE, Gate, Mailbox, all_ended, error_of, watching
 from tests.support.payloads import agent_pid, hold, pid
 
@@ -89,6 +89,28 @@ def test_a_parent_that_is_killed_while_boots_wait_behind_a_full_cluster_leaves_n
             assert all_ended(processes)
     cluster.wait_until(lambda: tasks_of(cluster) == 0, "the end of the task")
     assert cluster.agents() == []
+
+
+def test_a_boot_whose_worker_is_killed_before_it_began_there_waits_for_another(cluster: DaskCluster) -> None:
+    """Its task waits on the worker for a resource that a task of someone else uses there."""
+    from distributed import Client, Event
+
+    clock = WaitingClock()
+    cluster.start_worker("gpu", "--resources", "GPU=1")
+    with Client(cluster.address, set_as_default=False) as client:
+        event, has_begun = Event("in use", client=client), Event("begun", client=client)
+        other = client.submit(lambda: (Event("begun").set(), Event("in use").wait()), resources={"GPU": 1})
+        has_begun.wait()
+        node = DaskBackend(cluster.address, sync=None, resources={"GPU": 1}).boot(boot_request(clock=clock))
+        cluster.wait_until(lambda: "was chosen" in node.progress(), "the task")
+        cluster.kill_worker("gpu")
+        event.set()  # for the other task, which Dask would run again
+        del other
+        cluster.wait_until(lambda: "has GPU=1" in node.progress(), "the queue")
+        assert not clock.was_started.is_set()
+        cluster.start_worker("gpu2", "--resources", "GPU=1")
+        assert clock.was_started.wait(PATIENCE)
+        node.stop()
 
 
 def test_a_scheduler_that_dies_while_boots_wait_fails_them_and_a_new_one_gets_their_runners(

@@ -26,6 +26,7 @@ NODES = ClusterLook(
         ({"num_cpus": 0}, Requirements(cpus=0.5), {"num_cpus": 0.5}),
         ({"num_cpus": 4}, Requirements(cpus=2), {"num_cpus": 4}),
         ({"num_gpus": 0.5}, Requirements(gpus=1), {"num_gpus": 1}),
+        ({"num_gpus": 4}, Requirements(gpus=1), {"num_gpus": 4}),
         ({"memory": 10}, Requirements(memory=5), {"memory": 10}),
         ({}, Requirements(memory=5), {"memory": 5}),
         ({"resources": {"eu": 1}}, Requirements(labels=frozenset({"eu"})), {"resources": {"eu": 1}}),

@@ -14,6 +14,15 @@ def free(fn: Callable[..., Any]) -> Callable[..., Any]:
     return FunctionType(fn.__code__, dict(fn.__globals__), fn.__name__, fn.__defaults__, fn.__closure__)
 
 
+def runner_id() -> int:
+    """Return the number of its runner."""
+    from dragonfly_executor import Parent
+
+    parent = Parent.get()
+    assert parent is not None
+    return parent.runner_id
+
+
 def hold(mailbox: str, gate: str) -> Callable[[], int]:
     """Says its own number and its agent's, then waits to be let through."""
 

@@ -15,8 +15,10 @@ from dragonfly_executor import DragonflyExecutor, RunnerLostError
 from dragonfly_executor.backends.ssh import node
 from tests.backends.ssh.calls import (
     close_descriptors,
+    free,
     hold,
     hold_with_family,
+    runner_id,
     say_on_stderr_of_the_agent,
     variable,
     write,
@@ -46,8 +48,9 @@ def test_a_runner_goes_after_its_max_lifetime_and_another_one_comes(
     error = error_of(lost)
     assert isinstance(error, RunnerLostError)
     assert "its max_lifetime of 4 s had passed" in str(error)
-    assert executor.submit(pow, 2, 10).result(PATIENCE) == 1024
-    assert executor.pool.stats().boots_attempted == 2
+    # With such a short life, a replacement may have come and gone by now.
+    assert executor.submit(free(runner_id)).result(PATIENCE) > 1
+    assert executor.pool.stats().boots_failed == 0
 
 
 # -- the stream --------------------------------------------------------------------------------------------------------
