@@ -60,9 +60,11 @@ class CallCosts:
         cap: seconds with which a call counts in `capped` at most; None until they are known.
         running: when each call was sent, oldest first, without the long calls and those of slow keys.
         long: the calls that are long.
+        began_at: when the first of the calls that are here was reported to run, in monotonic seconds; None if none was.
+            The runner may take long to start a slot, so a call that was sent need not run.
     """
 
-    __slots__ = ("_dues", "_number", "_slow", "cap", "capped", "long", "mean", "running")
+    __slots__ = ("_dues", "_number", "_slow", "began_at", "cap", "capped", "long", "mean", "running")
 
     def __init__(self) -> None:
         self.mean = Mean()
@@ -70,6 +72,7 @@ class CallCosts:
         self.cap: float | None = None
         self.running: OrderedDict[Call, float] = OrderedDict()
         self.long: set[Call] = set()
+        self.began_at: float | None = None
         # Calls whose keys are slow: when each becomes long; and a heap of the same, of which some entries are stale.
         self._slow: dict[Call, float] = {}
         self._dues: list[tuple[float, int, Call]] = []
@@ -97,6 +100,11 @@ class CallCosts:
             if call.limits.key and call.queue.key_costs is not None:
                 self._sent_with_key(call)
 
+    def began(self, now: float) -> None:
+        """Record that a call was reported to run."""
+        if self.began_at is None:
+            self.began_at = now
+
     def ended(self, call: Call, seconds: float) -> None:
         """Record that a call ended by itself after so many seconds."""
         self.mean.add(seconds)
@@ -117,6 +125,8 @@ class CallCosts:
             self._left(call)
         else:
             self.long.discard(call)
+        if not (self.running or self.long or self._slow):
+            self.began_at = None
 
     def review(self, now: float, after: float) -> None:
         """Note the calls that have run for `after` seconds as long, or for twice the mean of their key if that is more.

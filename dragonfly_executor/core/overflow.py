@@ -3,8 +3,8 @@
 In time is within the later tier's boot time.
 
 1. A slot of an earlier tier begins as many calls in that time as their mean seconds allow. While no call has ended, a
-   call is taken to need as long as the oldest one has run by now, without its first half second: that may be the start
-   of its slot. A slot whose call has run for much longer than the mean begins none.
+   call is taken to need as long as the oldest one has run by now, without its first half second: the first call
+   of a slot imports modules. A slot whose call has run for much longer than the mean begins none.
 2. A runner of an earlier tier that boots, or is about to, begins at least one call with each slot. While nothing is
    known of the calls, it is taken to begin all of them.
 3. Whatever these estimates say, a call that has waited for the boot time of a tier is not in time.
@@ -36,8 +36,8 @@ SOON: Final = 0.5
 """Share of the mean seconds of a call for which a call may wait for an earlier tier while a later one is free."""
 SOON_AT_MOST: Final = 0.1
 """Maximum of that time, in boot times of the later tier."""
-SLOT_START: Final = 0.5
-"""Seconds after a call was sent that may be the start of its slot, while no call has ended."""
+LOADING: Final = 0.5
+"""Seconds after a call began that do not count while no call has ended: the first call of a slot imports modules."""
 LEAST_LONG: Final = 0.2
 """Share of a later tier's boot time for which a call must have run before it counts as long."""
 
@@ -182,8 +182,8 @@ def is_known(pool: PoolState, group: RunnerGroup) -> bool:
 
 
 def oldest_running(pool: PoolState, group: RunnerGroup) -> float | None:
-    """Return since when the oldest call on earlier tiers has run, in monotonic seconds; None if none runs there."""
-    times = [each.costs.oldest_running for each in groups_before(pool, group) if each.costs is not None]
+    """Return when the first call was reported to run on earlier tiers, in monotonic seconds; None if none was."""
+    times = [each.costs.began_at for each in groups_before(pool, group) if each.costs is not None]
     return min([when for when in times if when is not None], default=None)
 
 
@@ -193,12 +193,13 @@ def seconds_of_call(pool: PoolState, group: RunnerGroup, now: float) -> float | 
         if each.costs is not None and each.costs.mean.value is not None:
             return max(each.costs.mean.value, ROUNDING)
     since = oldest_running(pool, group)
-    return None if since is None else max(0.0, now - since - SLOT_START)
+    return None if since is None else max(0.0, now - since - LOADING)
 
 
 def share(pool: PoolState, group: RunnerGroup) -> float:
     """Return the share of the waiting calls that are of a group's kind: their part of the slots of earlier tiers."""
-    return pool.call_table.queue_of(group.kind).queued / max(1, pool.call_table.total.queued)
+    waiting = pool.call_table.total.queued + sum([each.ahead for each in pool.runner_table.all_groups])
+    return pool.waiting_calls(group.kind) / max(1, waiting)
 
 
 def overdue_at(pool: PoolState, group: RunnerGroup) -> float | None:
@@ -224,7 +225,7 @@ def next_overflows(pool: PoolState, group: RunnerGroup, now: float) -> list[floa
             rest -= len(earlier.booting) * pool.slots_hint(earlier)
         if since is not None and rest > 0:
             slots = slots_before(pool, group, now) * share(pool, group)
-            times.append(since + SLOT_START + slots * group.tier.boot_seconds / rest)
+            times.append(since + LOADING + slots * group.tier.boot_seconds / rest)
         return times
     for earlier in groups_before(pool, group):
         costs = earlier.costs

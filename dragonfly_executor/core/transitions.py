@@ -68,16 +68,19 @@ def _cancel_requested(pool: PoolState, event: events.CancelRequested, _now: floa
 
 
 @transition(events.CallsStarted)
-def _calls_started(pool: PoolState, event: events.CallsStarted, _now: float) -> None:
+def _calls_started(pool: PoolState, event: events.CallsStarted, now: float) -> None:
     runner = _find(pool, event.runner_id)
     if runner is None:
         return
+    costs = pool.runner_table.groups[runner.kind][runner.tier].costs
     for call_id, attempt in event.refs:
         call = runner.in_flight.get(call_id)
         if call is None or call.attempt != attempt:
             pool.counters.stale += 1
         else:
             pool.call_table.start(call)
+            if costs is not None:
+                costs.began(now)
 
 
 @transition(events.ResultsArrived)

@@ -38,6 +38,7 @@ def first_two_run(story: TieredStory, count: int) -> None:
     """The first tier is up, and has two of `count` calls at 1.0 s."""
     assert story.submit_calls(count) == ["boot 1"]
     story.at_or_tell(1.0, events.BootSucceeded(1, 2))
+    story.tell(events.CallsStarted(1, [(1, 1), (2, 1)]))
 
 
 # -- boots -------------------------------------------------------------------------------------------------------------
@@ -46,6 +47,14 @@ def first_two_run(story: TieredStory, count: int) -> None:
 def test_nothing_is_known_so_the_first_tier_boots_alone() -> None:
     story = tiered()
     assert story.submit_calls(100) == ["boot 1"]
+
+
+def test_calls_that_wait_on_the_first_runner_boot_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(placement, "prefetch", lambda *_: 8)
+    story = tiered()
+    first_two_run(story, 8)
+    story.now = 2.0
+    assert story.results(1, 1) == ["1 = result of 1.1"], "no call is queued, and five wait there"
 
 
 def test_calls_that_the_first_tier_begins_in_time_boot_nothing_else() -> None:
@@ -86,6 +95,28 @@ def test_short_calls_in_slots_that_are_yet_to_start_boot_nothing_else() -> None:
     assert story.at(1.5) == []
     story.now = 1.6
     assert not any(line.startswith("boot") for line in story.results(1, 1, 2, cost=0.01))
+
+
+def test_the_time_that_a_slot_takes_to_start_is_none_of_a_call() -> None:
+    """So a burst of short calls does not boot a later tier before the first of them has begun."""
+    story = tiered()
+    story.submit_calls(12)
+    story.at_or_tell(1.0, events.BootSucceeded(1, 2))
+    assert story.at(20.0) == []
+    assert story.tell(events.CallsStarted(1, [(1, 1)])) == []
+    assert story.at(26.4) == []
+    assert story.at(26.5) == ["boot 2 on tier 1"], "ten calls wait, and may take six seconds each"
+
+
+def test_a_call_that_was_cancelled_is_no_measure_of_those_that_follow() -> None:
+    story = tiered()
+    first_two_run(story, 3)
+    story.tell(events.CancelRequested([1, 2, 3]))
+    story.now = 20.0
+    for call_id in (1, 2):
+        story.tell(events.CallGone(1, call_id, 1))
+    assert story.submit_calls(12)[-1] == "send 5.1 to 1"
+    assert story.at(49.9) == []
 
 
 def test_a_call_that_has_waited_for_a_boot_time_boots_whatever_the_estimate_says() -> None:
