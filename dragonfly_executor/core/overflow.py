@@ -70,13 +70,17 @@ def room(pool: PoolState, tier: Tier) -> int:
 
 def room_coming(pool: PoolState, tier: Tier) -> int:
     """Return how many runners a tier has room for, now or once those are gone that go in any case."""
-    table = pool.runner_table
-    room = pool.max - table.up - len(table.booting) + len(table.retiring)
+    table, room = pool.runner_table, pool_room_coming(pool)
     if tier.limits.max is not None:
         staying = sum([group.up + len(group.booting) for group in table.groups_on(tier)])
         going = sum([runner.tier == tier.index for runner in table.retiring.values()])
         room = min(room, tier.limits.max - staying + going)
     return room
+
+
+def pool_room_coming(pool: PoolState) -> int:
+    """Return how many runners the pool's `max` has room for, now or once those are gone that go in any case."""
+    return len(pool.runner_table.retiring) - pool.excess
 
 
 def has_room(pool: PoolState, tier: Tier) -> bool:

@@ -1,4 +1,6 @@
-"""Boots, and how the kinds of runners share `max`. Each tier of a pool with several backends does so by itself.
+"""Boots, and how the kinds of runners share `max`. With several backends, each tier does so by itself.
+
+If only the pool's `max` is in the way of a boot on one tier, rules 3 to 5 are about the runners of all tiers.
 
 1. A kind boots what its own waiting calls need, and the default kind what is missing from `min`.
 2. If `max` has no room for all boots, each kind without a runner gets one first; then the kind whose call has waited
@@ -14,24 +16,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from operator import attrgetter, itemgetter
-
 from dragonfly_executor.core.losses import end_pauses
-from dragonfly_executor.core.overflow import Promises, calls_left, next_overflows, room_coming
-from dragonfly_executor.core.runner import Runner
+from dragonfly_executor.core.overflow import Promises, calls_left, next_overflows, pool_room_coming, room_coming
+from dragonfly_executor.core.room import (
+    Wants,
+    end_needless_yields,
+    is_waiting,
+    make_room,
+    takers_of,
+    turn,
+    yielding_in,
+    yields,
+)
 from dragonfly_executor.core.runner_endings import calls_to_replace
 from dragonfly_executor.core.runner_group import RunnerGroup
 from dragonfly_executor.core.scaling import boots_for, boots_needed
 from dragonfly_executor.core.state import PoolState
 from dragonfly_executor.core.tier import Tier
-from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from typing import TypeAlias
-
-Wants: TypeAlias = dict[RunnerGroup, int]
-"""Boots that each kind needs."""
 
 
 def grow(pool: PoolState, now: float) -> bool:
@@ -47,7 +48,8 @@ def grow(pool: PoolState, now: float) -> bool:
         for _ in range(min(count, pool.max - len(table.runners), group.tier.boots.free)):
             pool.boot(group)
         return False
-    changed, promised = False, Promises()
+    wanted: dict[Tier, Wants] = {}
+    promised = Promises()
     if pool.is_tiered:
         end_pauses(pool, now)
     for tier in table.tiers:
@@ -58,10 +60,16 @@ def grow(pool: PoolState, now: float) -> bool:
         wants = wants_of(pool, tier, promised, now)
         if wants:
             boot_in_turn(pool, tier, wants)
-        changed |= make_room(pool, tier, wants)
+        wanted[tier] = wants
         if wants and pool.is_tiered:
             promised.add(pool, tier, wants)
-    return changed
+    if pool.is_tiered and len(table.groups) > 1:
+        # Room that was reserved may not be needed after all.
+        for tier, wants in wanted.items():
+            takers_of(pool, tier, wants)
+        for tier, wants in wanted.items():
+            boot_in_turn(pool, tier, wants)
+    return make_room(pool, wanted)
 
 
 def wants_of(pool: PoolState, tier: Tier, promised: Promises, now: float) -> Wants:
@@ -167,10 +175,34 @@ def boot_in_turn(pool: PoolState, tier: Tier, wants: Wants) -> None:
     if room < sum(wants.values()):
         # Each kind without a runner gets one, before others get more.
         for group in sorted(wants, key=lambda group: turn(pool, group)):
-            if not pool.is_served(group) and room:
+            if not pool.is_served(group) and room > reserved(pool, group):
                 room -= boot(pool, wants, group, 1)
     for group in sorted(wants, key=lambda group: turn(pool, group)):
-        room -= boot(pool, wants, group, min(room, wants[group]))
+        room -= boot(pool, wants, group, max(0, min(room - reserved(pool, group), wants[group])))
+
+
+def reserved(pool: PoolState, group: RunnerGroup) -> int:
+    """Return for how many boots of other tiers room is kept: those of kinds without a runner whose turn is earlier."""
+    table = pool.runner_table
+    if not pool.is_tiered or len(table.groups) == 1:
+        return 0
+    kinds: set[str] = set()
+    for tier in table.tiers:
+        if tier is not group.tier and tier.boots.free > 0:
+            room = len(kinds) + max(0, room_coming(pool, tier))
+            for other in table.groups_on(tier):
+                if len(kinds) < room and other.kind != group.kind and comes_before(pool, other, group):
+                    kinds.add(other.kind)
+    # These have the room of runners that stop now.
+    coming = pool_room_coming(pool) - (pool.max - len(table.runners))
+    return max(0, len(kinds) - coming)
+
+
+def comes_before(pool: PoolState, other: RunnerGroup, group: RunnerGroup) -> bool:
+    """Return whether another group waits for room, and its turn is before that of this one."""
+    if other.gate is None or pool.is_served(other) or not is_waiting(pool, other):
+        return False
+    return turn(pool, other) < turn(pool, group)
 
 
 def boot(pool: PoolState, wants: Wants, group: RunnerGroup, count: int) -> int:
@@ -182,137 +214,23 @@ def boot(pool: PoolState, wants: Wants, group: RunnerGroup, count: int) -> int:
     return count
 
 
-def turn(pool: PoolState, group: RunnerGroup) -> tuple[bool, float, float]:
-    """Return a kind's place in the order of boots: the smaller value comes first."""
-    priority, call_id = pool.call_table.queue_of(group.kind).turn()
-    return (True, priority, call_id) if group.gate is None else (False, priority, group.gate)
-
-
-def make_room(pool: PoolState, tier: Tier, wants: Wants) -> bool:
-    """Have other kinds make room for the boots that are left in `wants`. All of this is about one tier.
-
-    Returns:
-        True if other runners may take calls now: a runner need not make room any more, or `max_workers` no longer keeps
-        slots free because a runner was stopped.
-    """
-    groups = pool.runner_table.groups_on(tier)
-    missing, going, stopped = sum(wants.values()), room_coming(pool, tier), 0
-    if missing > going and tier.boots.free > 0:
-        stopped = stop_needless(pool, groups, missing - going)
-        going += stopped
-    waiting: list[RunnerGroup] = []
-    if not tier.boots.all_hang:
-        waiting = [
-            group for group, count in wants.items() if count and not pool.is_served(group) and is_waiting(pool, group)
-        ]
-    for group in groups:
-        if group not in waiting:
-            group.gate = None
-        elif group.gate is None:
-            group.gate = pool.call_table.newest
-    # A kind whose runner yields needs no other runner, if that one need not yield any more.
-    takers = [group for group in sorted(waiting, key=lambda group: turn(pool, group)) if not group.yielding]
-    needed = max(0, len(takers) - going)
-    yielding = sum(len(group.yielding) for group in groups)
-    for group in takers:
-        if yielding < needed and tier.boots.free > 0:
-            yielding += give_runner(pool, groups, waiting, group)
-    ended = end_yields(pool, groups, yielding - needed)
-    if ended and missing > room_coming(pool, tier) and tier.boots.free > 0:
-        # The kind that keeps this runner may have another one to spare now.
-        stop_needless(pool, groups, missing - room_coming(pool, tier))
-    return ended or stopped > 0
-
-
 def fit_yields(pool: PoolState, now: float) -> None:
     """Let runners that yield take calls again, as far as their room is not needed.
 
     This step comes before calls are assigned.
     """
-    for tier in pool.runner_table.tiers:
-        groups = pool.runner_table.groups_on(tier)
-        yielding = sum([len(group.yielding) for group in groups])
-        if not yielding:
-            continue
-        takers = 0
-        for group in groups:
-            if not pool.is_served(group) and not group.yielding and is_waiting(pool, group):
-                takers += boots_wanted(pool, group, pool.waiting_for(group), now) > 0
-        end_yields(pool, groups, yielding - max(0, takers - max(0, room_coming(pool, tier))))
-
-
-def give_runner(
-    pool: PoolState, groups: Sequence[RunnerGroup], waiting: Sequence[RunnerGroup], taker: RunnerGroup
-) -> bool:
-    """Have one runner of another of these kinds take no more calls, so that `taker` gets its room.
-
-    Returns:
-        False if no kind may give a runner yet.
-    """
-    gate = taker.gate or 0
-    givers: list[tuple[int, RunnerGroup]] = []
-    for group in groups:
-        count = group.up - len(group.yielding)
-        if count and group not in waiting:
-            first = pool.call_table.queue_of(group.kind).first()
-            if first is None or first.id > gate:
-                givers.append((count, group))
-    if not givers:
-        return False
-    pool.runner_table.make_yield(max(givers, key=itemgetter(0))[1])
-    return True
-
-
-def end_yields(pool: PoolState, groups: Sequence[RunnerGroup], count: int) -> bool:
-    """Let `count` runners take calls again, and return whether there was one."""
-    found = False
-    for group in groups:
-        while group.yielding and count > 0:
-            pool.runner_table.end_yield(group)
-            count -= 1
-            found = True
-    return found
-
-
-def is_waiting(pool: PoolState, group: RunnerGroup) -> bool:
-    """Return whether calls of this kind wait for a slot."""
-    return pool.call_table.queue_of(group.kind).queued > 0
-
-
-def stop_needless(pool: PoolState, groups: Sequence[RunnerGroup], count: int) -> int:
-    """Stop boots and idle runners that these kinds do not need, at most `count`.
-
-    Returns:
-        The number of runners that were stopped.
-    """
-    stopped = 0
-    for group in groups:
-        needed = boots_for(pool.waiting_for(group) + calls_to_replace(pool, group), pool.slots_hint(group))
-        up = group.up - len(group.ending.runners)
-        needless = len(group.booting) - max(needed, pool.keep_of(group) - up)
-        if needless > 0:
-            needless = min(needless, count - stopped)
-            pool.abort_boots(group.booting, needless, "room for another kind")
-            stopped += needless
-    while stopped < count:
-        idle = [runner for group in groups if (runner := spare_runner(pool, group))]
-        if not idle:
-            break
-        pool.stop(min(idle, key=attrgetter("idle_since", "id")), "room for another kind")
-        stopped += 1
-    return stopped
-
-
-def spare_runner(pool: PoolState, group: RunnerGroup) -> Runner | None:
-    """Return the runner of a kind that has been idle longest, if the kind does not need it now."""
-    if is_waiting(pool, group) or group.staying <= pool.keep_of(group):
-        return None
-    for runner in group.idle.values():
-        # A runner that retires is about to be stopped.
-        if not runner.retiring:
-            # Calls that wait on other runners for a slot may come back, and then need the slots of this runner.
-            is_needed = group.load > group.slots - runner.slots or any(
-                pool.call_table.queue_of(placement.kind).queued for placement in pool.runner_table.placements.of(runner)
-            )
-            return None if is_needed else runner
-    return None
+    table = pool.runner_table
+    if not yielding_in(table.all_groups):
+        return
+    takers = {
+        tier: [
+            group
+            for group in table.groups_on(tier)
+            if not pool.is_served(group)
+            and not yields(pool, group.kind)
+            and is_waiting(pool, group)
+            and boots_wanted(pool, group, pool.waiting_for(group), now) > 0
+        ]
+        for tier in table.tiers
+    }
+    end_needless_yields(pool, takers)

@@ -287,6 +287,53 @@ def test_requirements_pick_the_tier_that_can_meet_them() -> None:
     assert story.submit_calls(1, kinds=["gpu 1"]) == ["boot 1 of gpu 1 on tier 1"]
 
 
+def one_runner_for_two_sorts() -> TieredStory:
+    """Tell of a pool of one runner at most. Only the second tier can take calls of the kind "gpu 1"."""
+    near, far = changed(NEAR, capacities=(Capacity(2),)), changed(FAR, capacities=(Capacity(64, 1, 2**40),))
+    story = tiered(near, far, max=1)
+    first_two_run(story, 2)
+    return story
+
+
+def test_an_idle_runner_of_another_tier_makes_room_in_the_pool() -> None:
+    story = one_runner_for_two_sorts()
+    story.results(1, 1, 2)
+    assert story.submit_calls(1, kinds=["gpu 1"]) == ["stop 1: room for another kind"]
+    assert story.is_gone(1) == ["boot 2 of gpu 1 on tier 1"]
+
+
+def test_a_busy_runner_of_another_tier_makes_room_in_the_pool_in_turn() -> None:
+    """Its tier has calls without end. The calls that were there first are served first."""
+    story = one_runner_for_two_sorts()
+    story.submit_calls(1)
+    story.submit_calls(1, kinds=["gpu 1"])
+    story.submit_calls(4)
+    assert story.results(1, 1) == ["send 3.1 to 1", "1 = result of 1.1"]
+    assert story.results(1, 2) == ["2 = result of 2.1"]
+    assert story.results(1, 3) == ["3 = result of 3.1", "stop 1: room for another kind"]
+    assert story.is_gone(1) == ["boot 2 of gpu 1 on tier 1"]
+    assert story.boots(2) == ["send 4.1 to 2"]
+    # Now these wait for a runner of the first tier.
+    assert story.results(2, 4) == ["4 = result of 4.1", "stop 2: room for another kind"]
+    assert story.is_gone(2) == ["boot 3"]
+
+
+def test_a_runner_of_another_tier_need_not_go_if_the_call_does_not_need_it_any_more() -> None:
+    story = one_runner_for_two_sorts()
+    story.submit_calls(1, kinds=["gpu 1"])
+    story.submit_calls(2)
+    assert story.results(1, 1) == ["1 = result of 1.1"]
+    assert story.tell(events.CancelRequested([3])) == ["send 4.1 to 1", "3 = cancelled"]
+
+
+def test_runners_of_a_tier_stay_if_another_tier_has_reached_its_own_max() -> None:
+    near, far = changed(NEAR, capacities=(Capacity(2),)), changed(FAR, max=1, capacities=(Capacity(64, 1, 2**40),))
+    story = tiered(near, far, max=2)
+    first_two_run(story, 2)
+    assert story.submit_calls(3, kinds=["gpu 1"]) == ["boot 2 of gpu 1 on tier 1"]
+    assert story.results(1, 1, 2) == ["1 = result of 1.1", "2 = result of 2.1"]
+
+
 # -- failures ----------------------------------------------------------------------------------------------------------
 
 
