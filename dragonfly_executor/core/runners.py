@@ -8,15 +8,15 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Sequence
 
-from dragonfly_executor.core.calls import DEFAULT_KIND, Call, CallState
+from dragonfly_executor.core.calls import Call, CallState
 from dragonfly_executor.core.capacity import Capacity, Requirements
+from dragonfly_executor.core.group_table import GroupTable
 from dragonfly_executor.core.least_loaded import LeastLoaded
 from dragonfly_executor.core.limits import TierLimits
 from dragonfly_executor.core.placement_table import PlacementTable
 from dragonfly_executor.core.runner import Runner, RunnerState
 from dragonfly_executor.core.runner_group import RunnerGroup
 from dragonfly_executor.core.scaling import cost_after, cost_of_stuck
-from dragonfly_executor.core.tier import Tier
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -31,14 +31,11 @@ TRIPS: Final = 4
 """Number of latest round-trip measurements whose minimum counts."""
 
 
-class RunnerTable:
+class RunnerTable(GroupTable):
     """All runners that exist.
 
     Attributes:
         runners: by id.
-        tiers: the backends, in order of preference.
-        groups: by kind, the runners that each backend has booted for it, in order of preference.
-        all_groups: the groups of all kinds.
         placements: the room for the calls of each kind on all runners.
         booting: runners that boot, oldest boot first.
         queued: number of them whose boots wait in a queue of the backend.
@@ -57,10 +54,8 @@ class RunnerTable:
     """
 
     def __init__(self, tiers: Sequence[TierLimits], *, single_use: bool, thrifty: bool = False) -> None:
+        super().__init__(tiers, thrifty=thrifty)
         self.runners: dict[int, Runner] = {}
-        self.tiers: Final = tuple([Tier(index, limits) for index, limits in enumerate(tiers)])
-        self.groups: dict[str, tuple[RunnerGroup, ...]] = {}
-        self.all_groups: list[RunnerGroup] = []
         self.placements: Final = PlacementTable(single_use=single_use, packs=[tier.packs for tier in tiers])
         # An ordered dict, because the last entry is needed: a plain dict walks over all deleted entries there.
         self.booting: OrderedDict[int, Runner] = OrderedDict()
@@ -79,10 +74,7 @@ class RunnerTable:
         self.later: dict[int, int] = {}
         self.rows: dict[int, Row] = {}
         self._single_use: Final = single_use
-        self._thrifty: Final = thrifty
         self._least_loaded: Final = LeastLoaded()
-        self._add_groups(DEFAULT_KIND)
-        self.default: Final = self.all_groups[0]
 
     def add_kind(self, kind: str, requirements: Requirements | None) -> None:
         """Add a kind of calls.
@@ -91,40 +83,13 @@ class RunnerTable:
             kind: the kind.
             requirements: what a call of this kind requires; None if only runners booted for this kind can take it.
         """
-        groups = self._add_groups(kind)
-        possible = [group.tier.can_have(requirements) for group in groups]
-        if any(possible):
-            for group, is_possible in zip(groups, possible, strict=True):
-                group.is_possible = is_possible
+        self.add_groups(kind, requirements)
         self.placements.add_kind(kind, requirements, self.runners.values())
 
     def drop_kind(self, kind: str) -> None:
         """Remove a kind that has neither calls nor runners."""
-        del self.groups[kind]
-        self.all_groups = [group for group in self.all_groups if group.kind != kind]
+        self.drop_groups(kind)
         self.placements.drop_kind(kind)
-
-    def _add_groups(self, kind: str) -> tuple[RunnerGroup, ...]:
-        measures = len(self.tiers) > 1
-        groups = tuple([RunnerGroup(kind, tier, thrifty=self._thrifty, measures=measures) for tier in self.tiers])
-        self.groups[kind] = groups
-        self.all_groups += groups
-        return groups
-
-    def groups_on(self, tier: Tier) -> Sequence[RunnerGroup]:
-        """Return the groups of all kinds on a tier."""
-        if len(self.tiers) == 1:
-            return self.all_groups
-        return [groups[tier.index] for groups in self.groups.values()]
-
-    def default_on(self, tier: Tier) -> RunnerGroup:
-        """Return the group of the default kind on a tier."""
-        return self.groups[DEFAULT_KIND][tier.index]
-
-    def next_boot(self) -> float | None:
-        """Return when the first pause after failed boots ends, in monotonic seconds; None if there is no pause."""
-        pauses = [group.back_off.until for group in self.all_groups if group.back_off.until is not None]
-        return min(pauses, default=None)
 
     def add(self, runner_id: int, group: RunnerGroup) -> None:
         """Add a booting runner."""

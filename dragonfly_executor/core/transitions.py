@@ -9,13 +9,14 @@ from collections.abc import Callable
 
 from dragonfly_executor.core import call_errors, events
 from dragonfly_executor.core.actions import Stop
-from dragonfly_executor.core.calls import Call, CallState
+from dragonfly_executor.core.calls import CallState
+from dragonfly_executor.core.departures import find_runner, gone_from, note_departures, take_off
 from dragonfly_executor.core.events import ShutdownMode
 from dragonfly_executor.core.idle_limits import idle_until, stop_idle
 from dragonfly_executor.core.losses import lose
 from dragonfly_executor.core.reassigned_boots import reassign
 from dragonfly_executor.core.runner_endings import note_end, note_left
-from dragonfly_executor.core.runners import Runner, RunnerState
+from dragonfly_executor.core.runners import RunnerState
 from dragonfly_executor.core.state import PoolState
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
@@ -69,7 +70,7 @@ def _cancel_requested(pool: PoolState, event: events.CancelRequested, _now: floa
 
 @transition(events.CallsStarted)
 def _calls_started(pool: PoolState, event: events.CallsStarted, now: float) -> None:
-    runner = _find(pool, event.runner_id)
+    runner = find_runner(pool, event.runner_id)
     if runner is None:
         return
     costs = pool.runner_table.groups[runner.kind][runner.tier].costs
@@ -85,7 +86,7 @@ def _calls_started(pool: PoolState, event: events.CallsStarted, now: float) -> N
 
 @transition(events.ResultsArrived)
 def _results_arrived(pool: PoolState, event: events.ResultsArrived, now: float) -> None:
-    runner = _find(pool, event.runner_id)
+    runner = find_runner(pool, event.runner_id)
     if runner is None:
         return
     in_flight, call_table, over, began = runner.in_flight, pool.call_table, CallState.SETTLED, CallState.STARTED
@@ -122,27 +123,27 @@ def _results_arrived(pool: PoolState, event: events.ResultsArrived, now: float) 
     pool.counters.calls_done += len(settled) - settled_before
     if before > len(in_flight):
         pool.runner_table.ran(runner, seconds, before - len(in_flight))
-        _left(pool, runner, before, now)
+        note_departures(pool, runner, before, now)
 
 
 @transition(events.CallsReturned)
 def _calls_returned(pool: PoolState, event: events.CallsReturned, now: float) -> None:
-    runner = _find(pool, event.runner_id)
+    runner = find_runner(pool, event.runner_id)
     if runner is None:
         return
     before = len(runner.in_flight)
     for call_id, attempt in event.refs:
-        call = _take_off(pool, runner, call_id, attempt)
+        call = take_off(pool, runner, call_id, attempt)
         if call is not None:
             pool.never_started(call, now)
     if before > len(runner.in_flight):
         pool.runner_table.stuck(runner)
-        _left(pool, runner, before, now)
+        note_departures(pool, runner, before, now)
 
 
 @transition(events.CallLost)
 def _call_lost(pool: PoolState, event: events.CallLost, now: float) -> None:
-    call = _gone_from(pool, event.runner_id, event.call_id, event.attempt, now)
+    call = gone_from(pool, event.runner_id, event.call_id, event.attempt, now)
     if call is not None:
         if event.may_have_started:
             pool.attempt_lost(call, event.error, now)
@@ -152,7 +153,7 @@ def _call_lost(pool: PoolState, event: events.CallLost, now: float) -> None:
 
 @transition(events.CallTimedOut)
 def _call_timed_out(pool: PoolState, event: events.CallTimedOut, now: float) -> None:
-    call = _gone_from(pool, event.runner_id, event.call_id, event.attempt, now)
+    call = gone_from(pool, event.runner_id, event.call_id, event.attempt, now)
     if call is not None:
         pool.counters.calls_timed_out += 1
         if event.unopened:
@@ -163,7 +164,7 @@ def _call_timed_out(pool: PoolState, event: events.CallTimedOut, now: float) -> 
 
 @transition(events.CallGone)
 def _call_gone(pool: PoolState, event: events.CallGone, now: float) -> None:
-    call = _gone_from(pool, event.runner_id, event.call_id, event.attempt, now)
+    call = gone_from(pool, event.runner_id, event.call_id, event.attempt, now)
     if call is not None:
         # The call left its slot, although the parent had not given it up.
         pool.attempt_lost(call, call_errors.vanished(event.runner_id), now)
@@ -174,7 +175,7 @@ def _call_gone(pool: PoolState, event: events.CallGone, now: float) -> None:
 
 @transition(events.BootStarted)
 def _boot_started(pool: PoolState, event: events.BootStarted, now: float) -> None:
-    runner = _find(pool, event.runner_id)
+    runner = find_runner(pool, event.runner_id)
     if runner is not None:
         pool.runner_table.unqueue(runner)
         pool.began(runner, now)
@@ -183,7 +184,7 @@ def _boot_started(pool: PoolState, event: events.BootStarted, now: float) -> Non
 
 @transition(events.BootQueued)
 def _boot_queued(pool: PoolState, event: events.BootQueued, now: float) -> None:
-    runner = _find(pool, event.runner_id)
+    runner = find_runner(pool, event.runner_id)
     # A runner that is up has a node, even if the event says otherwise.
     if runner is not None and runner.state is RunnerState.BOOTING:
         pool.runner_table.queue(runner)
@@ -200,7 +201,7 @@ def _boot_returned(pool: PoolState, event: events.BootReturned, _now: float) -> 
 
 @transition(events.BootSucceeded)
 def _boot_succeeded(pool: PoolState, event: events.BootSucceeded, now: float) -> None:
-    runner = _find(pool, event.runner_id)
+    runner = find_runner(pool, event.runner_id)
     if runner is None:
         return
     pool.runner_table.tiers[runner.tier].boots.leave(runner.id)
@@ -220,7 +221,7 @@ def _boot_succeeded(pool: PoolState, event: events.BootSucceeded, now: float) ->
 
 @transition(events.BootFailed)
 def _boot_failed(pool: PoolState, event: events.BootFailed, now: float) -> None:
-    runner = _find(pool, event.runner_id)
+    runner = find_runner(pool, event.runner_id)
     if runner is not None:
         # Release the place first: the steps that follow may need it.
         pool.runner_table.tiers[runner.tier].boots.leave(runner.id, hangs=event.hangs)
@@ -235,7 +236,7 @@ def _boot_reassigned(pool: PoolState, event: events.BootReassigned, now: float) 
 
 @transition(events.RunnerLost)
 def _runner_lost(pool: PoolState, event: events.RunnerLost, now: float) -> None:
-    runner = _find(pool, event.runner_id)
+    runner = find_runner(pool, event.runner_id)
     if runner is not None and runner.state is not RunnerState.STOPPING:
         lose(pool, runner, event.error, now, never_left=event.never_left, begun=event.begun)
         pool.actions.append(Stop(runner.id, 0.0, "lost"))
@@ -243,7 +244,7 @@ def _runner_lost(pool: PoolState, event: events.RunnerLost, now: float) -> None:
 
 @transition(events.RunnerLeaving)
 def _runner_leaving(pool: PoolState, event: events.RunnerLeaving, _now: float) -> None:
-    runner = _find(pool, event.runner_id)
+    runner = find_runner(pool, event.runner_id)
     if runner is None:
         return
     if runner.state is RunnerState.UP and runner.in_flight:
@@ -255,14 +256,14 @@ def _runner_leaving(pool: PoolState, event: events.RunnerLeaving, _now: float) -
 
 @transition(events.RunnerEnding)
 def _runner_ending(pool: PoolState, event: events.RunnerEnding, now: float) -> None:
-    runner = _find(pool, event.runner_id)
+    runner = find_runner(pool, event.runner_id)
     if runner is not None:
         note_end(pool, runner, max(now, event.ends_at), event.ended_by, now)
 
 
 @transition(events.RunnerGone)
 def _runner_gone(pool: PoolState, event: events.RunnerGone, now: float) -> None:
-    runner = _find(pool, event.runner_id)
+    runner = find_runner(pool, event.runner_id)
     if runner is None:
         return
     if runner.state is not RunnerState.STOPPING:
@@ -272,14 +273,14 @@ def _runner_gone(pool: PoolState, event: events.RunnerGone, now: float) -> None:
 
 @transition(events.RoundTrip)
 def _round_trip(pool: PoolState, event: events.RoundTrip, _now: float) -> None:
-    runner = _find(pool, event.runner_id)
+    runner = find_runner(pool, event.runner_id)
     if runner is not None and runner.state is RunnerState.UP:
         pool.runner_table.answered_in(runner, event.seconds)
 
 
 @transition(events.IdleChecked)
 def _idle_checked(pool: PoolState, event: events.IdleChecked, now: float) -> None:
-    runner = _find(pool, event.runner_id)
+    runner = find_runner(pool, event.runner_id)
     if runner is None:
         return
     group = pool.runner_table.groups[runner.kind][runner.tier]
@@ -331,56 +332,3 @@ def _pool_broke(pool: PoolState, event: events.PoolBroke, _now: float) -> None:
 @transition(events.Tick)
 def _tick(pool: PoolState, event: events.Tick, now: float) -> None:
     """Change nothing: a tick only advances the time."""
-
-
-# -- steps -------------------------------------------------------------------------------------------------------------
-
-
-def _find(pool: PoolState, runner_id: int) -> Runner | None:
-    runner = pool.runner_table.runners.get(runner_id)
-    if runner is None:
-        pool.counters.stale += 1
-    return runner
-
-
-def _take_off(pool: PoolState, runner: Runner, call_id: int, attempt: int) -> Call | None:
-    """Remove a call from a runner.
-
-    Returns:
-        None if the call is not there, or was already settled.
-    """
-    call = runner.in_flight.get(call_id)
-    if call is None or call.attempt != attempt:
-        pool.counters.stale += 1
-        return None
-    pool.runner_table.take_off(runner, call)
-    return None if call.state is CallState.SETTLED else call
-
-
-def _gone_from(pool: PoolState, runner_id: int, call_id: int, attempt: int, now: float) -> Call | None:
-    """Remove a call that has left its slot from a runner, and update the runner's counts.
-
-    Returns:
-        None if the call or the runner is not there, or the call was already settled.
-    """
-    runner = _find(pool, runner_id)
-    if runner is None:
-        return None
-    before = len(runner.in_flight)
-    call = _take_off(pool, runner, call_id, attempt)
-    _left(pool, runner, before, now)
-    return call
-
-
-def _left(pool: PoolState, runner: Runner, before: int, now: float) -> None:
-    """Update a runner that had `before` calls, if calls have left it."""
-    if len(runner.in_flight) == before:
-        return
-    if runner.state is RunnerState.LEAVING:
-        pool.runner_table.note(runner)
-        if not runner.in_flight:
-            pool.stop(runner, "leaving")
-        return
-    pool.runner_table.left(runner, before, now)
-    if pool.limits.single_use:
-        pool.stop(runner, "used")
