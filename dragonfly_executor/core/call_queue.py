@@ -180,6 +180,20 @@ class CallQueue(QueueCounts):
             heappop(late)
         return late[0][2] if late else None
 
+    def waits_since(self) -> float | None:
+        """Return since when calls have waited for their turn, in monotonic seconds; None if no call is queued.
+
+        Of the calls with a priority above 0, at 0 and below it, the first counts: others may come before it for ever.
+        """
+        first = self.first()
+        if first is None:
+            return None
+        since = first.waits_since
+        for call in (*islice(self._fresh, 1), *[entry[2] for entry in self._late[:1]]):
+            if call.state is QUEUED and call.waits_since < since:
+                since = call.waits_since
+        return since
+
     def turn(self) -> tuple[float, float]:
         """Return the place of the next call in the order of all queues: the smaller value comes first."""
         call = self.first()

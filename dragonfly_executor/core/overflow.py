@@ -204,8 +204,8 @@ def share(pool: PoolState, group: RunnerGroup) -> float:
 
 def overdue_at(pool: PoolState, group: RunnerGroup) -> float | None:
     """Return when the next call of a kind has waited for the boot time of a later tier; None if no call waits."""
-    first = pool.call_table.queue_of(group.kind).first()
-    return None if first is None else first.waits_since + group.tier.boot_seconds
+    since = pool.call_table.queue_of(group.kind).waits_since()
+    return None if since is None else since + group.tier.boot_seconds
 
 
 def next_overflows(pool: PoolState, group: RunnerGroup, now: float) -> list[float | None]:

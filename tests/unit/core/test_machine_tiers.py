@@ -130,6 +130,25 @@ def test_a_call_that_has_waited_for_a_boot_time_boots_whatever_the_estimate_says
     assert story.at(51.0) == ["boot 2 on tier 1"]
 
 
+def test_a_call_that_others_go_before_for_ever_boots_a_later_tier() -> None:
+    """The first tier carries the load, but the call with the least priority would never run."""
+    story = tiered(changed(NEAR, slots_hint=1), FAR)
+    story.submit_calls(1)
+    story.at_or_tell(1.0, events.BootSucceeded(1, 1))
+    first, lines = CallLimits(priority=1), []
+    story.submit_calls(2, first)
+    story.submit_calls(1)
+    running = 1
+    while story.now < 31.0 and not lines:
+        story.now += 1.0
+        sent = story.results(1, running, cost=1.0)
+        running = int(sent[0].split()[1].split(".")[0])
+        lines = [line for line in story.submit_calls(1, first) if line.startswith("boot")] or [
+            line for line in sent if line.startswith("boot")
+        ]
+    assert (story.now, lines) == (31.0, ["boot 2 on tier 1"])
+
+
 def test_a_slot_with_a_long_call_is_not_expected_to_begin_others() -> None:
     story = tiered()
     first_two_run(story, 4)
