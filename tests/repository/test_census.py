@@ -16,8 +16,12 @@ from tests.support.census import Census, Snapshot
 
 ROOT = Path(__file__).parents[2]
 ORPHAN = """
-import subprocess
-print(subprocess.Popen(["sleep", "60"], stdout=subprocess.DEVNULL, start_new_session=True).pid)
+import subprocess, sys
+sleeps = [sys.executable, "-c", "import time; print(flush=True); time.sleep(60)"]
+orphan = subprocess.Popen(sleeps, stdout=subprocess.PIPE, start_new_session=True)
+# A program that is being started has no environment for a moment.
+orphan.stdout.readline()
+print(orphan.pid)
 """
 
 
