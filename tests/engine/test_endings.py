@@ -113,7 +113,8 @@ def test_a_replacement_is_up_when_the_drain_begins(
     """The pool has seen that a boot takes 20 s. The drain begins 30 s before the end."""
     node_is_there = threading.Event()
     backend = LimitedBackend(clock, runners=[FakeRunner(hold=node_is_there)])
-    pool = make_pool(backend=backend, max=3, max_concurrency=1, idle_shutdown_after=None)
+    events = Events()
+    pool = make_pool(backend=backend, max=3, max_concurrency=1, idle_shutdown_after=None, on_event=events)
     first = pool.submit(echo, 1)
     assert backend.asked.acquire(timeout=PATIENCE)
     clock.advance(20)
@@ -126,6 +127,7 @@ def test_a_replacement_is_up_when_the_drain_begins(
     assert pool.stats().boots_attempted == 1
     clock.advance(0.1)
     assert pool.stats().boots_attempted == 2
+    assert [events.wait("up")["runner_id"] for _ in range(2)] == [1, 2]
     gate.open()
     assert running.result(PATIENCE) == "done"
     clock.advance(20)

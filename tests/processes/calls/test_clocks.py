@@ -16,10 +16,11 @@ from tests.support.payloads import echo, hold_for_good
 
 PACKAGE = Path(dragonfly_executor.__file__).parent
 # A certificate bears dates; they are backdated, and no runner looks at them (tests/processes/dialback/test_pool.py).
-# People read how old a machine is. A platform states when it started an instance, and until when a login is good.
+# People read how old a machine is. A platform states when it started an instance, and until when a login is good. So do
+# the system for a process, and Ray for a node that it drains: only a date can be compared with these.
 DATED = {
-    "backends/ec2/instances.py", "backends/fly/machines.py", "backends/kubernetes/credentials.py",
-    "transport/certificate.py",
+    "backends/dask/worker.py", "backends/ec2/instances.py", "backends/fly/machines.py",
+    "backends/kubernetes/credentials.py", "backends/ray/driver_watch.py", "transport/certificate.py",
 }  # fmt: skip
 # What is written on machines elsewhere, and on disk, is for processes that share no other clock. Fly and AWS send
 # dates. A machine that was started again learns from its boot's date that the boot is over, and files have dates. A

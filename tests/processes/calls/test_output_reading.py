@@ -197,7 +197,7 @@ def test_how_a_slot_ended_is_said_behind_what_its_call_wrote(scene: Scene) -> No
     """Also where that takes the link's second lane."""
     said: list[bytes] = []
     loop: Any = SimpleNamespace(time=lambda: 0.0, call_at=lambda when, callback: SimpleNamespace(when=when))
-    dispatcher = Dispatcher(loop, said.append, lambda number: scene.slot)
+    dispatcher = Dispatcher(loop, said.append, lambda number, gpus: scene.slot)
     scene.slot.output = scene.output
     scene.slot.stack = SimpleNamespace(read=lambda number: "")
     scene.slot.progress = Progress()
