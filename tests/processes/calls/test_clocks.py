@@ -23,8 +23,8 @@ DATED = {
 }  # fmt: skip
 # What is written on machines elsewhere, and on disk, is for processes that share no other clock. Fly and AWS send
 # dates. A machine that was started again learns from its boot's date that the boot is over, and files have dates. A
-# login of Kubernetes ends at a date. The printer looks whether the date of a call's log record is one. The system states
-# when a process of Dask began, and Ray until when a node may run, by the time since 1970.
+# login of Kubernetes ends at a date. The printer looks whether the date of a call's log record is one. The system
+# states when a process of Dask began, and Ray until when a node may run, by the time since 1970.
 SHARED_CLOCK = {
     "backends/dask/worker.py", "backends/ray/driver_watch.py",
     "backends/docker/leftovers.py", "backends/ec2/backend.py", "backends/ec2/client.py", "backends/ec2/leftovers.py",
