@@ -174,6 +174,17 @@ def fill_memory(extra: int) -> int:
         hoard.append(bytearray(65536))
 
 
+def memory_left(most: int) -> int:
+    """Return how many bytes can be allocated in small pieces, at most `most`."""
+    hoard = []
+    try:
+        while len(hoard) * 65536 < most:
+            hoard.append(bytearray(65536))
+    except MemoryError:
+        pass
+    return len(hoard) * 65536
+
+
 def big_result(size: int, limit: int | None = None) -> bytes:
     if limit is not None:
         limit_memory(limit)

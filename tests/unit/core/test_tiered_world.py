@@ -9,7 +9,7 @@ from tests.support.tiered_courses import TieredMachineAndWorld
 
 
 def test_any_course_of_events_keeps_the_invariants() -> None:
-    check_courses(TieredMachineAndWorld, count=250, length=30)
+    check_courses(TieredMachineAndWorld, count=120, length=30)
 
 
 @pytest.mark.soak
