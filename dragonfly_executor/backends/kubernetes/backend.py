@@ -185,7 +185,8 @@ class KubernetesBackend(Backend):
                 resources[name] = text
         if "journal" in resources:
             raise ValueError("KubernetesBackend has no journal: the cluster lists all Pods")
-        return cls(**{"image": NO_IMAGE, **arguments}, resources={**RESOURCES, **resources})
+        arguments.setdefault("image", NO_IMAGE)
+        return cls(**arguments, resources={**RESOURCES, **resources})
 
     def __repr__(self) -> str:
         return f"KubernetesBackend({self.blueprint.image!r}, namespace={self.access.namespace!r})"

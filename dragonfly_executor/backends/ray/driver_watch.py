@@ -20,9 +20,11 @@ class WatchedActors(Protocol):
 
     def count_waiting(self) -> int:
         """Return how many actors wait for a node."""
+        ...
 
     def nodes(self) -> dict[str, str]:
         """Return Ray's id of the node of each actor that has one, by the actor's key."""
+        ...
 
 
 class DriverWatch:
