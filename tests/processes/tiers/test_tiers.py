@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from tests.processes.lifecycle.test_interrupt import CTRL_C, Terminal, end_of, t
 from tests.processes.sync.elsewhere import ElsewhereBackend
 from tests.processes.sync.test_programs import ELSEWHERE
 from tests.support.dialback import DialingBackend
-from tests.support.helpers import Events, Gate, Mailbox, all_ended, values, watching
+from tests.support.helpers import PATIENCE, Events, Gate, Mailbox, all_ended, values, watching
 from tests.support.payloads import hold
 from tests.support.projects import imported, write
 
@@ -118,6 +119,8 @@ def test_a_boot_of_a_later_backend_is_aborted_at_shutdown(make: MakeExecutor, ma
     """The call for which it boots counts as begun, and runs on the first backend."""
     events = Events()
     executor = make(None, backend=[LocalBackend(slots=1), Held(slots=1)], on_event=events)
+    # A call that is not short: no call is sent ahead from then on, where it would count as begun.
+    executor.submit(time.sleep, 0.05).result(PATIENCE)
     futures = [executor.submit(hold, mailbox.path, gate.path, number) for number in range(3)]
     mailbox.numbers(1)
     while events.wait("boot")["backend"] != "second":
