@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from concurrent.futures import wait
 from pathlib import Path
@@ -120,9 +119,9 @@ def test_a_boot_of_a_later_backend_is_aborted_at_shutdown(make: MakeExecutor, ma
     """The call for which it boots counts as begun, and runs on the first backend."""
     events = Events()
     executor = make(None, backend=[LocalBackend(slots=1), Held(slots=1)], on_event=events)
-    # A call that is long beside any round trip: none is sent ahead from then on, where it would count as begun.
-    executor.submit(time.sleep, 0.5).result(PATIENCE)
-    futures = [executor.submit(hold, mailbox.path, gate.path, number) for number in range(3)]
+    # Calls that require CPUs are never sent ahead, where they would count as begun.
+    calls = executor.options(requires={"cpus": 1})
+    futures = [calls.submit(hold, mailbox.path, gate.path, number) for number in range(3)]
     mailbox.numbers(1)
     while events.wait("boot")["backend"] != "second":
         continue
