@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from dragonfly_executor import BootError
+from dragonfly_executor.backends.engine_tasks.backend import pairs
 from dragonfly_executor.backends.ray.autoscaler import words_of_report, words_of_status
-from dragonfly_executor.backends.ray.backend import _pairs
 from dragonfly_executor.backends.ray.cluster_look import ClusterLook
 from dragonfly_executor.backends.ray.options import capacity_of, meet, slots_of
 from dragonfly_executor.core.capacity import Requirements
@@ -120,6 +120,6 @@ def test_the_doctor_is_told_which_nodes_have_what_an_actor_asks_for() -> None:
 
 
 def test_a_label_selector_is_read_from_text() -> None:
-    assert _pairs("region=eu zone=a=b") == {"region": "eu", "zone": "a=b"}
+    assert pairs("region=eu zone=a=b") == {"region": "eu", "zone": "a=b"}
     with pytest.raises(ValueError, match="write NAME=VALUE"):
-        _pairs("region")
+        pairs("region")
