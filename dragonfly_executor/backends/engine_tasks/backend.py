@@ -155,12 +155,17 @@ def arguments_from_text(settings: Mapping[str, str], **readers: Callable[[str], 
     return arguments
 
 
+def pairs(text: str, noun: str = "VALUE") -> dict[str, str]:
+    """Read "region=eu zone=a". `noun` stands for a value in the error."""
+    found = [word.partition("=") for word in text.split()]
+    if not all(value for _, _, value in found):
+        raise ValueError(f"write NAME={noun}, and a space between two of them")
+    return {name: value for name, _, value in found}
+
+
 def _amounts(text: str) -> dict[str, float]:
     """Read "GPU=1 MEM=4e9"."""
-    pairs = [word.partition("=") for word in text.split()]
-    if not all(amount for _, _, amount in pairs):
-        raise ValueError("write NAME=AMOUNT, and a space between two of them")
-    return {name: float(amount) for name, _, amount in pairs}
+    return {name: float(amount) for name, amount in pairs(text, "AMOUNT").items()}
 
 
 def _sync(text: str) -> str | None:
