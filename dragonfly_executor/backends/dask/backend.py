@@ -11,7 +11,8 @@ from dragonfly_executor.backends.backend_check import BackendCheck
 from dragonfly_executor.backends.base import BootRequest
 from dragonfly_executor.backends.dask.cluster_scale import ClusterScale
 from dragonfly_executor.backends.deadline import Deadline
-from dragonfly_executor.backends.engine_tasks.backend import EngineTaskBackend, arguments_from_text
+from dragonfly_executor.backends.engine_tasks.backend import EngineTaskBackend
+from dragonfly_executor.backends.from_text import amounts, arguments_from_text
 from dragonfly_executor.backends.own_address import address_toward
 from dragonfly_executor.errors import BootError
 
@@ -112,7 +113,7 @@ class DaskBackend(EngineTaskBackend["RunnerTasks", "DaskNode"]):
         Raises:
             ImportError, TypeError, ValueError: see the class.
         """
-        return cls(address, **arguments_from_text(settings))
+        return cls(address, **arguments_from_text(settings, resources=amounts))
 
     def __repr__(self) -> str:
         return f"DaskBackend({self._address!r})"

@@ -10,11 +10,16 @@ from typing import Any
 
 from dragonfly_executor.backends.dask.runner_task import RunnerTask, State
 from dragonfly_executor.backends.dask.scheduler import Connection, DaskError, Worker
-from dragonfly_executor.backends.dask.tasks import CLOSE_GRACE, runner_task, stop_task, worker_wanted
+from dragonfly_executor.backends.dask.tasks import runner_task, stop_task, worker_wanted
 from dragonfly_executor.backends.dask.wanted import Wanted
 
 CHECK_EVERY = 5.0
 """Seconds between two checks for a free worker. Dask announces new workers, but not that a paused one resumes."""
+CLOSE_GRACE = 20.0
+"""Seconds that a runner's calls have to finish when Dask closes the worker in order.
+
+`dask/worker.py` has the same number: this module can be imported without Dask, and that one on a worker.
+"""
 
 
 class RunnerTasks:

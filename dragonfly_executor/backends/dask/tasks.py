@@ -11,9 +11,6 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
 
-CLOSE_GRACE = 20.0
-"""Seconds that a runner's calls have to finish when Dask closes the worker in order."""
-
 
 def runner_task(key: str, topic: str, order: Mapping[str, Any]) -> Callable[[], dict[str, Any]]:
     """Return the task that runs a runner on a worker until the runner ends.

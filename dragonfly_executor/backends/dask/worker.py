@@ -13,11 +13,12 @@ import psutil  # type: ignore[import-untyped]
 from distributed import get_worker, secede
 
 from dragonfly_executor.backends.agent_process import AgentProcess
-from dragonfly_executor.backends.dask.tasks import CLOSE_GRACE
 
 EXTENSION = "dragonfly_executor"
 REMEMBERED = 1000
 """Number of stopped tasks that a worker remembers. Dask may begin such a task shortly after its stop."""
+CLOSE_GRACE = 20.0
+"""Seconds that calls have to finish when Dask closes the worker in order."""
 
 
 class WorkerRunners:

@@ -13,7 +13,8 @@ from urllib.parse import urlsplit
 from dragonfly_executor.backends.backend_check import BackendCheck
 from dragonfly_executor.backends.base import BootRequest
 from dragonfly_executor.backends.deadline import Deadline
-from dragonfly_executor.backends.engine_tasks.backend import EngineTaskBackend, arguments_from_text, pairs
+from dragonfly_executor.backends.engine_tasks.backend import EngineTaskBackend
+from dragonfly_executor.backends.from_text import amounts, arguments_from_text, pairs
 from dragonfly_executor.backends.own_address import address_toward
 from dragonfly_executor.backends.ray.options import meet, slots_of
 from dragonfly_executor.errors import BootError
@@ -130,7 +131,10 @@ class RayBackend(EngineTaskBackend["DriverProcess", "RayNode"]):
         Raises:
             ImportError, TypeError, ValueError: see the class.
         """
-        return cls(**arguments_from_text(settings, num_cpus=float, num_gpus=float, memory=int, label_selector=pairs))
+        read = arguments_from_text(
+            settings, num_cpus=float, num_gpus=float, memory=int, resources=amounts, label_selector=pairs
+        )
+        return cls(**read)
 
     def __repr__(self) -> str:
         return f"RayBackend({self._address!r})"
