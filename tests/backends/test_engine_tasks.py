@@ -11,7 +11,7 @@ import pytest
 
 from dragonfly_executor import BootError, BootRequest, BootTimeoutError
 from dragonfly_executor.backends.base import Signal
-from dragonfly_executor.backends.engine_tasks.backend import EngineTaskBackend, arguments_from_text
+from dragonfly_executor.backends.engine_tasks.backend import EngineTaskBackend
 from dragonfly_executor.backends.engine_tasks.node import EngineTaskNode
 from dragonfly_executor.backends.engine_tasks.task import EngineTask
 from tests.support.engine_tasks import WaitingClock, boot_request
@@ -181,30 +181,3 @@ def test_only_the_first_reason_of_an_end_counts() -> None:
     task.end("first", "output")
     task.end("second", is_final=True)
     assert (task.error, task.output, task.is_final) == ("first", "output", False)
-
-
-def test_arguments_are_read_from_texts() -> None:
-    texts = {
-        "port": "7",
-        "queue_timeout": "1.5",
-        "resources": "GPU=1 MEM=4e9",
-        "sync": "none",
-        "python": "python3",
-        "labels": "eu big",
-    }
-    assert arguments_from_text({**texts, "num_cpus": "2"}, num_cpus=float) == {
-        "port": 7, "queue_timeout": 1.5, "resources": {"GPU": 1.0, "MEM": 4e9}, "sync": None, "python": "python3",
-        "num_cpus": 2.0, "labels": ["eu", "big"],
-    }  # fmt: skip
-
-
-@pytest.mark.parametrize(
-    ("settings", "text"),
-    [
-        ({"port": "seven"}, "cannot read port=seven"),
-        ({"resources": "GPU"}, "cannot read resources=GPU: write NAME=AMOUNT"),
-    ],
-)
-def test_a_text_that_cannot_be_read_is_named(settings: dict[str, str], text: str) -> None:
-    with pytest.raises(ValueError, match=text):
-        arguments_from_text(settings)

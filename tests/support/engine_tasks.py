@@ -122,6 +122,18 @@ class EngineTaskContract(BackendContract):
     def left_running(self, backend: Backend) -> Sequence[object]:
         return self.cluster.agents()
 
+    def make_backend_that_waits(self, resource: str) -> tuple[Backend, Callable[[], object]]:
+        """Return a backend that asks for a resource that no worker has, and a function that waits for a queued task."""
+        backend: Any = self.make_backend(resources={resource: 1})
+        queued, queue = threading.Semaphore(0), backend._queue
+
+        def tell(*arguments: Any) -> None:
+            queue(*arguments)
+            queued.release()
+
+        backend._queue = tell
+        return backend, lambda: queued.acquire(timeout=PATIENCE)
+
     def make_backend_with_silent_runner(self) -> tuple[Backend, Callable[[], object]]:
         """Return a backend whose runners never dial, and a function that waits until one runs."""
         python, wait = silent_program(self.folder / "runner")

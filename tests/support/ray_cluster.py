@@ -7,6 +7,7 @@ import os
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -168,11 +169,12 @@ def _free_port() -> int:
 
 
 @contextmanager
-def ray_cluster(folder: Path, cpus: int = 2, more_nodes: int = 0) -> Iterator[RayCluster]:
-    """Yield a cluster that is up; end it afterwards."""
-    cluster = RayCluster(folder, cpus, more_nodes)
-    try:
-        cluster.start()
-        yield cluster
-    finally:
-        cluster.stop()
+def ray_cluster(cpus: int = 2, more_nodes: int = 0) -> Iterator[RayCluster]:
+    """Yield a cluster that is up; end it and remove its files afterwards."""
+    with tempfile.TemporaryDirectory(prefix="ray", dir="/tmp") as folder:
+        cluster = RayCluster(Path(folder), cpus, more_nodes)
+        try:
+            cluster.start()
+            yield cluster
+        finally:
+            cluster.stop()

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Collection, Coroutine, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
 from dragonfly_executor.backends.backend_check import BackendCheck
 from dragonfly_executor.backends.base import BootRequest
 from dragonfly_executor.backends.dask.cluster_scale import ClusterScale
 from dragonfly_executor.backends.deadline import Deadline
-from dragonfly_executor.backends.engine_tasks.backend import EngineTaskBackend, arguments_from_text
+from dragonfly_executor.backends.engine_tasks.backend import EngineTaskBackend
+from dragonfly_executor.backends.from_text import amounts, arguments_from_text
 from dragonfly_executor.backends.own_address import address_toward
 from dragonfly_executor.errors import BootError
 
@@ -20,14 +21,15 @@ if TYPE_CHECKING:
 
     from dragonfly_executor.backends.dask.node import DaskNode
     from dragonfly_executor.backends.dask.runner_tasks import RunnerTasks
+    from dragonfly_executor.backends.dask.wanted import Wanted
     from dragonfly_executor.backends.tier_keywords import TierKeywords
-    from dragonfly_executor.core.capacity import Capacity
+    from dragonfly_executor.core.capacity import Capacity, Requirements
     from dragonfly_executor.sync.options import Sync
     from dragonfly_executor.util.validation import Seconds
 
-
 CHECK_TIMEOUT = 15.0
 """Seconds for a check of the doctor. Dask tries for 10 s to connect."""
+T = TypeVar("T")
 
 
 class DaskBackend(EngineTaskBackend["RunnerTasks", "DaskNode"]):
@@ -111,7 +113,7 @@ class DaskBackend(EngineTaskBackend["RunnerTasks", "DaskNode"]):
         Raises:
             ImportError, TypeError, ValueError: see the class.
         """
-        return cls(address, **arguments_from_text(settings))
+        return cls(address, **arguments_from_text(settings, resources=amounts))
 
     def __repr__(self) -> str:
         return f"DaskBackend({self._address!r})"
@@ -132,17 +134,32 @@ class DaskBackend(EngineTaskBackend["RunnerTasks", "DaskNode"]):
 
     def _check_workers(self, client: RunnerTasks) -> BackendCheck:
         from dragonfly_executor.backends.dask.scheduler import DaskError
-        from dragonfly_executor.backends.dask.wanted import Wanted
 
         try:
-            workers = client.connection.thread.call(client.connection.workers(), Deadline(CHECK_TIMEOUT))
-        except (DaskError, TimeoutError) as error:
-            text = str(error) or f"the Dask scheduler at {self._address} did not answer"
-            return BackendCheck(
-                "workers", False, text, "see that the scheduler runs, and that its port is open from here"
-            )
-        wanted = Wanted(self._resources, self._workers, self._annotations, None, self.labels)
-        return BackendCheck("workers", True, wanted.census(workers))
+            workers = self._ask(client, client.connection.workers(), Deadline(CHECK_TIMEOUT))
+        except DaskError as error:
+            advice = "see that the scheduler runs, and that its port is open from here"
+            return BackendCheck("workers", False, str(error), advice)
+        return BackendCheck("workers", True, self._wanted(None).census(workers))
+
+    def _ask(self, client: RunnerTasks, question: Coroutine[Any, Any, T], deadline: Deadline) -> T:
+        """Return what a coroutine of the connection returns.
+
+        Raises:
+            DaskError: the scheduler cannot be reached, or does not answer in time.
+        """
+        from dragonfly_executor.backends.dask.scheduler import DaskError
+
+        try:
+            return client.connection.thread.call(question, deadline)
+        except TimeoutError as error:
+            raise DaskError(str(error) or f"the Dask scheduler at {self._address} did not answer") from error
+
+    def _wanted(self, required: Requirements | None) -> Wanted:
+        """Return what a worker must have to get the runner of calls with these requirements."""
+        from dragonfly_executor.backends.dask.wanted import Wanted
+
+        return Wanted(self._resources, self._workers, self._annotations, required, self.labels)
 
     def _own_address(self) -> str:
         return _own_address(self._address)
@@ -151,14 +168,12 @@ class DaskBackend(EngineTaskBackend["RunnerTasks", "DaskNode"]):
         from dragonfly_executor.backends.dask.node import DaskNode
         from dragonfly_executor.backends.dask.runner_task import RunnerTask
         from dragonfly_executor.backends.dask.scheduler import DaskError
-        from dragonfly_executor.backends.dask.wanted import Wanted
 
         try:
-            client.connection.thread.call(client.connection.client(), Deadline(request.timeout, request.given_up))
-        except (DaskError, TimeoutError) as error:
-            text = str(error) or f"the Dask scheduler at {self._address} did not answer"
-            raise BootError(text, "create", output=text) from error
-        wanted = Wanted(self._resources, self._workers, self._annotations, request.requires, self.labels)
+            self._ask(client, client.connection.client(), Deadline(request.timeout, request.given_up))
+        except DaskError as error:
+            raise BootError(str(error), "create", output=str(error)) from error
+        wanted = self._wanted(request.requires)
         task = RunnerTask(self._task_key(request), self._order(request), wanted, request.ending)
         if self._scale is not None:
             self._scale.more()

@@ -20,7 +20,7 @@ def capacities_of(cluster: Any, labels: frozenset[str]) -> list[Capacity]:
         labels: labels that all workers have.
     """
     try:
-        specs = [cluster.new_spec, *[*cluster.worker_spec.values()]]
+        specs = [cluster.new_spec, *cluster.worker_spec.values()]
         found = [_capacity(spec, labels) for spec in specs if spec]
     except (AttributeError, KeyError, TypeError, ValueError):
         return []  # a cluster manager with options of its own

@@ -16,7 +16,10 @@ from dragonfly_executor.backends.dask.wanted import Wanted
 CHECK_EVERY = 5.0
 """Seconds between two checks for a free worker. Dask announces new workers, but not that a paused one resumes."""
 CLOSE_GRACE = 20.0
-"""Seconds that a runner's calls have to finish when Dask closes the worker in order."""
+"""Seconds that a runner's calls have to finish when Dask closes the worker in order.
+
+`dask/worker.py` has the same number: this module can be imported without Dask, and that one on a worker.
+"""
 
 
 class RunnerTasks:

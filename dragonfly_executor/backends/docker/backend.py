@@ -10,6 +10,7 @@ from dragonfly_executor.backends.agent_command import runner_options
 from dragonfly_executor.backends.background_sweep import BackgroundSweeper
 from dragonfly_executor.backends.base import Backend, BootRequest, Node
 from dragonfly_executor.backends.docker.sizes import SIZE_KEYS, ContainerSize, ContainerSizes, memory_bytes
+from dragonfly_executor.backends.from_text import arguments_from_text, truth, words
 from dragonfly_executor.backends.journal import JournalEntry, open_journal
 from dragonfly_executor.backends.journal_writer import JournalWriter
 from dragonfly_executor.backends.label import node_name
@@ -134,19 +135,7 @@ class DockerBackend(Backend):
         Raises:
             TypeError, ValueError: see the class.
         """
-        arguments: dict[str, Any] = dict(settings)
-        if "port" in arguments:
-            arguments["port"] = int(arguments["port"])
-        if "cpus" in arguments:
-            arguments["cpus"] = float(arguments["cpus"])
-        if "gpus" in arguments:
-            arguments["gpus"] = int(arguments["gpus"])
-        for name in ("requirements", "labels"):
-            if name in arguments:
-                arguments[name] = arguments[name].split(",")
-        if arguments.get("sync") == "none":
-            arguments["sync"] = None
-        return cls(**arguments)
+        return cls(**arguments_from_text(settings, cpus=float, gpus=int, larger_sizes=truth, requirements=words))
 
     def __repr__(self) -> str:
         return f"DockerBackend({self._image!r}, socket={self._engine.socket!r})"

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from dragonfly_executor.backends.background_sweep import BackgroundSweeper
 from dragonfly_executor.backends.base import Backend, BootRequest, CancelToken, Node
 from dragonfly_executor.backends.deadline import Deadline
-from dragonfly_executor.backends.ec2.arguments import checked_prices, command, from_texts, words
+from dragonfly_executor.backends.ec2.arguments import checked_prices, command
 from dragonfly_executor.backends.ec2.launch import (
     NOTHING_TO_LAUNCH,
     LaunchSettings,
@@ -24,6 +24,7 @@ from dragonfly_executor.backends.ec2.launch import (
 )
 from dragonfly_executor.backends.ec2.prices import EC2_PRICES, EC2Prices
 from dragonfly_executor.backends.ec2.sizes import InstanceTypes
+from dragonfly_executor.backends.from_text import arguments_from_text, truth, words
 from dragonfly_executor.backends.journal import JournalEntry, open_journal
 from dragonfly_executor.backends.journal_writer import JournalWriter
 from dragonfly_executor.backends.label import OwnerLabel, node_name
@@ -202,7 +203,7 @@ class EC2Backend(Backend):
         Raises:
             TypeError, ValueError: see the class.
         """
-        return cls(**from_texts(settings))
+        return cls(**arguments_from_text(settings, spot=truth, requirements=words))
 
     def __repr__(self) -> str:
         what = self.settings.image or next(iter(self.settings.template.values()), "?")

@@ -7,8 +7,10 @@ from math import isfinite
 from types import MappingProxyType
 from typing import NamedTuple
 
-SIZES = {"nano": 1 / 16, "micro": 1 / 8, "small": 1 / 4, "medium": 1 / 2, "large": 1.0, "xlarge": 2.0}
-"""Sizes in units of "large". In one family, prices grow with them. "4xlarge" is 4 times "xlarge"."""
+from dragonfly_executor.backends.ec2.sizes import xlarges
+
+UNITS = {"nano": 1 / 16, "micro": 1 / 8, "small": 1 / 4, "medium": 1 / 2, "large": 1.0, "xlarge": 2.0}
+"""By size: how many times "large" it costs in its family. "4xlarge" costs 4 times as much as "xlarge"."""
 
 
 class EC2Prices(NamedTuple):
@@ -44,17 +46,12 @@ class EC2Prices(NamedTuple):
         hourly = self.types.get(instance_type)
         if hourly is None:
             family, _, size = instance_type.partition(".")
-            units = self._units(size)
+            units = UNITS["xlarge"] * xlarges(size) or UNITS.get(size)
             if family not in self.families or units is None:
                 return None
             hourly = self.families[family] * units
         share = self.spot_share if is_spot else 1.0
         return hourly * self.regions.get(region, self.other_regions) * share / 3600
-
-    @staticmethod
-    def _units(size: str) -> float | None:
-        number = size.removesuffix("xlarge")
-        return 2.0 * int(number) if number != size and number.isascii() and number.isdigit() else SIZES.get(size)
 
 
 EC2_PRICES = EC2Prices(

@@ -40,15 +40,19 @@ DEFAULT_TYPES = tuple(f"{family}.{size}" for family in ("c7i", "m7i", "r7i") for
 """The types to choose from if the user names none. All have x86-64 CPUs; those of g6 have NVIDIA L4 GPUs."""
 
 
+def xlarges(size: str) -> int:
+    """Return how many times "xlarge" a size such as "4xlarge" is; 0 for other sizes."""
+    number = size.removesuffix("xlarge")
+    return int(number) if number != size and number.isascii() and number.isdigit() else 0
+
+
 def size_of(instance_type: str) -> Capacity | None:
     """Return what an instance of this type has; None if the table does not have the type."""
     if instance_type in SIZES:
         cpus, gpus, gib = SIZES[instance_type]
         return Capacity(float(cpus), gpus, int(gib * GIB))
     family, _, size = instance_type.partition(".")
-    number = size.removesuffix("xlarge")
-    is_multiple = number != size and number.isascii() and number.isdigit()
-    count = CPUS["xlarge"] * int(number) if is_multiple else CPUS.get(size)
+    count = CPUS["xlarge"] * xlarges(size) or CPUS.get(size)
     if family not in PER_CPU or not count:
         return None
     return Capacity(float(count), 0, count * PER_CPU[family] * GIB)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from dragonfly_executor.backends.agent_command import runner_options
@@ -126,43 +126,3 @@ class EngineTaskBackend(Backend, Generic[C, N]):
     def _queue(self, node: N, client: C) -> None:
         """Hand the task to the engine. Must not wait for a worker: the task's `begun` is set when it has one."""
         raise NotImplementedError
-
-
-def arguments_from_text(settings: Mapping[str, str], **readers: Callable[[str], Any]) -> dict[str, Any]:
-    """Return arguments for a backend of texts, as a command line gives them. A text without a reader stays as it is.
-
-    Args:
-        settings: texts by the name of their argument.
-        readers: what reads the texts of the arguments that only this backend has.
-
-    Raises:
-        ValueError: a text cannot be read.
-    """
-    known: dict[str, Callable[[str], Any]] = {
-        "port": int,
-        "queue_timeout": float,
-        "resources": _amounts,
-        "sync": _sync,
-        "labels": str.split,
-        **readers,
-    }
-    arguments: dict[str, Any] = {}
-    for name, text in settings.items():
-        try:
-            arguments[name] = known[name](text) if name in known else text
-        except ValueError as error:
-            raise ValueError(f"cannot read {name}={text}: {error}") from error
-    return arguments
-
-
-def _amounts(text: str) -> dict[str, float]:
-    """Read "GPU=1 MEM=4e9"."""
-    pairs = [word.partition("=") for word in text.split()]
-    if not all(amount for _, _, amount in pairs):
-        raise ValueError("write NAME=AMOUNT, and a space between two of them")
-    return {name: float(amount) for name, _, amount in pairs}
-
-
-def _sync(text: str) -> str | None:
-    """Read the mode of sync; "none" stands for None."""
-    return None if text == "none" else text

@@ -9,8 +9,8 @@ from dragonfly_executor.backends.base import Signal
 from dragonfly_executor.errors.exit_status import describe_exit
 
 
-def _nobody(seconds: float, ended_by: str) -> None:
-    """Take the known end of a runner for a caller that needs no notice."""
+def _ignore(seconds: float, ended_by: str) -> None:
+    """Ignore the known end of a runner."""
 
 
 class EngineTask:
@@ -35,7 +35,7 @@ class EngineTask:
 
     workers_python = "the workers' Python"
 
-    def __init__(self, key: str, order: Mapping[str, Any], ending: Callable[[float, str], object] = _nobody) -> None:
+    def __init__(self, key: str, order: Mapping[str, Any], ending: Callable[[float, str], object] = _ignore) -> None:
         self.key, self.order = key, dict(order)
         self.ending = ending
         self.begun, self.ended = Signal(), Signal()

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from dragonfly_executor.backends.background_sweep import BackgroundSweeper
 from dragonfly_executor.backends.base import Backend, BootRequest, Node
 from dragonfly_executor.backends.deadline import Deadline
+from dragonfly_executor.backends.from_text import arguments_from_text, truth
 from dragonfly_executor.backends.kubernetes.access import ClusterAccess
 from dragonfly_executor.backends.kubernetes.cluster import ClusterConnection
 from dragonfly_executor.backends.kubernetes.manifest import (
@@ -41,10 +42,11 @@ FIRST_SWEEP_TIMEOUT = 10.0
 """Seconds for the sweep beside the first boot."""
 INFINITY = float("inf")
 DAY = 24 * 3600.0
-NUMBERS = ("port", "boot_timeout", "queue_timeout", "max_lifetime", "failsafe")
-TEXTS = (
+SETTINGS = frozenset({
     "image", "namespace", "kubeconfig", "context", "service_account", "python", "host", "bind", "sync", "gpu_resource",
-)  # fmt: skip
+    "port", "boot_timeout", "queue_timeout", "max_lifetime", "failsafe", "labels", "keep_entrypoint",
+})  # fmt: skip
+"""The arguments that a text of this name sets. A text of any other name is the amount of a resource."""
 
 
 class KubernetesBackend(Backend):
@@ -170,23 +172,11 @@ class KubernetesBackend(Backend):
         Raises:
             ImportError, TypeError, ValueError: see the class.
         """
-        arguments: dict[str, Any] = {}
-        resources: dict[str, str] = {}
-        for name, text in settings.items():
-            if name in NUMBERS:
-                arguments[name] = int(text) if name == "port" else float(text)
-            elif name in TEXTS:
-                arguments[name] = None if name == "sync" and text == "none" else text
-            elif name == "labels":
-                arguments[name] = text.split(",")
-            elif name == "keep_entrypoint":
-                arguments[name] = text.lower() in ("1", "true", "yes")
-            else:
-                resources[name] = text
+        own = {name: text for name, text in {"image": NO_IMAGE, **settings}.items() if name in SETTINGS}
+        resources = {name: text for name, text in settings.items() if name not in SETTINGS}
         if "journal" in resources:
             raise ValueError("KubernetesBackend has no journal: the cluster lists all Pods")
-        arguments.setdefault("image", NO_IMAGE)
-        return cls(**arguments, resources={**RESOURCES, **resources})
+        return cls(**arguments_from_text(own, keep_entrypoint=truth), resources={**RESOURCES, **resources})
 
     def __repr__(self) -> str:
         return f"KubernetesBackend({self.blueprint.image!r}, namespace={self.access.namespace!r})"

@@ -13,7 +13,8 @@ from urllib.parse import urlsplit
 from dragonfly_executor.backends.backend_check import BackendCheck
 from dragonfly_executor.backends.base import BootRequest
 from dragonfly_executor.backends.deadline import Deadline
-from dragonfly_executor.backends.engine_tasks.backend import EngineTaskBackend, arguments_from_text
+from dragonfly_executor.backends.engine_tasks.backend import EngineTaskBackend
+from dragonfly_executor.backends.from_text import amounts, arguments_from_text, pairs
 from dragonfly_executor.backends.own_address import address_toward
 from dragonfly_executor.backends.ray.options import meet, slots_of
 from dragonfly_executor.errors import BootError
@@ -130,7 +131,10 @@ class RayBackend(EngineTaskBackend["DriverProcess", "RayNode"]):
         Raises:
             ImportError, TypeError, ValueError: see the class.
         """
-        return cls(**arguments_from_text(settings, num_cpus=float, num_gpus=float, memory=int, label_selector=_pairs))
+        read = arguments_from_text(
+            settings, num_cpus=float, num_gpus=float, memory=int, resources=amounts, label_selector=pairs
+        )
+        return cls(**read)
 
     def __repr__(self) -> str:
         return f"RayBackend({self._address!r})"
@@ -180,14 +184,6 @@ class RayBackend(EngineTaskBackend["DriverProcess", "RayNode"]):
         from dragonfly_executor.backends.ray.driver_process import DriverProcess
 
         return DriverProcess(self._address, self._namespace)
-
-
-def _pairs(text: str) -> dict[str, str]:
-    """Read "region=eu zone=a"."""
-    pairs = [word.partition("=") for word in text.split()]
-    if not all(value for _, _, value in pairs):
-        raise ValueError("write NAME=VALUE, and a space between two of them")
-    return {name: value for name, _, value in pairs}
 
 
 def _check_installed() -> None:

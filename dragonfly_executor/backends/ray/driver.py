@@ -82,7 +82,7 @@ class Driver:
 
     def count_waiting(self) -> int:
         """See `WatchedActors`."""
-        return len({*[*self._actors]} - {*[*self._started]})
+        return len({*self._actors} - {*self._started})
 
     def nodes(self) -> dict[str, str]:
         """See `WatchedActors`."""

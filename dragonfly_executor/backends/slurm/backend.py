@@ -9,13 +9,14 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from dragonfly_executor.backends.agent_command import runner_options
 from dragonfly_executor.backends.background_sweep import BackgroundSweeper
 from dragonfly_executor.backends.base import Backend, BootRequest, Node
 from dragonfly_executor.backends.boot_request import when_all_given_up
 from dragonfly_executor.backends.deadline import Deadline
+from dragonfly_executor.backends.from_text import arguments_from_text
 from dragonfly_executor.backends.journal import JournalEntry, open_journal
 from dragonfly_executor.backends.journal_writer import JournalWriter
 from dragonfly_executor.backends.label import node_name
@@ -66,8 +67,11 @@ FIRST_SWEEP_TIMEOUT = 10.0
 """Seconds for the sweep beside the first boot."""
 UNDO_TIMEOUT = 1.5
 """Seconds for cancelling the job of a submission whose answer was lost: a cancelled boot must end within 2 s."""
-NUMBERS = ("cpus_per_task", "nodes", "port", "queue_timeout")
-TEXTS = ("partition", "account", "qos", "time", "mem", "gres", "python", "setup", "host", "logs", "journal")
+SETTINGS = frozenset({
+    "partition", "account", "qos", "time", "mem", "gres", "python", "setup", "host", "logs", "journal",
+    "cpus_per_task", "nodes", "port", "queue_timeout",
+})  # fmt: skip
+"""The arguments that a text of this name sets. A text of any other name is an option of sbatch."""
 LOGS = "~/.cache/dragonfly_executor/slurm"
 
 
@@ -177,16 +181,9 @@ class SlurmBackend(Backend):
         Raises:
             TypeError, ValueError: see the class.
         """
-        arguments: dict[str, Any] = {}
-        options: dict[str, Option] = {}
-        for name, text in settings.items():
-            if name in NUMBERS:
-                arguments[name] = int(text)
-            elif name in TEXTS:
-                arguments[name] = text
-            else:
-                options[name] = text
-        return cls(**arguments, options=options)
+        own = {name: text for name, text in settings.items() if name in SETTINGS}
+        options = {name: text for name, text in settings.items() if name not in SETTINGS}
+        return cls(**arguments_from_text(own, cpus_per_task=int, nodes=int), options=options)
 
     def __repr__(self) -> str:
         return f"SlurmBackend({' '.join(command_line(self._options))})"

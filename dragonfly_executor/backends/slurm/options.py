@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import timedelta
 from math import ceil
 from typing import TypeAlias
@@ -98,25 +98,30 @@ def meet(options: Mapping[str, Option], required: Requirements, labels: frozense
     if required.cpus:
         found["cpus_per_task"] = max(ceil(required.cpus), int(found.get("cpus_per_task") or 1))
     if required.gpus:
-        for name in ("gres", "gpus", "gpus_per_node", "gpus_per_task", "gpus_per_socket"):
-            if found.get(name) is not None:
-                text = f"the calls require {required}, and SlurmBackend has the option {name}={found[name]!r}"
-                raise BootError(
-                    f"{text}: leave the option out, so that each job asks for its GPUs", "create", final=True
-                )
+        names = ("gres", "gpus", "gpus_per_node", "gpus_per_task", "gpus_per_socket")
+        _refuse(options, names, required, "leave the option out, so that each job asks for its GPUs")
         found["gres"] = f"gpu:{required.gpus}"
     if required.memory:
         mebibytes = -(-required.memory // 2**20)
-        for name in ("mem_per_cpu", "mem_per_gpu"):
-            if found.get(name) is not None:
-                text = f"the calls require {required}, and SlurmBackend has the option {name}={found[name]!r}"
-                raise BootError(f"{text}: use mem= instead, which is for the job", "create", final=True)
+        _refuse(options, ("mem_per_cpu", "mem_per_gpu"), required, "use mem= instead, which is for the job")
         found["mem"] = f"{max(mebibytes, _mebibytes(found.get('mem')))}M"
     if required.labels - labels:
         features = "&".join(sorted(required.labels - labels))
         constraint = found.get("constraint")
         found["constraint"] = features if constraint is None else f"({constraint})&{features}"
     return found
+
+
+def _refuse(options: Mapping[str, Option], names: Iterable[str], required: Requirements, advice: str) -> None:
+    """Raise if the user's options have one of these, which cannot be raised to what calls require.
+
+    Raises:
+        BootError: they have one.
+    """
+    for name in names:
+        if options.get(name) is not None:
+            text = f"the calls require {required}, and SlurmBackend has the option {name}={options[name]!r}"
+            raise BootError(f"{text}: {advice}", "create", final=True)
 
 
 def capacity_of(options: Mapping[str, Option], labels: frozenset[str]) -> Capacity:

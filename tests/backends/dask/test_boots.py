@@ -200,3 +200,9 @@ def test_annotations_that_dask_refuses_fail_the_boot_for_good(make_backend: Make
     error = boot_error(make_backend(annotations={"priority": "high"}))
     assert error.final
     assert "Dask refuses the runner's task" in str(error)
+
+
+def test_a_worker_and_its_parent_count_the_same_time_for_a_worker_that_closes(dask_here: None) -> None:
+    from dragonfly_executor.backends.dask import runner_tasks, worker
+
+    assert runner_tasks.CLOSE_GRACE == worker.CLOSE_GRACE

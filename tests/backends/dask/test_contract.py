@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import socket
-import threading
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import pytest
 
 from dragonfly_executor.backends.base import Backend
 from dragonfly_executor.backends.dask.backend import DaskBackend
 from tests.support.engine_tasks import EngineTaskContract
-from tests.support.helpers import PATIENCE
 
 pytestmark = pytest.mark.engine
 
@@ -27,18 +24,5 @@ class TestDaskBackend(EngineTaskContract):
             backend = DaskBackend(f"127.0.0.1:{silent.getsockname()[1]}", sync=None)
             return backend, lambda: self.stack.enter_context(silent.accept()[0])
         if step == "worker":
-            backend = self.make_backend(resources={"UNOBTAINIUM": 1})
-            assert isinstance(backend, DaskBackend)
-            return backend, self._watch_queue(backend)
+            return self.make_backend_that_waits("UNOBTAINIUM")
         return self.make_backend_with_silent_runner()
-
-    def _watch_queue(self, backend: DaskBackend) -> Callable[[], object]:
-        """Return a function that waits until a task was queued."""
-        queued, queue = threading.Semaphore(0), backend._queue
-
-        def tell(*arguments: Any) -> None:
-            queue(*arguments)
-            queued.release()
-
-        backend._queue = tell  # type: ignore[method-assign]
-        return lambda: queued.acquire(timeout=PATIENCE)

@@ -91,3 +91,9 @@ def test_a_size_that_the_user_sets_in_the_engines_words_stays(docker: FakeDocker
 def test_what_is_no_size_is_refused(make_backend: MakeBackend, arguments: dict[str, Any]) -> None:
     with pytest.raises((TypeError, ValueError), match=r"gpus|labels"):
         make_backend(**arguments)
+
+
+def test_a_command_line_can_fix_the_size(docker: FakeDocker) -> None:
+    settings = {"socket": docker.path, "cpus": "2", "memory": "2g", "labels": "eu,big"}
+    backend = DockerBackend.from_text(**settings, larger_sizes="false")
+    assert [*backend.capacities()] == [Capacity(2.0, 0, 2 * GIB, frozenset({"eu", "big"}))]

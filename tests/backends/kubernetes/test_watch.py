@@ -6,12 +6,13 @@ import json
 import math
 import threading
 import time
+from concurrent.futures import Future
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
-from dragonfly_executor import BootError
+from dragonfly_executor import BootError, DragonflyExecutor
 from tests.backends.kubernetes.conftest import Make, MakeBackend
 from tests.backends.kubernetes.test_boots import Clock, request
 from tests.support.helpers import PATIENCE, Gate, Mailbox
@@ -35,7 +36,7 @@ def printed_by(*command: str) -> dict[str, object]:
     return {"exec": {"apiVersion": "client.authentication.k8s.io/v1", "interactiveMode": "Never", **described}}
 
 
-def booting(cluster: Cluster, make: Make, make_backend: MakeBackend) -> tuple[object, object]:
+def booting(cluster: Cluster, make: Make, make_backend: MakeBackend) -> tuple[DragonflyExecutor, Future[int]]:
     """A call that waits for a Pod that waits for a node, with a watch that is open."""
     executor = make(make_backend(node_selector=NEVER))
     future = executor.submit(pow, 2, 10)
@@ -44,11 +45,11 @@ def booting(cluster: Cluster, make: Make, make_backend: MakeBackend) -> tuple[ob
     return executor, future
 
 
-def let_run(cluster: Cluster, future: object) -> None:
+def let_run(cluster: Cluster, future: Future[int]) -> None:
     from tests.support.kubernetes_simulator.nodes import ClusterNode
 
     cluster.add_node(ClusterNode("node-2", labels=NEVER))
-    assert future.result(PATIENCE) == 1024  # type: ignore[attr-defined]
+    assert future.result(PATIENCE) == 1024
 
 
 def test_all_boots_share_one_watch_and_its_thread_ends_with_them(
@@ -266,7 +267,7 @@ def test_a_token_that_expires_while_a_pod_waits_fails_no_boot(
     cluster.cut_connections()
     cluster.until(lambda: [asked.status for asked in cluster.asked if asked.action == "list pods"].count(200) == 2)
     let_run(cluster, future)
-    assert executor.pool.stats().boots_attempted == 1  # type: ignore[attr-defined]
+    assert executor.pool.stats().boots_attempted == 1
 
 
 def test_a_token_that_has_expired_for_good_is_told(cluster: Cluster, make_backend: MakeBackend) -> None:

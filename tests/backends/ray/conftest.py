@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import pytest
 
@@ -22,7 +20,7 @@ def ray_here() -> None:
 @pytest.fixture(scope="session")
 def cluster(ray_here: None) -> Iterator[RayCluster]:
     """A cluster of one node with two CPUs."""
-    with tempfile.TemporaryDirectory(prefix="ray", dir="/tmp") as folder, ray_cluster(Path(folder)) as running:
+    with ray_cluster() as running:
         yield running
 
 

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
-from concurrent.futures import wait
-from pathlib import Path
 
 import pytest
 
@@ -29,10 +26,7 @@ print("it says:", autoscaler_status())
 @pytest.fixture
 def scaled(ray_here: None) -> Iterator[RayCluster]:
     """A cluster of a head without CPUs. Its autoscaler may start one node."""
-    with (
-        tempfile.TemporaryDirectory(prefix="ray", dir="/tmp") as folder,
-        ray_cluster(Path(folder), cpus=0, more_nodes=1) as running,
-    ):
+    with ray_cluster(cpus=0, more_nodes=1) as running:
         yield running
 
 
@@ -40,7 +34,7 @@ def test_an_actor_that_waits_gets_a_node_and_the_next_waits_at_the_autoscaler_s_
     scaled: RayCluster, mailbox: Mailbox, gate: Gate
 ) -> None:
     with DragonflyExecutor(backend=RayBackend(scaled.address, sync=None), max=2) as executor:
-        futures = [executor.submit(hold, mailbox.path, gate.path) for _ in range(2)]
+        futures = [executor.submit(hold, mailbox.path, gate.path, number) for number in range(2)]
         stats = executor.pool.stats
         text = "none of the 1 Ray nodes has CPU=1; 2 actors wait"
         scaled.wait_until(lambda: any(said.startswith(text) for said in stats().progress), "the queue")
@@ -49,7 +43,7 @@ def test_an_actor_that_waits_gets_a_node_and_the_next_waits_at_the_autoscaler_s_
         text = "1 of 2 Ray nodes has CPU=1, and other work uses it; 1 actor waits"
         scaled.wait_until(lambda: any(said.startswith(text) for said in stats().progress), "the second in the queue")
         gate.open(2)
-        wait(futures)
+        assert [future.result(2 * PATIENCE) for future in futures] == [0, 1]
 
 
 def test_the_autoscaler_s_own_report_can_be_read(scaled: RayCluster) -> None:

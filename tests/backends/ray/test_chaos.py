@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Mapping
-from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
@@ -72,8 +70,7 @@ def test_a_cluster_that_dies_while_an_actor_waits_fails_its_boot_and_the_next_ge
 ) -> None:
     events: SimpleQueue[Mapping[str, Any]] = SimpleQueue()
     with (
-        tempfile.TemporaryDirectory(prefix="ray", dir="/tmp") as folder,
-        ray_cluster(Path(folder), 1) as doomed,
+        ray_cluster(1) as doomed,
         DragonflyExecutor(
             backend=RayBackend(doomed.address, sync=None, num_cpus=2),
             max=1,
@@ -114,8 +111,7 @@ def test_a_node_that_is_drained_ends_its_runner_before_the_deadline(
 ) -> None:
     """Ray announces a preemption so, and does nothing itself at the deadline. The call is told why it was lost."""
     with (
-        tempfile.TemporaryDirectory(prefix="ray", dir="/tmp") as folder,
-        ray_cluster(Path(folder), 1) as cluster,
+        ray_cluster(1) as cluster,
         DragonflyExecutor(backend=RayBackend(cluster.address, sync=None), max=1) as executor,
     ):
         future = executor.submit(hold, mailbox.path, gate.path)
@@ -148,8 +144,7 @@ def test_a_cluster_that_dies_loses_its_runners_and_the_next_gets_new_ones(
 ) -> None:
     """The user's program is not the driver, which Ray ends with its cluster."""
     with (
-        tempfile.TemporaryDirectory(prefix="ray", dir="/tmp") as folder,
-        ray_cluster(Path(folder), 1) as doomed,
+        ray_cluster(1) as doomed,
         DragonflyExecutor(backend=RayBackend(doomed.address, sync=None), max=1) as executor,
     ):
         future = executor.submit(hold, mailbox.path, gate.path)

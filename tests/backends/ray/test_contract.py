@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import socket
-import threading
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import pytest
 
 from dragonfly_executor.backends.base import Backend
 from dragonfly_executor.backends.ray.backend import RayBackend
 from tests.support.engine_tasks import EngineTaskContract
-from tests.support.helpers import PATIENCE
 
 pytestmark = pytest.mark.engine
 
@@ -29,18 +26,5 @@ class TestRayBackend(EngineTaskContract):
             backend = RayBackend(f"{host}:{silent.getsockname()[1]}", sync=None)
             return backend, lambda: self.stack.enter_context(silent.accept()[0])
         if step == "queue":
-            backend = self.make_backend(resources={"unobtainium": 1})
-            assert isinstance(backend, RayBackend)
-            return backend, self._watch_queue(backend)
+            return self.make_backend_that_waits("unobtainium")
         return self.make_backend_with_silent_runner()
-
-    def _watch_queue(self, backend: RayBackend) -> Callable[[], object]:
-        """Return a function that waits until the driver was asked for an actor."""
-        queued, queue = threading.Semaphore(0), backend._queue
-
-        def tell(*arguments: Any) -> None:
-            queue(*arguments)
-            queued.release()
-
-        backend._queue = tell  # type: ignore[method-assign]
-        return lambda: queued.acquire(timeout=PATIENCE)

@@ -9,7 +9,6 @@ import pytest
 
 from dragonfly_executor import BootError
 from dragonfly_executor.backends.ray.autoscaler import words_of_report, words_of_status
-from dragonfly_executor.backends.ray.backend import _pairs
 from dragonfly_executor.backends.ray.cluster_look import ClusterLook
 from dragonfly_executor.backends.ray.options import capacity_of, meet, slots_of
 from dragonfly_executor.core.capacity import Requirements
@@ -117,9 +116,3 @@ def test_the_second_autoscaler_s_status_in_words() -> None:
 def test_the_doctor_is_told_which_nodes_have_what_an_actor_asks_for() -> None:
     assert NODES.census({"num_cpus": 3}) == "1 of 2 Ray nodes has CPU=3; the autoscaler rests"
     assert ClusterLook([], []).census({"num_cpus": 3}) == "the Ray cluster has no node"
-
-
-def test_a_label_selector_is_read_from_text() -> None:
-    assert _pairs("region=eu zone=a=b") == {"region": "eu", "zone": "a=b"}
-    with pytest.raises(ValueError, match="write NAME=VALUE"):
-        _pairs("region")
