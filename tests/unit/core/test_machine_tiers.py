@@ -130,14 +130,17 @@ def test_a_call_that_has_waited_for_a_boot_time_boots_whatever_the_estimate_says
     assert story.at(51.0) == ["boot 2 on tier 1"]
 
 
-def test_a_call_that_others_go_before_for_ever_boots_a_later_tier() -> None:
+@pytest.mark.parametrize("priority", [0, -1])
+@pytest.mark.parametrize("cancelled", [0, 1])
+def test_a_call_that_others_go_before_for_ever_boots_a_later_tier(priority: int, cancelled: int) -> None:
     """The first tier carries the load, but the call with the least priority would never run."""
     story = tiered(changed(NEAR, slots_hint=1), FAR)
     story.submit_calls(1)
     story.at_or_tell(1.0, events.BootSucceeded(1, 1))
     first, lines = CallLimits(priority=1), []
     story.submit_calls(2, first)
-    story.submit_calls(1)
+    story.submit_calls(cancelled + 1, CallLimits(priority=priority))
+    story.tell(events.CancelRequested(range(4, 4 + cancelled)))
     running = 1
     while story.now < 31.0 and not lines:
         story.now += 1.0
