@@ -3,8 +3,8 @@
 In time is within the later tier's boot time.
 
 1. A slot of an earlier tier begins as many calls in that time as their mean seconds allow. While no call has ended, a
-   call is taken to need as long as the oldest one has run by now, without its first half second: the first call
-   of a slot imports modules. A slot whose call has run for much longer than the mean begins none.
+   call is taken to need the time since one was first reported to run, less half a second: the first call of a slot
+   imports modules. A slot whose call has run for much longer than the mean begins none.
 2. A runner of an earlier tier that boots, or is about to, begins at least one call with each slot. While nothing is
    known of the calls, it is taken to begin all of them.
 3. Whatever these estimates say, a call that has waited for the boot time of a tier is not in time.
@@ -128,9 +128,10 @@ def slots_before(pool: PoolState, group: RunnerGroup, now: float) -> int:
     slots = sum(placement.slots[: group.tier.index])
     for costs in costs_before(pool, group):
         if costs.mean.value is not None:
-            # In a thrifty pool, each group has its own limit for long calls, and reviews them itself.
-            if group.thrifty is None:
-                costs.review(now, long_after(group, costs.mean.value))
+            # A thrifty pool has a limit of its own. Review here too: calls are assigned before `grow` reviews them.
+            after = long_after(group, costs.mean.value) if group.thrifty is None else costs.long_after
+            if after is not None:
+                costs.review(now, after)
             slots -= len(costs.long)
     return max(0, slots)
 
