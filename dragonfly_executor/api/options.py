@@ -11,7 +11,7 @@ from math import inf
 from dragonfly_executor.core.usage import UsageCaps
 from dragonfly_executor.engine.option_checks import one_of
 from dragonfly_executor.engine.options import CallOptions, PoolOptions
-from dragonfly_executor.engine.tier_settings import most_runners
+from dragonfly_executor.engine.tier_settings import max_among_several, most_runners
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 from dragonfly_executor.util.validation import dollars, whole
 
@@ -78,9 +78,8 @@ def _max_runners(backends: Sequence[Backend], wanted: int | None) -> int:
         return wanted if most is None else min(wanted, most)
     if most is not None:
         return most
-    (backend,) = [backend for backend in backends if backend.max is None and backend.default_max is None][:1] or [
-        backends[0]
-    ]
+    # With one backend, its `default_max` is no bound for the user's `max`, so `most` does not have it.
+    backend = next((each for each in backends if max_among_several(each) is None), backends[0])
     if backend.default_max is None:
         raise ValueError(
             f"max is required with the {backend.name} backend: set it to the most runners that may be up at once"

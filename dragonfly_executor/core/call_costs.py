@@ -18,6 +18,8 @@ LONG: Final = 2.0
 """Multiple of the mean after which a running call is long."""
 LONG_AT_ONCE: Final = 10.0
 """Multiple of the cap from which on the mean of a key makes its calls long as soon as they are sent."""
+LEAST: Final = 1e-6
+"""Minimum seconds of a call that an estimate divides by."""
 SLACK: Final = 64
 """Number of stale entries up to which the heap is not swept."""
 
@@ -84,8 +86,8 @@ class CallCosts:
         return len(self.running) + len(self._slow)
 
     @property
-    def oldest_running(self) -> float | None:
-        """Return since when the first call of `running` has run, in monotonic seconds; None if there is none."""
+    def oldest_sent(self) -> float | None:
+        """Return when the oldest call of `running` was sent, in monotonic seconds; None if there is none."""
         return next(iter(self.running.values())) if self.running else None
 
     @property
@@ -97,7 +99,7 @@ class CallCosts:
         """Record that queued calls were sent to a runner."""
         for call in calls:
             self.running[call] = now
-            if call.limits.key and call.queue.key_costs is not None:
+            if call.limits.key:
                 self._sent_with_key(call)
 
     def began(self, now: float) -> None:
@@ -154,7 +156,7 @@ class CallCosts:
         while self._dues and self._slow.get(self._dues[0][2]) != self._dues[0][0]:
             heappop(self._dues)
         first = self._dues[0][0] if self._dues else None
-        since, after = self.oldest_running, self.long_after
+        since, after = self.oldest_sent, self.long_after
         if since is not None and after is not None and (first is None or since + after < first):
             return since + after
         return first

@@ -185,14 +185,16 @@ class CallQueue(QueueCounts):
 
         Of the calls with a priority above 0, at 0 and below it, the first counts: others may come before it for ever.
         """
-        first = self.first()
+        first, fresh, late = self.first(), self._fresh, self._late
         if first is None:
             return None
-        since = first.waits_since
-        for call in (*islice(self._fresh, 1), *[entry[2] for entry in self._late[:1]]):
-            if call.state is QUEUED and call.waits_since < since:
-                since = call.waits_since
-        return since
+        # `first` leaves the settled calls there as long as another call comes before them.
+        while fresh and fresh[0].state is not QUEUED:
+            fresh.popleft()
+        while late and late[0][2].state is not QUEUED:
+            heappop(late)
+        heads = (first, *islice(fresh, 1), *[entry[2] for entry in late[:1]])
+        return min([call.waits_since for call in heads])
 
     def turn(self) -> tuple[float, float]:
         """Return the place of the next call in the order of all queues: the smaller value comes first."""

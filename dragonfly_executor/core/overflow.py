@@ -3,8 +3,8 @@
 In time is within the later tier's boot time.
 
 1. A slot of an earlier tier begins as many calls in that time as their mean seconds allow. While no call has ended, a
-   call is taken to need as long as the oldest one has run by now, without its first half second: the first call
-   of a slot imports modules. A slot whose call has run for much longer than the mean begins none.
+   call is taken to need the time since one was first reported to run, less half a second: the first call of a slot
+   imports modules. A slot whose call has run for much longer than the mean begins none.
 2. A runner of an earlier tier that boots, or is about to, begins at least one call with each slot. While nothing is
    known of the calls, it is taken to begin all of them.
 3. Whatever these estimates say, a call that has waited for the boot time of a tier is not in time.
@@ -18,7 +18,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from math import ceil, floor, inf
 
+from dragonfly_executor.core.call_costs import LEAST, LONG, CallCosts
 from dragonfly_executor.core.call_queue import CallQueue
+from dragonfly_executor.core.room import boots_allowed, room_coming
 from dragonfly_executor.core.runner_group import RunnerGroup
 from dragonfly_executor.core.scaling import boots_for
 from dragonfly_executor.core.state import PoolState
@@ -30,8 +32,6 @@ if TYPE_CHECKING:
 
 ROUNDING: Final = 1e-6
 """Number of calls that may be due to the arithmetic alone."""
-LONG: Final = 2.0
-"""Multiple of the mean run time after which a running call counts as long: its slot is not expected to be free soon."""
 SOON: Final = 0.5
 """Share of the mean seconds of a call for which a call may wait for an earlier tier while a later one is free."""
 SOON_AT_MOST: Final = 0.1
@@ -55,37 +55,10 @@ class Promises:
 
     def of(self, pool: PoolState, group: RunnerGroup, waiting: int) -> int:
         """Return the number of boots of a group that will begin for its waiting calls."""
+        # During a pause, a group wants no boots yet. They begin when it ends.
         if group.back_off.until is None or not pool.may_boot(group):
             return self._boots.get(group, 0)
         return max(0, min(boots_for(waiting, pool.slots_hint(group)), room_coming(pool, group.tier)))
-
-
-def room(pool: PoolState, tier: Tier) -> int:
-    """Return how many runners a tier has room for."""
-    count = pool.max - len(pool.runner_table.runners)
-    if tier.limits.max is not None:
-        count = min(count, tier.limits.max - tier.count)
-    return max(0, count)
-
-
-def room_coming(pool: PoolState, tier: Tier) -> int:
-    """Return how many runners a tier has room for, now or once those are gone that go in any case."""
-    table, room = pool.runner_table, pool_room_coming(pool)
-    if tier.limits.max is not None:
-        staying = sum([group.up + len(group.booting) for group in table.groups_on(tier)])
-        going = sum([runner.tier == tier.index for runner in table.retiring.values()])
-        room = min(room, tier.limits.max - staying + going)
-    return room
-
-
-def pool_room_coming(pool: PoolState) -> int:
-    """Return how many runners the pool's `max` has room for, now or once those are gone that go in any case."""
-    return len(pool.runner_table.retiring) - pool.excess
-
-
-def has_room(pool: PoolState, tier: Tier) -> bool:
-    """Return whether a boot may begin on a tier now, as far as `max` and the backend's concurrent boots say."""
-    return tier.boots.free > 0 and room(pool, tier) > 0
 
 
 def calls_left(pool: PoolState, group: RunnerGroup, promised: Promises, now: float) -> int:
@@ -110,7 +83,7 @@ def calls_left(pool: PoolState, group: RunnerGroup, promised: Promises, now: flo
             coming += boots * pool.slots_hint(earlier) * max(1.0, left / seconds)
     if not slots and not least:
         return waiting
-    when, overdue = overdue_at(pool, group), 0
+    when, overdue = tier_overdue_at(pool, group), 0
     if when is not None and when <= now:
         overdue = min(waiting, pool.slots_hint(group) * max(1, group.up)) if slots else waiting
     if not seconds:
@@ -153,22 +126,27 @@ def slots_before(pool: PoolState, group: RunnerGroup, now: float) -> int:
     """Return how many slots of earlier tiers can be expected to begin calls of a group's kind."""
     placement = pool.runner_table.placements.by_kind[group.kind]
     slots = sum(placement.slots[: group.tier.index])
-    for earlier in groups_before(pool, group):
-        costs = earlier.costs
-        if costs is not None and costs.mean.value is not None:
-            if earlier.thrifty is None:
-                costs.review(now, long_after(group, costs.mean.value))
+    for costs in costs_before(pool, group):
+        if costs.mean.value is not None:
+            # A thrifty pool has a limit of its own. Review here too: calls are assigned before `grow` reviews them.
+            after = long_after(group, costs.mean.value) if group.thrifty is None else costs.long_after
+            if after is not None:
+                costs.review(now, after)
             slots -= len(costs.long)
     return max(0, slots)
 
 
-def groups_before(pool: PoolState, group: RunnerGroup) -> Iterator[RunnerGroup]:
-    """Yield the groups of earlier tiers, those of the same kind first."""
+def costs_before(pool: PoolState, group: RunnerGroup) -> Iterator[CallCosts]:
+    """Yield how long calls take in the groups of earlier tiers, those of the same kind first."""
     table = pool.runner_table
-    yield from table.groups[group.kind][: group.tier.index]
+    for earlier in table.groups[group.kind][: group.tier.index]:
+        if earlier.costs is not None:
+            yield earlier.costs
     for kind, groups in table.groups.items():
         if kind != group.kind:
-            yield from groups[: group.tier.index]
+            for earlier in groups[: group.tier.index]:
+                if earlier.costs is not None:
+                    yield earlier.costs
 
 
 def long_after(group: RunnerGroup, mean: float) -> float:
@@ -178,21 +156,21 @@ def long_after(group: RunnerGroup, mean: float) -> float:
 
 def is_known(pool: PoolState, group: RunnerGroup) -> bool:
     """Return whether a call has ended on an earlier tier."""
-    return any(each.costs is not None and each.costs.mean.value is not None for each in groups_before(pool, group))
+    return any(costs.mean.value is not None for costs in costs_before(pool, group))
 
 
-def oldest_running(pool: PoolState, group: RunnerGroup) -> float | None:
+def first_began_at(pool: PoolState, group: RunnerGroup) -> float | None:
     """Return when the first call was reported to run on earlier tiers, in monotonic seconds; None if none was."""
-    times = [each.costs.began_at for each in groups_before(pool, group) if each.costs is not None]
+    times = [costs.began_at for costs in costs_before(pool, group)]
     return min([when for when in times if when is not None], default=None)
 
 
 def seconds_of_call(pool: PoolState, group: RunnerGroup, now: float) -> float | None:
     """Return the expected seconds of a call on earlier tiers; None if nothing is known of them."""
-    for each in groups_before(pool, group):
-        if each.costs is not None and each.costs.mean.value is not None:
-            return max(each.costs.mean.value, ROUNDING)
-    since = oldest_running(pool, group)
+    for costs in costs_before(pool, group):
+        if costs.mean.value is not None:
+            return max(costs.mean.value, LEAST)
+    since = first_began_at(pool, group)
     return None if since is None else max(0.0, now - since - LOADING)
 
 
@@ -202,7 +180,7 @@ def share(pool: PoolState, group: RunnerGroup) -> float:
     return pool.waiting_calls(group.kind) / max(1, waiting)
 
 
-def overdue_at(pool: PoolState, group: RunnerGroup) -> float | None:
+def tier_overdue_at(pool: PoolState, group: RunnerGroup) -> float | None:
     """Return when the next call of a kind has waited for the boot time of a later tier; None if no call waits."""
     since = pool.call_table.queue_of(group.kind).waits_since()
     return None if since is None else since + group.tier.boot_seconds
@@ -215,11 +193,11 @@ def next_overflows(pool: PoolState, group: RunnerGroup, now: float) -> list[floa
         first, after = pool.call_table.queue_of(group.kind).first(), soon(pool, group, now)
         if first is not None and after is not None:
             times.append(first.waits_since + after)
-    if not has_room(pool, group.tier):
+    if not boots_allowed(pool, group.tier):
         return times
-    times.append(overdue_at(pool, group))
+    times.append(tier_overdue_at(pool, group))
     if not is_known(pool, group):
-        since = oldest_running(pool, group)
+        since = first_began_at(pool, group)
         rest = pool.waiting_calls(group.kind) - len(group.booting) * pool.slots_hint(group)
         for earlier in pool.runner_table.groups[group.kind][: group.tier.index]:
             rest -= len(earlier.booting) * pool.slots_hint(earlier)
@@ -227,9 +205,9 @@ def next_overflows(pool: PoolState, group: RunnerGroup, now: float) -> list[floa
             slots = slots_before(pool, group, now) * share(pool, group)
             times.append(since + LOADING + slots * group.tier.boot_seconds / rest)
         return times
-    for earlier in groups_before(pool, group):
-        costs = earlier.costs
-        since = None if costs is None or earlier.thrifty is not None else costs.oldest_running
-        if costs is not None and costs.mean.value is not None and since is not None:
-            times.append(since + long_after(group, costs.mean.value))
+    if group.thrifty is None:
+        for costs in costs_before(pool, group):
+            since = costs.oldest_sent
+            if costs.mean.value is not None and since is not None:
+                times.append(since + long_after(group, costs.mean.value))
     return times

@@ -17,17 +17,18 @@ If only the pool's `max` is in the way of a boot on one tier, rules 3 to 5 are a
 from __future__ import annotations
 
 from dragonfly_executor.core.losses import end_pauses
-from dragonfly_executor.core.overflow import Promises, calls_left, next_overflows, pool_room_coming, room_coming
-from dragonfly_executor.core.room import (
+from dragonfly_executor.core.make_room import (
     Wants,
     end_needless_yields,
     is_waiting,
     make_room,
-    takers_of,
     turn,
+    update_gates,
     yielding_in,
     yields,
 )
+from dragonfly_executor.core.overflow import Promises, calls_left, next_overflows
+from dragonfly_executor.core.room import boots_allowed, pool_room_coming, room_coming
 from dragonfly_executor.core.runner_endings import calls_to_replace
 from dragonfly_executor.core.runner_group import RunnerGroup
 from dragonfly_executor.core.scaling import boots_for, boots_needed
@@ -66,7 +67,7 @@ def grow(pool: PoolState, now: float) -> bool:
     if pool.is_tiered and len(table.groups) > 1:
         # Room that was reserved may not be needed after all.
         for tier, wants in wanted.items():
-            takers_of(pool, tier, wants)
+            update_gates(pool, tier, wants)
         for tier, wants in wanted.items():
             boot_in_turn(pool, tier, wants)
     return make_room(pool, wanted)
@@ -123,11 +124,11 @@ def boots_that_pay(pool: PoolState, group: RunnerGroup, waiting: int, now: float
     )
     if group.up <= len(group.yielding) + len(group.ending.runners):
         boots = max(1, boots)
-    due = overdue_at(pool, group)
+    due = thrifty_overdue_at(pool, group)
     return max(1, boots, group.up) if due is not None and due <= now else boots
 
 
-def overdue_at(pool: PoolState, group: RunnerGroup) -> float | None:
+def thrifty_overdue_at(pool: PoolState, group: RunnerGroup) -> float | None:
     """Return when the next call of a kind has waited for too long in a thrifty pool, in monotonic seconds."""
     first = pool.call_table.queue_of(group.kind).first()
     if first is None or group.thrifty is None:
@@ -143,7 +144,7 @@ def next_review(pool: PoolState) -> float | None:
         if is_waiting(pool, group):
             times = []
             if group.thrifty is not None:
-                times += [overdue_at(pool, group), group.thrifty.next_review()]
+                times += [thrifty_overdue_at(pool, group), group.thrifty.next_review()]
             if group.tier.index:
                 times += next_overflows(pool, group, pool.runner_table.now)
             for when in times:
@@ -167,10 +168,8 @@ def slots_allowed(pool: PoolState, group: RunnerGroup) -> int | None:
 
 def boot_in_turn(pool: PoolState, tier: Tier, wants: Wants) -> None:
     """Boot as many of these runners as `max` and the backend allow, and leave the rest in `wants`."""
-    room = min(pool.max - len(pool.runner_table.runners), tier.boots.free)
-    if tier.limits.max is not None:
-        room = min(room, tier.limits.max - tier.count)
-    if room <= 0:
+    room = boots_allowed(pool, tier)
+    if not room:
         return
     if room < sum(wants.values()):
         # Each kind without a runner gets one, before others get more.

@@ -10,7 +10,7 @@ from __future__ import annotations
 from math import ceil, sqrt
 
 from dragonfly_executor.core.boot_times import BootTimes
-from dragonfly_executor.core.call_costs import CallCosts
+from dragonfly_executor.core.call_costs import LEAST, CallCosts
 from dragonfly_executor.core.idle_times import IdleTimes
 from dragonfly_executor.core.key_costs import KeyCosts
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
@@ -29,8 +29,6 @@ ABLE_BOOTING: Final = 0.5
 """Share of the time since a boot began, in which its runner counts as able to do the work that waits now."""
 FIRST_GUESS: Final = 1 / 30
 """Seconds of a call in boot times, until a call has ended or has run for a span."""
-LEAST: Final = 1e-6
-"""Minimum seconds of a call."""
 OVERDUE: Final = 2.0
 """Boot times after which a waiting call has a runner booted in any case."""
 

@@ -56,7 +56,12 @@ class TierSettings(Record):
     @property
     def max(self) -> int | None:
         """The maximum number of runners among several tiers; None if only the pool's `max` counts."""
-        return self.backend.default_max if self.backend.max is None else self.backend.max
+        return max_among_several(self.backend)
+
+
+def max_among_several(backend: Backend) -> int | None:
+    """Return the maximum number of a backend's runners among several tiers; None if only the pool's `max` counts."""
+    return backend.default_max if backend.max is None else backend.max
 
 
 def most_runners(backends: Sequence[Backend]) -> int | None:
@@ -73,7 +78,7 @@ def most_runners(backends: Sequence[Backend]) -> int | None:
         return None if most is None else whole(most, f"max of the {backends[0].name} backend", 1)
     total = 0
     for backend in backends:
-        most = backend.default_max if backend.max is None else backend.max
+        most = max_among_several(backend)
         if most is None:
             return None
         total += whole(most, f"max of the {backend.name} backend", 1)

@@ -89,6 +89,7 @@ def main(arguments: list[str]) -> None:
     from dragonfly_executor.runner import watchdog
 
     def run_agent(send_heartbeat: Callable[[bool], None]) -> None:
+        """Run the agent, and have it send heartbeats to the watchdog."""
         _run_once_admitted(
             parent,
             failsafe,

@@ -17,7 +17,7 @@ from dragonfly_executor.core.placement import RANK
 from dragonfly_executor.core.runner import UP, Runner, RunnerState
 from dragonfly_executor.core.runner_endings import calls_to_replace, fits, next_time
 from dragonfly_executor.core.runner_group import RunnerGroup
-from dragonfly_executor.core.sharing import overdue_at
+from dragonfly_executor.core.sharing import thrifty_overdue_at
 from dragonfly_executor.core.state import PoolState
 from dragonfly_executor.core.usage import Usage
 
@@ -439,7 +439,7 @@ def check_boots_come(pool: PoolState, group: RunnerGroup, now: float) -> None:
     waiting = queue.queued + max(0, group.load - group.slots) + calls_to_replace(pool, group)
     if pool.limits.thrifty:
         # A runner takes the calls, or is to take them; and one boots for a call that has waited for too long.
-        due = overdue_at(pool, group)
+        due = thrifty_overdue_at(pool, group)
         is_overdue = due is not None and due <= now
         waiting = pool.slots_hint(group) if queue.queued and (is_overdue or group.up == len(group.yielding)) else 0
     assert (
@@ -459,7 +459,7 @@ def check_tiers_boot(pool: PoolState, groups: Sequence[RunnerGroup], now: float)
         full = len(pool.runner_table.runners) >= pool.max or group.tier.count == group.tier.limits.max
         if any(pool.may_boot(earlier) for earlier in groups[: group.tier.index]):
             # An earlier tier is to boot for these calls first, until they have waited for this tier's boot time.
-            due = overflow.overdue_at(pool, group)
+            due = overflow.tier_overdue_at(pool, group)
             if due is not None and due > now:
                 continue
         assert cannot_boot(pool, group, now) or full or not pool.may_boot(group) or has_slots_enough(pool, group), (

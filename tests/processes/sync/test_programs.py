@@ -12,11 +12,9 @@ import pytest
 
 ELSEWHERE = (Path(__file__).parent / "elsewhere.py").read_text()
 
-SCRIPT = """
+DEFINITIONS = """
 import os, sys
-import helper
 from pathlib import Path
-from dragonfly_executor import DragonflyExecutor
 
 setting = None
 
@@ -27,6 +25,11 @@ def load(value):
 class Point:
     def __init__(self, x):
         self.x = x
+"""
+"""What the runners need of a script: a global that the initializer sets, and a class."""
+SCRIPT = f"""{DEFINITIONS}
+import helper
+from dragonfly_executor import DragonflyExecutor
 
 def use(point):
     return type(point) is Point, point.x, setting, helper.double(21)
@@ -68,16 +71,20 @@ def parent(tmp_path: Path) -> Path:
     return parent
 
 
-def run(folder: Path, *command: str, travels: bool, **options: object) -> None:
+def environment_of(folder: Path) -> dict[str, str]:
+    """The environment of a script in this folder. Beside it are folders that the script and its runners use."""
     base = folder.parent
-    environment = {
+    return {
         **os.environ,
         "PYTHONPATH": str(folder / "library"),
         "TEST_HOST_HOME": str(base / "host"),
-        "TEST_TRAVELS": "yes" if travels else "no",
         "TMPDIR": str(base / "temporary"),
         "HOME": str(base / "home"),
     }
+
+
+def run(folder: Path, *command: str, travels: bool, **options: object) -> None:
+    environment = {**environment_of(folder), "TEST_TRAVELS": "yes" if travels else "no"}
     ran = subprocess.run(
         [sys.executable, "-W", "error", *command],
         cwd=folder,

@@ -21,7 +21,7 @@ from tests.processes.lifecycle.conftest import Start
 from tests.processes.lifecycle.test_exit import outcome
 from tests.processes.lifecycle.test_interrupt import CTRL_C, Terminal, end_of, terminal, watch_calls
 from tests.processes.sync.elsewhere import ElsewhereBackend
-from tests.processes.sync.test_programs import ELSEWHERE
+from tests.processes.sync.test_programs import DEFINITIONS, ELSEWHERE, environment_of
 from tests.support.dialback import DialingBackend
 from tests.support.helpers import PATIENCE, Events, Gate, Mailbox, all_ended, values, watching
 from tests.support.payloads import hold
@@ -195,20 +195,8 @@ def test_functions_and_closures_run_where_files_are_and_where_they_are_sent(
         assert values(executor.submit(mine.double, number) for number in range(9)) == list(range(0, 18, 2))
 
 
-SCRIPT = """
-import os, sys
-from pathlib import Path
+SCRIPT = f"""{DEFINITIONS}
 from dragonfly_executor import DragonflyExecutor, LocalBackend, Parent
-
-setting = None
-
-def load(value):
-    global setting
-    setting = value
-
-class Point:
-    def __init__(self, x):
-        self.x = x
 
 def use(point, mailbox, gate):
     os.write(os.open(mailbox, os.O_WRONLY), b"x")
@@ -237,17 +225,10 @@ def test_a_script_with_functions_of_its_own_runs_on_both(tmp_path: Path, mailbox
         (tmp_path / name).mkdir()
     (folder / "library" / "test_backend.py").write_text(ELSEWHERE)
     (folder / "script.py").write_text(SCRIPT)
-    environment = {
-        **os.environ,
-        "PYTHONPATH": str(folder / "library"),
-        "TEST_HOST_HOME": str(tmp_path / "host"),
-        "TMPDIR": str(tmp_path / "temporary"),
-        "HOME": str(tmp_path / "home"),
-    }
     ran = subprocess.run(
         [sys.executable, "-W", "error", "script.py", mailbox.path, gate.path],
         cwd=folder,
-        env=environment,
+        env=environment_of(folder),
         capture_output=True,
         text=True,
         timeout=55,

@@ -130,14 +130,17 @@ def test_a_call_that_has_waited_for_a_boot_time_boots_whatever_the_estimate_says
     assert story.at(51.0) == ["boot 2 on tier 1"]
 
 
-def test_a_call_that_others_go_before_for_ever_boots_a_later_tier() -> None:
+@pytest.mark.parametrize("priority", [0, -1])
+@pytest.mark.parametrize("cancelled", [0, 1])
+def test_a_call_that_others_go_before_for_ever_boots_a_later_tier(priority: int, cancelled: int) -> None:
     """The first tier carries the load, but the call with the least priority would never run."""
     story = tiered(changed(NEAR, slots_hint=1), FAR)
     story.submit_calls(1)
     story.at_or_tell(1.0, events.BootSucceeded(1, 1))
     first, lines = CallLimits(priority=1), []
     story.submit_calls(2, first)
-    story.submit_calls(1)
+    story.submit_calls(cancelled + 1, CallLimits(priority=priority))
+    story.tell(events.CancelRequested(range(4, 4 + cancelled)))
     running = 1
     while story.now < 31.0 and not lines:
         story.now += 1.0
@@ -279,6 +282,21 @@ def test_a_later_tier_gets_no_calls_that_the_first_one_begins_soon() -> None:
     assert story.submit_calls(1) == ["send 6.1 to 2"]
     assert story.at(31.9) == []
     assert story.at(32.0) == ["send 7.1 to 2"], "it has waited for two seconds"
+
+
+def test_in_a_thrifty_pool_a_later_tier_gets_a_call_as_soon_as_those_of_the_first_one_are_long() -> None:
+    story = tiered(thrifty=True, min=2)
+    assert story.submit_calls(2) == ["boot 1", "boot 2 on tier 1"]
+    for runner_id in (1, 2):
+        story.tell(events.BootStarted(runner_id))
+    story.at_or_tell(1.0, events.BootSucceeded(1, 2))
+    story.now = 10.0
+    story.tell(events.BootSucceeded(2, 2))
+    story.results(1, 1, 2, cost=1.0)
+    assert story.submit_calls(2) == ["send 3.1 to 1", "send 4.1 to 1"]
+    story.now = 11.8
+    assert story.submit_calls(1) == [], "a slot is expected to be free within half a second"
+    assert story.at(12.0) == ["send 5.1 to 2"], "both calls have run for twice the mean"
 
 
 def test_soon_is_within_a_tenth_of_a_boot_time() -> None:

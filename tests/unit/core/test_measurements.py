@@ -77,7 +77,7 @@ def test_the_means_are_of_the_calls_that_ended() -> None:
     assert (costs.mean.value, costs.capped.value) == (6.0, 3.0)
     costs.left(third)
     assert costs.mean.value == 6.0, "a call that was lost did not take its time"
-    assert costs.oldest_running is None
+    assert costs.oldest_sent is None
 
 
 def test_a_call_becomes_long_once_and_counts_in_the_capped_mean_then() -> None:
@@ -85,7 +85,7 @@ def test_a_call_becomes_long_once_and_counts_in_the_capped_mean_then() -> None:
     costs.ended(call(9), 2.5)
     costs.sent([first], 0.0)
     costs.sent([second], 2.0)
-    assert costs.oldest_running == 0.0
+    assert costs.oldest_sent == 0.0
     assert costs.long_after is None, "there is no cap yet"
     costs.cap = 3.0
     assert costs.long_after == 5.0, "twice the mean"
@@ -95,7 +95,7 @@ def test_a_call_becomes_long_once_and_counts_in_the_capped_mean_then() -> None:
     costs.review(6.0, 5.0)
     assert costs.long == {first}
     assert costs.capped.value == 3.0
-    assert costs.oldest_running == 2.0
+    assert costs.oldest_sent == 2.0
     costs.ended(first, 60.0)
     costs.ended(second, 1.0)
     assert not costs.long
