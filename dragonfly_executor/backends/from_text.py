@@ -87,4 +87,4 @@ READERS: Mapping[str, Callable[[str], Any]] = {
     "sweep": truth,
     "sync": _sync,
 }
-"""What reads the arguments that several backends have."""
+"""Readers of the arguments that several backends have, by name."""
