@@ -26,7 +26,7 @@ from enum import IntEnum
 
 from dragonfly_executor.errors import ProtocolError
 
-PROTOCOL_VERSION = 5
+PROTOCOL_VERSION = 6
 """Version of the protocol: the kinds and flags below, and the modules of this package that payloads name.
 
 Every change to these raises the number. Ends with different versions refuse each other in the handshake. So an unknown
