@@ -39,15 +39,18 @@ from dragonfly_executor.runner.code_changes import LoadedFiles
 from dragonfly_executor.runner.memory_limit import MemoryLimit
 from dragonfly_executor.serialization import SlotCodec, perform
 from dragonfly_executor.serialization.buffer_cache import BufferCache, read_table, segments, write_answer
+from dragonfly_executor.serialization.layout import BOX, WITH_SHARED, shared_table
 from dragonfly_executor.transport.sockets import Socket
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from dragonfly_executor.runner.slot_output import SlotStreams
     from dragonfly_executor.runner.slot_progress import Progress
+    from dragonfly_executor.runner.slot_shared import SharedTable
     from dragonfly_executor.serialization.working_directory import WorkingDirectory
 
 Buffer = bytes | bytearray | memoryview
+CALL = int(Kind.CALL)  # a plain module name, because an enum lookup takes longer than the comparison
 
 PACKET_SIZE = HEADER_SIZE + CALL_OPTIONS.size + MAX_INLINE + TOTAL.size
 LARGE_WINDOW = 16
@@ -134,6 +137,7 @@ class _Slot:
         self._ended = 0.0
         self._loaded: LoadedFiles | None = None
         self._kept = BufferCache()
+        self._shared: SharedTable | None = None
         self._codec: SlotCodec
 
     def serve(self, setup: bytes, place: WorkingDirectory | None) -> int:
@@ -200,9 +204,17 @@ class _Slot:
                 self._send_error(call_id, attempt, UnopenedCallError(f"MemoryError: {error}"))
                 return
             self._since = time.perf_counter()
-        if kind == Kind.CHECK_IDLE:
-            self._answer_idle_check(data)
+        if kind != CALL:
+            self._on_notice(kind, data)
             return
+        if data[0] == BOX and data[1] & WITH_SHARED:
+            try:
+                self._shared_table().fetch(shared_table(data), call_id, attempt)
+            except (MemoryError, ValueError, UnopenedCallError) as error:
+                text = str(error) if isinstance(error, UnopenedCallError) else f"{type(error).__name__}: {error}"
+                self._send_error(call_id, attempt, UnopenedCallError(text))
+                return
+            self._since = time.perf_counter()
         # Mark before any user code runs: an unmarked call has not started, and may be sent to another slot.
         self._progress.mark(number)
         self._ref, self._memory_limit = None, None
@@ -229,6 +241,24 @@ class _Slot:
         self._send_result(call_id, attempt, microseconds, result_flags, parts)
         # Flush now, so that the call's output appears now and not when the slot ends.
         _flush_standard_streams()
+
+    def _on_notice(self, kind: int, data: Buffer) -> None:
+        """Handle a packet that is no call."""
+        if kind == Kind.CHECK_IDLE:
+            self._answer_idle_check(data)
+        elif kind == Kind.SHARED_FORGET and self._shared is not None:
+            from dragonfly_executor.protocol.shared_entries import read_numbers
+
+            self._shared.forget(read_numbers(data))
+
+    def _shared_table(self) -> SharedTable:
+        if self._shared is None:
+            # Imported only for the first call that uses a shared object.
+            from dragonfly_executor.runner.slot_shared import SharedTable
+
+            self._shared = SharedTable(self._agent, self._codec.open_shared)
+            self._codec.shared = self._shared.load
+        return self._shared
 
     def _begin(self) -> None:
         """Note that the call is decoded and its function starts."""

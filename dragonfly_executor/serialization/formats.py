@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import pickle
 from importlib import import_module
+from io import BytesIO
 from pickle import Pickler
 
 from dragonfly_executor.serialization.layout import BY_CUSTOM, BY_DILL, Buffers, Sink
 from dragonfly_executor.serialization.main_pickler import NamePickler, NameTracking, NeedsValueError
+from dragonfly_executor.serialization.rebuild import shared_object
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any
 
     from dragonfly_executor.serialization.layout import Received
@@ -18,6 +21,33 @@ if TYPE_CHECKING:
 
 MARK = b"_main__"  # in every reference to __main__ and to __mp_main__
 MARKS = (MARK,)
+SHARED_MODULE = shared_object.__module__
+
+
+class FindsShared:
+    """An unpickler mixin that opens references to shared objects."""
+
+    shared: Callable[[int], Any]
+
+    def find_class(self, module_name: str, name: str, /) -> Any:
+        """Return a global of the pickle. The unpickler calls this."""
+        if name == "shared_object" and module_name == SHARED_MODULE:
+            return self.shared
+        return super().find_class(module_name, name)  # type: ignore[misc]
+
+
+class SharedUnpickler(FindsShared, pickle.Unpickler):
+    """The unpickler of calls that use shared objects.
+
+    Args:
+        file: the pickle.
+        buffers: its out-of-band buffers.
+        shared: returns a shared object by its number.
+    """
+
+    def __init__(self, file: BytesIO, buffers: list[Any], shared: Callable[[int], Any]) -> None:
+        super().__init__(file, buffers=buffers)
+        self.shared = shared
 
 
 class SerializerFormat:
@@ -110,14 +140,21 @@ class SerializerFormat:
                 raise
         return self._run(self._by_value(), value, main, owners, returning, inline)
 
-    def open(self, flags: int, body: Received, buffers: list[Any]) -> Any:
-        """Open a body, and return its object."""
+    def open(self, flags: int, body: Received, buffers: list[Any], shared: Callable[[int], Any] | None = None) -> Any:
+        """Open a body, and return its object.
+
+        Args:
+            flags, body, buffers: the parts of a box.
+            shared: returns a shared object by its number; None if the body refers to none.
+        """
         if flags & BY_DILL:
             from dragonfly_executor.serialization.dill_pickler import loads
 
-            return loads(body, buffers)
+            return loads(body, buffers, shared)
         if flags & BY_CUSTOM:
             return self.custom.loads(bytes(body))
+        if shared is not None:
+            return SharedUnpickler(BytesIO(body), buffers, shared).load()
         return pickle.loads(body, buffers=buffers)
 
     def _by_value(self) -> Any:
