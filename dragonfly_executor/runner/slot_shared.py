@@ -6,7 +6,7 @@ import os
 from mmap import ACCESS_COPY, mmap
 
 from dragonfly_executor.core.recently_used import RecentlyUsed
-from dragonfly_executor.errors.base import UnopenedCallError
+from dragonfly_executor.errors.base import ProtocolError, UnopenedCallError
 from dragonfly_executor.protocol.frames import HEADER, HEADER_SIZE, Flag, Kind, encode
 from dragonfly_executor.protocol.shared_entries import (
     ENTRIES_AT_ONCE,
@@ -167,7 +167,9 @@ class SharedTable:
         """Read the agent's answer: an object's number, whether it cannot be had, and its file or the reason."""
         header = bytearray(HEADER_SIZE)
         self._agent.receive_into(memoryview(header))
-        _, flags, _, _, number, length = HEADER.unpack(header)
+        kind, flags, _, _, number, length = HEADER.unpack(header)
+        if kind != Kind.SHARED_FILE:
+            raise ProtocolError(f"a frame of kind {kind} in place of the file of a shared object")
         payload = bytearray(length)
         self._agent.receive_into(memoryview(payload))
         return number, bool(flags & Flag.ERROR), os.fsdecode(bytes(payload))

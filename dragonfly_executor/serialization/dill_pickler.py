@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import dill
 
 from dragonfly_executor.serialization.cloudpickle_pickler import ByValue
-from dragonfly_executor.serialization.formats import FindsShared
 from dragonfly_executor.serialization.rebuild import main_module, shared_object
+from dragonfly_executor.serialization.shared_unpickler import FindsShared
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import pickle
 from importlib import import_module
-from io import BytesIO
 from pickle import Pickler
 
 from dragonfly_executor.serialization.layout import BY_CUSTOM, BY_DILL, Buffers, Sink
 from dragonfly_executor.serialization.main_pickler import NamePickler, NameTracking, NeedsValueError
-from dragonfly_executor.serialization.rebuild import shared_object
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -21,33 +19,6 @@ if TYPE_CHECKING:
 
 MARK = b"_main__"  # in every reference to __main__ and to __mp_main__
 MARKS = (MARK,)
-SHARED_MODULE = shared_object.__module__
-
-
-class FindsShared:
-    """An unpickler mixin that opens references to shared objects."""
-
-    shared: Callable[[int], Any]
-
-    def find_class(self, module_name: str, name: str, /) -> Any:
-        """Return a global of the pickle. The unpickler calls this."""
-        if name == "shared_object" and module_name == SHARED_MODULE:
-            return self.shared
-        return super().find_class(module_name, name)  # type: ignore[misc]
-
-
-class SharedUnpickler(FindsShared, pickle.Unpickler):
-    """The unpickler of calls that use shared objects.
-
-    Args:
-        file: the pickle.
-        buffers: its out-of-band buffers.
-        shared: returns a shared object by its number.
-    """
-
-    def __init__(self, file: BytesIO, buffers: list[Any], shared: Callable[[int], Any]) -> None:
-        super().__init__(file, buffers=buffers)
-        self.shared = shared
 
 
 class SerializerFormat:
@@ -154,6 +125,11 @@ class SerializerFormat:
         if flags & BY_CUSTOM:
             return self.custom.loads(bytes(body))
         if shared is not None:
+            # Imported only for calls that use shared objects.
+            from io import BytesIO
+
+            from dragonfly_executor.serialization.shared_unpickler import SharedUnpickler
+
             return SharedUnpickler(BytesIO(body), buffers, shared).load()
         return pickle.loads(body, buffers=buffers)
 
