@@ -11,7 +11,7 @@ from dragonfly_executor.engine.outcome import Outcome
 from dragonfly_executor.errors import ProtocolError
 from dragonfly_executor.protocol.frames import MAX_INLINE, Flag, Frame, split_bulk
 from dragonfly_executor.protocol.memory_bounds import Download
-from dragonfly_executor.serialization.buffer_cache import PayloadParts
+from dragonfly_executor.serialization.buffer_cache import PayloadParts, joined
 from dragonfly_executor.transport.link import Link
 from dragonfly_executor.transport.sockets import Buffer
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
@@ -194,4 +194,4 @@ def sendable(parts: Sequence[Buffer], max_payload: int) -> bytes | Sequence[Buff
         raise errors.FrameTooLargeError(text)
     if len(parts) == 1 and type(parts[0]) is bytes and size <= MAX_INLINE:
         return parts[0]
-    return b"".join(parts) if size <= MAX_INLINE else parts
+    return joined(parts) if size <= MAX_INLINE else parts
