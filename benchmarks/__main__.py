@@ -51,8 +51,7 @@ def _measure(options: argparse.Namespace) -> Results:
     # Other load on the machine disturbs figures most, so the report shows it.
     run.results.machine = machine(options.workers, options.rounds)
     if not options.quick:
-        for name in executors:
-            interpreters.measure(name, ["cold"])  # compiles modules that are not compiled yet; does not count
+        run.compile()
     for number in range(options.rounds):
         run.round(number)
         print(f"round {number + 1} of {options.rounds}", file=sys.stderr)

@@ -135,13 +135,13 @@ class Growth:
     """A curve's title and axes.
 
     Attributes:
-        title, across, up: of the plot and its axes.
+        title: what is drawn upwards.
+        across: what is drawn across.
         show_x, show_y: an axis' values as text.
     """
 
     title: str
     across: str
-    up: str
     show_x: Callable[[float], str]
     show_y: Callable[[float], str]
 
@@ -160,11 +160,11 @@ def bytes_text(value: float) -> str:
 
 CURVES = {
     "curve_slots": Growth(
-        "Ten calls of 10 ms for each slot, from cold", "slots", "time", lambda value: f"{value:g}", seconds_text
+        "Time of ten calls of 10 ms for each slot, from cold", "slots", lambda value: f"{value:g}", seconds_text
     ),
-    "curve_sizes": Growth("An echo, one at a time", "size of the payload", "time", bytes_text, seconds_text),
+    "curve_sizes": Growth("Time of an echo, one at a time", "size of the payload", bytes_text, seconds_text),
     "curve_calls": Growth(
-        "No-op calls per second", "calls submitted at once", "calls/s", lambda v: f"{v:,g}", lambda v: f"{v:,.0f}"
+        "No-op calls per second", "calls submitted at once", lambda v: f"{v:,.0f}", lambda v: f"{v:,.0f}"
     ),
 }
 COLOURS = {OURS: 0, BASELINE: 1, POOL: 2, SOCKETS: 4, MEMCPY: 3}
@@ -184,7 +184,7 @@ def growth(results: Results, name: str) -> Drawing:
         for subject, points in lines.items()
     )
     image = Drawing(WIDTH, 460, shape.title, f"From {shape.show_x(xs[0])} to {shape.show_x(xs[-1])}: {told}.")
-    image.text(20, 28, f"{shape.title} ({shape.up} over {shape.across})", "title")
+    image.text(20, 28, shape.title, "title")
     for tick in up.ticks((1,)) if max(ys) / min(ys) > 30 else up.ticks():
         image.line(left, up.place(tick), right, up.place(tick), "grid")
         image.text(left - 8, up.place(tick) + 4, shape.show_y(tick), "small end")

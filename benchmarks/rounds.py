@@ -46,6 +46,12 @@ class Run:
         self._number = 0
         self.results.failures += [f"{name} is not installed" for name in subjects if not is_installed(name)]
 
+    def compile(self) -> None:
+        """Start each executor once, because Python compiles modules when they are first imported. It does not count."""
+        for subject in self._subjects:
+            if subject in ADAPTERS and self._has(subject, "cold"):
+                self._interpreters_of(subject).measure(subject, ["cold"])
+
     def round(self, number: int) -> None:
         """Take each figure once. Each round begins with another subject, so that none is always first."""
         self._number = number
@@ -82,10 +88,12 @@ class Run:
             return name in measures.LIMITS[subject]
         return subject != SOCKETS or name not in ("imported", "cold", "memory")
 
+    def _interpreters_of(self, subject: str) -> Interpreters:
+        return self._other if subject == OTHER and self._other else self._interpreters
+
     def _take(self, subject: str, names: Sequence[str]) -> None:
-        interpreters = self._other if subject == OTHER and self._other else self._interpreters
         print(f"  {subject}: {', '.join(names)}", file=sys.stderr)
-        for name, answer in interpreters.measure(subject, names).items():
+        for name, answer in self._interpreters_of(subject).measure(subject, names).items():
             reason = answer.get("failed") or answer.get("left_out")
             if reason:
                 self._failed(subject, name, reason)

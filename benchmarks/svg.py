@@ -6,40 +6,55 @@ import math
 from dataclasses import dataclass
 from xml.sax.saxutils import escape, quoteattr
 
-# Colours that differ in lightness as well as in hue, so that they differ without colour vision, too.
-STYLE = """
-text { font: 13px system-ui, sans-serif; fill: var(--ink) }
+
+@dataclass(frozen=True)
+class Palette:
+    """The colours of a mode: of the page, text, lesser text and lines, the grid, and of what is drawn.
+
+    They stand in the file as they are: not every program that shows SVG knows variables.
+    """
+
+    page: str
+    ink: str
+    soft: str
+    grid: str
+    colours: tuple[str, ...]
+
+    @property
+    def rules(self) -> str:
+        """The style's rules."""
+        lines = [
+            f"text {{ fill: {self.ink} }}",
+            f".small {{ fill: {self.soft} }}",
+            f".page {{ fill: {self.page} }}",
+            f".grid {{ stroke: {self.grid} }}",
+            f".axis {{ stroke: {self.soft} }}",
+            f".ring {{ stroke: {self.soft}; fill: {self.page} }}",
+        ]
+        for number, colour in enumerate(self.colours):
+            lines += [f".c{number}.fill {{ fill: {colour} }}", f".c{number}.stroke {{ stroke: {colour} }}"]
+        return "\n".join(lines)
+
+
+SHAPES = """
+text { font: 13px system-ui, sans-serif }
 .title { font-size: 16px; font-weight: 600 }
-.small { font-size: 11px; fill: var(--soft) }
+.small { font-size: 11px }
 .strong { font-weight: 600 }
 .end { text-anchor: end }
 .middle { text-anchor: middle }
-.grid { stroke: var(--grid); stroke-width: 1 }
-.axis { stroke: var(--soft); stroke-width: 1.5 }
-.page { fill: var(--page) }
-.c0 { --c: var(--blue) }
-.c1 { --c: var(--red) }
-.c2 { --c: var(--green) }
-.c3 { --c: var(--brown) }
-.c4 { --c: var(--soft) }
-.fill { fill: var(--c) }
-.stroke { stroke: var(--c); stroke-width: 2; fill: none }
-.ring { stroke: var(--soft); stroke-width: 1.2; fill: var(--page) }
+.grid { stroke-width: 1 }
+.axis { stroke-width: 1.5 }
+.stroke { stroke-width: 2; fill: none }
+.ring { stroke-width: 1.2 }
 .d1 { stroke-dasharray: 7 3 }
 .d2 { stroke-dasharray: 2 3 }
 .d3 { stroke-dasharray: 9 3 2 3 }
 .d4 { stroke-dasharray: 1 4 }
-svg {
-  --page: #ffffff; --ink: #1f2328; --soft: #6a737d; --grid: #e3e6ea;
-  --blue: #1f6feb; --red: #b3261e; --green: #1a7f37; --brown: #9a6700;
-}
-@media (prefers-color-scheme: dark) {
-  svg {
-    --page: #0d1117; --ink: #e6edf3; --soft: #9198a1; --grid: #2a3038;
-    --blue: #58a6ff; --red: #ff7b72; --green: #56d364; --brown: #e3b341;
-  }
-}
 """.strip()
+# Colours that differ in lightness as well as in hue. Lines differ in their dashes, too.
+LIGHT = Palette("#ffffff", "#1f2328", "#59636e", "#e3e6ea", ("#1f6feb", "#b3261e", "#1a7f37", "#9a6700", "#59636e"))
+DARK = Palette("#0d1117", "#e6edf3", "#9198a1", "#2a3038", ("#58a6ff", "#ff7b72", "#56d364", "#e3b341", "#9198a1"))
 
 
 class Drawing:
@@ -58,7 +73,7 @@ class Drawing:
             f'<svg xmlns="http://www.w3.org/2000/svg" {size} role="img" aria-labelledby="title description">',
             f'<title id="title">{escape(title)}</title>',
             f'<desc id="description">{escape(description)}</desc>',
-            f"<style>{STYLE}</style>",
+            f"<style>{SHAPES}\n{LIGHT.rules}\n@media (prefers-color-scheme: dark) {{\n{DARK.rules}\n}}</style>",
         ]
         self.rectangle(0, 0, width, height, "page")
 

@@ -65,9 +65,8 @@ def calls(setting: Setting) -> Figures:
     pool = ADAPTERS[setting.subject](setting.workers)
     warm_up(pool, setting.effort)
     points: list[list[float]] = []
-    for count in CALLS:
-        expected = count / points[-1][1] if points else 0.0
-        if expected > (POINT_LIMIT if setting.effort.share == 1 else 0.5):
+    for count in CALLS if setting.effort.share == 1 else CALLS[:2]:
+        if points and count / points[-1][1] > POINT_LIMIT:
             break
         start = time.perf_counter()
         for result in [pool.submit(nothing) for _ in range(count)]:

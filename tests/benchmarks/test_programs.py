@@ -70,7 +70,7 @@ def test_curves_are_measured_and_drawn(tmp_path: Path) -> None:
     arguments = ["--rounds", "0", "--curves", "--executors", OURS, "--rows", "--svg", str(tmp_path / "plots")]
     results, _ = run(tmp_path, *arguments)
     assert results.failures == []
-    assert [x for x, _ in results.curve("curve_calls", OURS)][:2] == [100, 1_000]
+    assert [x for x, _ in results.curve("curve_calls", OURS)] == [100, 1_000]
     assert [x for x, _ in results.curve("curve_slots", SOCKETS)] == [1, 2]
     assert [x for x, _ in results.curve("curve_sizes", MEMCPY)] == [1, 8, 64, 512, 4096]
     names = {path.name for path in (tmp_path / "plots").iterdir()}
