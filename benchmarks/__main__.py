@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import platform
+import signal
 import subprocess
 import sys
 import time
@@ -24,6 +25,7 @@ from benchmarks.subjects import EXECUTORS, LIMITS, OTHER
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure, print and write. Returns the exit code."""
     options = _parser().parse_args(arguments)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped"))  # an exception ends the measured processes, too
     began = time.monotonic()
     results = _measure(options)
     results.machine["minutes"] = round((time.monotonic() - began) / 60, 1)
@@ -54,6 +56,7 @@ def _measure(options: argparse.Namespace) -> Results:
         run.compile()
     for number in range(options.rounds):
         run.round(number)
+        run.results.write(Path(options.json))  # a run that is interrupted has the rounds that are complete
         print(f"round {number + 1} of {options.rounds}", file=sys.stderr)
     for number in range(options.curves):
         run.curves(number)

@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from benchmarks.interpreters import ROOT
-from benchmarks.plots import write_plots
+from benchmarks.plots import CURVES, write_plots
 from benchmarks.report import absolute_markdown, markdown, threads_markdown
 from benchmarks.results import Results
 
@@ -39,10 +39,18 @@ def failures_text(results: Results) -> str:
     return "\n".join(f"- {line}" for line in results.failures) or "- nothing"
 
 
+def growth_text(results: Results) -> str:
+    """Return the page's images of the curves that were measured."""
+    shown = [name for name in CURVES if results.curves.get(name)]
+    images = [f"![{CURVES[name].title}, over {CURVES[name].across}](benchmarks/{name}.svg)" for name in shown]
+    return "\n\n".join(images) or "Not measured in this run."
+
+
 TABLES: dict[str, Callable[[Results], str]] = {
     "run": machine_text,
     "ratios": markdown,
     "threads": threads_markdown,
+    "growth": growth_text,
     "figures": absolute_markdown,
     "failures": failures_text,
 }

@@ -123,12 +123,23 @@ def memory(pool: Adapter, effort: Effort) -> Figures:
         for number in range(calls):
             waiting[number] = pool.submit(nothing, number)
         gc.collect()
-        grown = resident() - before
+        grown = settled() - before
         os.write(opened, b"x" * len(blocked))
         for result in blocked + waiting:
             result()
         os.close(opened)
     return {"memory": max(grown, 0) / calls}
+
+
+def settled() -> int:
+    """Return the bytes that this process holds once its other threads have taken what was handed to them."""
+    held, deadline = resident(), time.monotonic() + 5.0
+    while time.monotonic() < deadline:
+        time.sleep(0.2)
+        before, held = held, resident()
+        if held == before:
+            break
+    return held
 
 
 def resident() -> int:

@@ -97,6 +97,17 @@ def test_another_checkout_is_measured_beside(tmp_path: Path) -> None:
     assert ["the other checkout" in line for line in results.failures] == [True]
 
 
+@pytest.mark.slow
+def test_a_run_that_is_stopped_leaves_no_process(tmp_path: Path) -> None:
+    """The census around this test looks for processes."""
+    command = [sys.executable, "-m", "benchmarks", "--json", str(tmp_path / "figures"), "--executors", BASELINE]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as started:
+        assert started.stderr is not None
+        assert BASELINE in started.stderr.readline()
+        started.terminate()
+        assert started.wait(30) == 1
+
+
 def test_what_cannot_be_measured_is_said_and_fails_only_a_check(tmp_path: Path) -> None:
     arguments = ["--rounds", "0", "--executors", BASELINE, "--no-limits", "--rows", "imported"]
     assert "not measured" in run(tmp_path, *arguments)[1]
