@@ -21,6 +21,7 @@ from dragonfly_executor.engine.large_payloads import sendable
 from dragonfly_executor.engine.latch import Latch
 from dragonfly_executor.engine.queries import Queries
 from dragonfly_executor.engine.queue_progress import stats_of
+from dragonfly_executor.engine.shared_contents import SharedContents
 from dragonfly_executor.engine.shutdown import ForkGuard, watch_exit
 from dragonfly_executor.engine.startup import EngineStart
 from dragonfly_executor.engine.submit_queue import SubmitQueue
@@ -63,6 +64,7 @@ class Engine:
         self.options = options
         self.codec = codec
         self.tiers = tiers
+        self.shared = SharedContents(codec, options.max_payload, tiers)
         self._file_snapshots = [tier.file_snapshot for tier in tiers if tier.file_snapshot is not None]
         self.forked = False
         self.unlinked: weakref.WeakSet[Future[Any]] = weakref.WeakSet()
