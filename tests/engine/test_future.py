@@ -12,7 +12,7 @@ import gc
 import pickle
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import CancelledError, InvalidStateError, as_completed, wait
 from types import FrameType
 from typing import Any
@@ -42,8 +42,8 @@ class Engine:
     def __init__(self) -> None:
         self.cancelled: list[Call] = []
 
-    def cancel(self, call: Call) -> None:
-        self.cancelled.append(call)
+    def cancel(self, calls: Iterable[Call]) -> None:
+        self.cancelled += calls
 
     def call_back(self, callback: Callable[[Any], object], future: Any) -> None:
         callback(future)
