@@ -235,11 +235,11 @@ def test_arguments_may_need_the_long_form() -> None:
 
 def test_a_chunk_of_a_map_has_the_short_form() -> None:
     base = 2
-    payload = CallCodec().encode_call(run_chunk, (lambda x: x * base, [(1,), (2,)], 5), {})
+    payload = CallCodec().encode_call(run_chunk, (lambda x: x * base, ([1, 2],), 5), {})
     assert is_short(payload)
     with CodecProcess() as far:
-        assert far(run_chunk, lambda x: x * base, [(1,), (2,)], 5) == [2, 4]
-        error = far.error(run_chunk, lambda x: base // x, [(1,), (0,)], 5)
+        assert far(run_chunk, lambda x: x * base, ([1, 2],), 5) == [2, 4]
+        error = far.error(run_chunk, lambda x: base // x, ([1, 0],), 5)
     assert error.__notes__ == ["raised for item 6 of the map (the first is item 0): 0"]
 
 
