@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 PUMP_TIMEOUT = 5.0
 """Seconds to wait for the threads of a pump, after the link has ended, before an error is logged."""
+VIEWED_FROM = 4096
+"""Size in bytes from which the payload of a result is a view of its frame."""
 # As plain module names, because an enum lookup takes longer than the comparison.
 CALL, RESULT, LARGE, ERROR, RETRYABLE = int(Kind.CALL), int(Kind.RESULT), Flag.LARGE, Flag.ERROR, Flag.RETRYABLE
 
@@ -296,7 +298,9 @@ class RunnerLink:
             if kind == RESULT and not flags & LARGE:
                 if len(raw) > inline_size:
                     memory_bounds.check_inline(frame, inline_size - HEADER_SIZE)
-                outcome = Outcome(codec, memoryview(raw)[HEADER_SIZE:], bool(flags & ERROR))
+                # A copy of a few bytes takes less time and memory than a view.
+                data = raw[HEADER_SIZE:] if len(raw) < VIEWED_FROM else memoryview(raw)[HEADER_SIZE:]
+                outcome = Outcome(codec, data, bool(flags & ERROR))
                 results.append((call_id, attempt, detail * 1e-6, outcome, bool(flags & RETRYABLE)))
             else:
                 said = said or RunnerMessages(results)
