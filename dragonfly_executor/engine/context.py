@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from dragonfly_executor.core.machine import Machine
     from dragonfly_executor.engine.options import PoolOptions
     from dragonfly_executor.engine.output.router import OutputRouter
+    from dragonfly_executor.engine.shared_memory import SharedMemory
     from dragonfly_executor.engine.tier_settings import TierSettings
     from dragonfly_executor.serialization import CallCodec
 
@@ -48,6 +49,10 @@ class EngineContext(Protocol):
 
     def setup_failed(self, payload: bytes, is_error: bool) -> None:
         """Break the pool: the initializer failed in a slot."""
+
+    def shared_memory(self) -> SharedMemory | None:
+        """Return the memory that the pool shares with slots on this machine; None if it shares none."""
+        ...
 
 
 class FutureContext(Protocol):

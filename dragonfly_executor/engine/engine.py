@@ -25,6 +25,7 @@ from dragonfly_executor.engine.shutdown import ForkGuard, watch_exit
 from dragonfly_executor.engine.startup import EngineStart
 from dragonfly_executor.engine.submit_queue import SubmitQueue
 from dragonfly_executor.protocol.versions import usable_cpus
+from dragonfly_executor.serialization.buffer_cache import PayloadParts
 from dragonfly_executor.transport.loop import Loop, Timer
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from dragonfly_executor.engine.options import PoolOptions
     from dragonfly_executor.engine.output.router import OutputRouter
     from dragonfly_executor.engine.runner_links import RunnerLinks
+    from dragonfly_executor.engine.shared_memory import SharedMemory
     from dragonfly_executor.engine.tier_settings import TierSettings
     from dragonfly_executor.serialization import CallCodec
     from dragonfly_executor.transport.sockets import Buffer
@@ -86,6 +88,8 @@ class Engine:
         """The engine thread; None until all threads and descriptors exist."""
         self._thread_id = 0
         self._has_ended = Latch()
+        self._memory: SharedMemory | None = None
+        self._memories: dict[str, SharedMemory] = {}
         self._timer: Timer | None = None
         self._turn_is_due = False
         self._components: EngineComponents
@@ -106,7 +110,7 @@ class Engine:
             FrameTooLargeError: the payload is larger than ``max_payload``.
             StartError: the engine could not be started.
         """
-        payload = sendable(parts)
+        payload = sendable(parts, self._keep)
         size = len(payload) if isinstance(payload, bytes) else sum(map(len, payload))
         if size > self.options.max_payload:
             text = f"the call's arguments take {size} bytes, more than max_payload={self.options.max_payload}"
@@ -132,6 +136,23 @@ class Engine:
             self._submit_queue.withdraw(call)
             raise
         return future
+
+    def _keep(self, parts: Sequence[Buffer], size: int) -> Sequence[Buffer]:
+        """Return a snapshot of a large payload: in shared memory if there is room, otherwise in parts."""
+        memory = self.shared_memory() if size <= self.options.max_payload else None
+        # Pieces that slots of runners elsewhere cache are in `PayloadParts`.
+        kept = None if memory is None or type(parts) is PayloadParts else memory.keep(parts, size)
+        return self.codec.keep(parts) if kept is None else kept
+
+    def shared_memory(self) -> SharedMemory | None:
+        """Return the memory that the pool shares with slots on this machine; None if it shares none."""
+        if self._memory is None and any(tier.backend.shares_memory for tier in self.tiers):
+            # Imported for the first large payload. Two threads may come here at once, and get one object.
+            from dragonfly_executor.engine.shared_memory import SharedMemory
+
+            limit = sum(tier.backend.shared_memory_limit() for tier in self.tiers)
+            self._memory = self._memories.setdefault("", SharedMemory(limit))
+        return self._memory
 
     def check_open(self) -> None:
         """Raise the error that a submit would raise now."""
@@ -219,6 +240,8 @@ class Engine:
     def abandon_in_forked_child(self) -> None:
         """Close the descriptors in a forked child, and send nothing. They belong to the process that forked."""
         self.forked = True
+        if self._memory is not None:
+            self._memory.abandon()
         if self._thread is not None:
             self._components.abandon()
 
@@ -254,6 +277,8 @@ class Engine:
         finally:
             try:
                 self._components.close()
+                if self._memory is not None:
+                    self._memory.close()
             finally:
                 self._questions.end()
                 self._has_ended.open()

@@ -26,7 +26,7 @@ from enum import IntEnum
 
 from dragonfly_executor.errors import ProtocolError
 
-PROTOCOL_VERSION = 5
+PROTOCOL_VERSION = 6
 """Version of the protocol: the kinds and flags below, and the modules of this package that payloads name.
 
 Every change to these raises the number. Ends with different versions refuse each other in the handshake. So an unknown
@@ -47,6 +47,10 @@ GPUs that it requires.
 """
 TOTAL = struct.Struct("!Q")
 """Suffix of a head's payload with `Flag.LARGE`: the number of bytes in the chunks."""
+SHARED = struct.Struct("!QQQ")
+"""Suffix of the payload of a CALL or RESULT with `Flag.SHARED`: the segment of shared memory, the block in it, and the
+number of bytes there.
+"""
 SETUP_HEAD = struct.Struct("!QQB")
 """Head of SETUP's payload: the pool's ``max_payload``, the size of the codec's part in bytes, and a `ScriptImport`.
 
@@ -121,13 +125,18 @@ class ScriptImport:
 
 
 class Flag:
-    """Bits of a frame's flags. They are plain ints: the operators of IntFlag run in Python code, at every frame."""
+    """Bits of a frame's flags.
+
+    A bit may mean something else in another kind of frame. They are plain ints: the operators of IntFlag run in Python
+    code, at every frame.
+    """
 
     ERROR = 1  # the payload is an error
     RETRYABLE = 2  # the error may be retried, according to the call's options
     MORE = 4  # chunks follow
     OPTIONS = 8  # the payload starts with `CALL_OPTIONS`
     LARGE = 16  # the payload ends with `TOTAL`; before it, a CALL names parts that its slot may already have
+    SHARED = 32  # a CALL's or RESULT's payload is in shared memory, and `SHARED` says where
     STDERR = 32  # an OUTPUT is from stderr, not stdout
     LOG = 64  # an OUTPUT is a log record: JSON
     END = 128  # an OUTPUT is empty: the output of this call is complete

@@ -10,6 +10,7 @@ from __future__ import annotations
 import gc
 import os
 import signal
+import struct
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -25,6 +26,7 @@ from dragonfly_executor.protocol.frames import (
     MAX_FRAME,
     MAX_INLINE,
     SETUP_HEAD,
+    SHARED,
     TOTAL,
     Flag,
     Kind,
@@ -39,10 +41,11 @@ from dragonfly_executor.runner.code_changes import LoadedFiles
 from dragonfly_executor.runner.memory_limit import MemoryLimit
 from dragonfly_executor.serialization import SlotCodec, perform
 from dragonfly_executor.serialization.buffer_cache import BufferCache, read_table, segments, write_answer
-from dragonfly_executor.transport.sockets import Socket
+from dragonfly_executor.transport.sockets import SO_RCVTIMEO, SOL_SOCKET, Socket
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from dragonfly_executor.runner.slot_memory import SlotMemory
     from dragonfly_executor.runner.slot_output import SlotStreams
     from dragonfly_executor.runner.slot_progress import Progress
     from dragonfly_executor.serialization.working_directory import WorkingDirectory
@@ -52,6 +55,8 @@ Buffer = bytes | bytearray | memoryview
 PACKET_SIZE = HEADER_SIZE + CALL_OPTIONS.size + MAX_INLINE + TOTAL.size
 LARGE_WINDOW = 16
 """Chunks of a large call that the slot requests at first. The agent requests more as they pass."""
+MEMORY_IDLE = struct.pack("@ll", 5, 0)
+"""Time without a call after which a slot gives shared memory back, as a C ``struct timeval``: 5 s."""
 SCRAP_SIZE = 16 * 1024
 """Size in bytes of the buffer that drains a payload for which there is no memory. It is allocated at the start."""
 FAILED = 70
@@ -64,6 +69,7 @@ def main(
     *,
     setup: bytes,
     place: WorkingDirectory | None,
+    rendezvous: Socket | None,
     agent_pid: int,
     take_over_output: Callable[[AgentStream], SlotStreams | None],
     progress: Progress,
@@ -75,6 +81,7 @@ def main(
         results: the slot's end of the link to the agent.
         setup: the payload of the parent's SETUP frames.
         place: where the slot starts if it does not see the parent's files; None if it does.
+        rendezvous: the socket at which slots connect to share memory with the parent; None if there is none.
         agent_pid: the process id of the agent.
         take_over_output: makes the object that sends the output of calls to the agent; returns None if none is sent.
         progress: the page that tells the agent what the slot is doing.
@@ -85,7 +92,7 @@ def main(
         slot_shutdown.forget_inherited_handlers()
         slot_identity.set_identity(progress.number, agent_pid)
         stream = AgentStream(results)
-        status = _Slot(calls, stream, take_over_output(stream), progress).serve(setup, place)
+        status = _Slot(calls, stream, take_over_output(stream), progress, rendezvous).serve(setup, place)
         slot_shutdown.end_in_order()
         _flush_standard_streams()
     except OSError:
@@ -119,8 +126,17 @@ def _flush_standard_streams() -> None:
 
 
 class _Slot:
-    def __init__(self, calls: Socket, agent: AgentStream, output: SlotStreams | None, progress: Progress) -> None:
+    def __init__(
+        self,
+        calls: Socket,
+        agent: AgentStream,
+        output: SlotStreams | None,
+        progress: Progress,
+        rendezvous: Socket | None,
+    ) -> None:
         self._calls = calls
+        self._rendezvous = rendezvous
+        self._memory: SlotMemory | None = None
         self._agent = agent
         self._output = output
         self._progress = progress
@@ -156,7 +172,14 @@ class _Slot:
         self._agent.send(encode(Kind.READY))
         if self._output is not None:
             self._output.wait_for_agent()
-        while packet := self._calls.recv(PACKET_SIZE):
+        while True:
+            try:
+                packet = self._calls.recv(PACKET_SIZE)
+            except BlockingIOError:
+                self._give_memory_back()
+                continue
+            if not packet:
+                break
             self._since = time.perf_counter()
             if self._loaded is not None and self._loaded.are_stale(self._since, self._ended) and self._declines(packet):
                 break
@@ -200,6 +223,12 @@ class _Slot:
                 self._send_error(call_id, attempt, UnopenedCallError(f"MemoryError: {error}"))
                 return
             self._since = time.perf_counter()
+        elif flags & Flag.SHARED:
+            try:
+                data = self._receive_shared(call_id, attempt, data)
+            except MemoryError as error:
+                self._send_error(call_id, attempt, UnopenedCallError(f"MemoryError: {error}"))
+                return
         if kind == Kind.CHECK_IDLE:
             self._answer_idle_check(data)
             return
@@ -226,6 +255,7 @@ class _Slot:
         if self._output is not None:
             self._output.end_call(call_id, attempt)
         result_flags = (Flag.ERROR if is_error else 0) | (Flag.RETRYABLE if retryable else 0)
+        del data
         self._send_result(call_id, attempt, microseconds, result_flags, parts)
         # Flush now, so that the call's output appears now and not when the slot ends.
         _flush_standard_streams()
@@ -290,6 +320,40 @@ class _Slot:
                 self._kept.keep(key, view[place : place + size])
         return data
 
+    def _shared_memory(self) -> SlotMemory | None:
+        if self._memory is None and self._rendezvous is not None:
+            # Imported at the first large payload.
+            from dragonfly_executor.runner.slot_memory import SlotMemory
+
+            self._memory = SlotMemory(self._rendezvous)
+            self._calls.setsockopt(SOL_SOCKET, SO_RCVTIMEO, MEMORY_IDLE)
+        return self._memory
+
+    def _give_memory_back(self) -> None:
+        """Give shared memory back that is not in use: for a while there was no call."""
+        if self._memory is not None:
+            self._memory.trim()
+
+    def _receive_shared(self, call_id: int, attempt: int, place: Buffer) -> Buffer:
+        """Return the payload of a call that is in shared memory. If the slot cannot have that, request the bytes."""
+        number, index, length = SHARED.unpack(place)
+        memory = self._shared_memory()
+        data = None if memory is None else memory.arguments(number, index, length)
+        return self._request_stream(call_id, attempt, length) if data is None else data
+
+    def _request_stream(self, call_id: int, attempt: int, length: int) -> bytearray:
+        """Request the payload of a call over the stream, some chunks at a time."""
+        pull = encode(Kind.PULL, call_id, attempt=attempt, detail=LARGE_WINDOW)
+        try:
+            data = bytearray(length)
+        except MemoryError:
+            raise MemoryError(f"the slot has no memory for a call of {length} bytes") from None
+        view, window = memoryview(data), LARGE_WINDOW * CHUNK_SIZE
+        for start in range(0, length, window):
+            self._agent.send(pull)
+            self._take(start, min(start + window, length), view)
+        return data
+
     def _take(self, start: int, end: int, view: memoryview | None) -> None:
         """Receive this part of a large call's payload. Without a view, discard it."""
         header = memoryview(bytearray(HEADER_SIZE))
@@ -323,6 +387,21 @@ class _Slot:
         if total <= MAX_INLINE:
             header = HEADER.pack(Kind.RESULT, flags, attempt, microseconds, call_id, total)
             self._agent.send(b"".join((header, *parts)))
+            return
+        memory = self._shared_memory()
+        place = None if memory is None else memory.put(parts, total)
+        if place is not None:
+            parts = ()
+            self._agent.send(
+                encode(
+                    Kind.RESULT,
+                    call_id,
+                    SHARED.pack(*place, total),
+                    flags=flags | Flag.SHARED,
+                    attempt=attempt,
+                    detail=microseconds,
+                )
+            )
             return
         flags |= Flag.LARGE | Flag.MORE
         self._agent.send(

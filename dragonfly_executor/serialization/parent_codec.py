@@ -30,6 +30,7 @@ from dragonfly_executor.serialization.layout import (
     pack,
     snapshot,
     unpack,
+    views,
     with_path,
 )
 from dragonfly_executor.serialization.main_pickler import MAIN_NAMES, importable
@@ -41,7 +42,7 @@ from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 from dragonfly_executor.util.validation import SUSPENDS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
     from types import CodeType
     from typing import Any
 
@@ -60,6 +61,7 @@ class CallCodec:
         serializer: how objects that cannot travel by reference travel: "cloudpickle" (the default), "dill", "pickle"
             (not at all), or an object with ``dumps(obj) -> bytes`` and ``loads(bytes) -> obj``.
         script_travels: whether slots can import the script; if not, its definitions travel by value.
+        copies: whether `encode_call` copies what the caller can still change. If not, `keep` does.
         path_travels: whether slots import from this program's ``sys.path``; calls then bring along its changes.
         on_code: called with all code that travels by value, each with the package that its relative imports start from.
 
@@ -74,8 +76,11 @@ class CallCodec:
         *,
         script_travels: bool = True,
         path_travels: bool = False,
+        copies: bool = True,
         on_code: OnCode | None = None,
     ) -> None:
+        self._copies = copies
+        self._pieces = snapshot if copies else views
         self._format = SerializerFormat(serializer)
         self._format.require()
         self._main = ParentMain(self._define, script_travels=script_travels)
@@ -100,7 +105,7 @@ class CallCodec:
         kwargs: Mapping[str, Any],
         retry_on: tuple[type[BaseException], ...] = (),
     ) -> list[Buffer]:
-        """Encode a call as the pieces of a payload. The arguments are a snapshot: later changes to them do not travel.
+        """Encode a call as the pieces of a payload. The arguments are a snapshot, unless the codec copies nothing.
 
         Raises:
             CallSerializationError: a part of the call cannot travel; the text says which part, its cause says why.
@@ -130,6 +135,16 @@ class CallCodec:
             raise
         except BaseException as exc:  # __reduce__ and __getstate__ are user code
             raise errors.CallSerializationError(self._error_text(fn, args, kwargs, exc)) from exc
+
+    def keep(self, parts: Sequence[Received]) -> Sequence[Received]:
+        """Return the pieces of an encoded call in a form that may be kept: a snapshot of its arguments."""
+        if self._copies:
+            return parts
+        kept = snapshot(parts)
+        if max(map(len, kept)) < LEAST:
+            return kept
+        with self._lock:
+            return self._repeats.mark(kept, [])
 
     def decode_result(self, data: Received) -> Any:
         """Decode the value that a slot sent.
@@ -232,7 +247,7 @@ class CallCodec:
                 if MARK not in sink[0]:
                     return [sink[0]]
             elif not any(mark in piece for piece in sink for mark in self._marks):
-                return self._marked(snapshot(sink), [])
+                return self._marked(self._pieces(sink), [])
         return self._any_call(call)
 
     def _main_call(self, call: tuple[Any, ...]) -> list[Buffer]:
@@ -247,9 +262,9 @@ class CallCodec:
         if imported:
             self.needs_script = True
         if imported and not definitions and not buffers.views and not self._environment.path:
-            return [_MAIN_CALL + body[0]] if len(body) == 1 else self._marked([_MAIN_CALL, *snapshot(body)], [])
+            return [_MAIN_CALL + body[0]] if len(body) == 1 else self._marked([_MAIN_CALL, *self._pieces(body)], [])
         flags = BY_NAME | (NEEDS_MAIN if imported else 0)
-        return self._pack(flags, definitions, snapshot(body), buffers.views, large)
+        return self._pack(flags, definitions, self._pieces(body), buffers.views, large)
 
     def _any_call(self, call: tuple[Any, ...]) -> list[Buffer]:
         sink, buffers, pickler = self._format.tracked(call, self._main)
@@ -260,7 +275,7 @@ class CallCodec:
         if names and self._main.script is not None:
             self.needs_script = True
             flags |= NEEDS_MAIN
-        return self._pack(flags, definitions, snapshot(sink), buffers.views, large)
+        return self._pack(flags, definitions, self._pieces(sink), buffers.views, large)
 
     def _custom_call(self, call: tuple[Any, ...]) -> list[Buffer]:
         body = bytes(self._format.custom.dumps(call))
@@ -276,11 +291,13 @@ class CallCodec:
         path = self._environment.path
         if path:
             flags, definitions = flags | WITH_PATH, with_path(path, definitions)
-        return self._marked(pack(flags, definitions, body, [*large, *buffers], copy=True, first=len(large)), large)
+        return self._marked(
+            pack(flags, definitions, body, [*large, *buffers], copy=self._copies, first=len(large)), large
+        )
 
     def _marked(self, parts: list[Buffer], lasting: list[memoryview]) -> list[Buffer]:
         """Mark the large pieces of a payload that are sent repeatedly, so that slots cache them."""
-        if max(map(len, parts)) < LEAST:
+        if not self._copies or max(map(len, parts)) < LEAST:
             return parts
         with self._lock:
             return self._repeats.mark(parts, lasting)
