@@ -41,7 +41,7 @@ class SharedPayload(list["Buffer"]):
     """
 
     unanswered = 0
-    """How often the payload was sent to a runner whose answer has not come."""
+    """Number of times that the payload was sent to a runner whose answer has not come."""
 
     def __init__(self, block: Block, length: int, put_back: Callable[[Block], object]) -> None:
         self._put_back = put_back

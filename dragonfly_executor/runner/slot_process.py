@@ -176,7 +176,10 @@ class _Slot:
             try:
                 packet = self._calls.recv(PACKET_SIZE)
             except BlockingIOError:
-                self._give_memory_back()
+                # The timeout that `_shared_memory` sets, unless a call has made the socket a non-blocking one.
+                if self._memory is None or not os.get_blocking(self._calls.fileno()):
+                    raise
+                self._memory.trim()
                 continue
             if not packet:
                 break
@@ -329,16 +332,14 @@ class _Slot:
             self._calls.setsockopt(SOL_SOCKET, SO_RCVTIMEO, MEMORY_IDLE)
         return self._memory
 
-    def _give_memory_back(self) -> None:
-        """Give shared memory back that is not in use: for a while there was no call."""
-        if self._memory is not None:
-            self._memory.trim()
-
     def _receive_shared(self, call_id: int, attempt: int, place: Buffer) -> Buffer:
         """Return the payload of a call that is in shared memory. If the slot cannot have that, request the bytes."""
         number, index, length = SHARED.unpack(place)
         memory = self._shared_memory()
-        data = None if memory is None else memory.arguments(number, index, length)
+        try:
+            data = None if memory is None else memory.arguments(number, index, length)
+        except MemoryError:
+            raise MemoryError(f"the slot has no memory for a call of {length} bytes") from None
         return self._request_stream(call_id, attempt, length) if data is None else data
 
     def _request_stream(self, call_id: int, attempt: int, length: int) -> bytearray:

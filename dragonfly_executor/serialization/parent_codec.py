@@ -137,10 +137,19 @@ class CallCodec:
             raise errors.CallSerializationError(self._error_text(fn, args, kwargs, exc)) from exc
 
     def keep(self, parts: Sequence[Received]) -> Sequence[Received]:
-        """Return the pieces of an encoded call in a form that may be kept: a snapshot of its arguments."""
+        """Return the pieces of an encoded call in a form that may be kept: a snapshot of its arguments.
+
+        Raises:
+            CallSerializationError: there is no memory for the snapshot.
+        """
         if self._copies:
             return parts
-        kept = snapshot(parts)
+        try:
+            kept = snapshot(parts)
+        except MemoryError as exc:
+            size = sum(map(len, parts))
+            text = f"the call's arguments, of {size} bytes, cannot be copied: there is no memory for them"
+            raise errors.CallSerializationError(text) from exc
         if max(map(len, kept)) < LEAST:
             return kept
         with self._lock:

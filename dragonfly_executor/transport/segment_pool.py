@@ -127,7 +127,7 @@ class Block:
         self.written = 0
         """Bytes that were written once, so that the kernel has memory for them."""
         self.since = 0.0
-        """When the block was last put back into the pool, in monotonic seconds."""
+        """The time at which the block was last put back into the pool, in monotonic seconds."""
         self._is_mapped = 0
 
     def write(self, parts: Sequence[Buffer], size: int) -> bool:
