@@ -13,7 +13,7 @@ import signal
 import struct
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from dragonfly_executor import errors
 from dragonfly_executor.errors.base import UnopenedCallError
@@ -39,8 +39,10 @@ from dragonfly_executor.runner import slot_progress as phases
 from dragonfly_executor.runner.agent_stream import AgentStream
 from dragonfly_executor.runner.code_changes import LoadedFiles
 from dragonfly_executor.runner.memory_limit import MemoryLimit
+from dragonfly_executor.runner.process_mark import ProcessMark
 from dragonfly_executor.serialization import SlotCodec, perform
 from dragonfly_executor.serialization.buffer_cache import BufferCache, read_table, segments, write_answer
+from dragonfly_executor.serialization.layout import PICKLE
 from dragonfly_executor.transport.sockets import SO_RCVTIMEO, SOL_SOCKET, Socket
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
@@ -59,6 +61,9 @@ MEMORY_IDLE = struct.pack("@ll", 5, 0)
 """Time without a call after which a slot gives shared memory back, as a C ``struct timeval``: 5 s."""
 SCRAP_SIZE = 16 * 1024
 """Size in bytes of the buffer that drains a payload for which there is no memory. It is allocated at the start."""
+CHECK_IDLE = int(Kind.CHECK_IDLE)
+RESULT = int(Kind.RESULT)
+# Plain module names, because an enum lookup takes longer than the comparison.
 FAILED = 70
 """Exit status (EX_SOFTWARE) of a slot whose initializer failed."""
 
@@ -94,7 +99,7 @@ def main(
         stream = AgentStream(results)
         status = _Slot(calls, stream, take_over_output(stream), progress, rendezvous).serve(setup, place)
         slot_shutdown.end_in_order()
-        _flush_standard_streams()
+        slot_shutdown.flush_standard_streams()
     except OSError:
         # The agent is gone, or a call closed a descriptor of the slot. The agent reports the end of that call.
         return
@@ -116,15 +121,6 @@ def become_session_leader(agent_pid: int) -> None:
     gc.enable()
 
 
-def _flush_standard_streams() -> None:
-    for stream in (sys.stdout, sys.stderr):
-        try:
-            stream.flush()
-        except (AttributeError, OSError, ValueError):
-            # A call may have closed or replaced the stream. The text that the stream held is lost.
-            continue
-
-
 class _Slot:
     def __init__(
         self,
@@ -140,7 +136,8 @@ class _Slot:
         self._agent = agent
         self._output = output
         self._progress = progress
-        self._pid = os.getpid()
+        self._mark = ProcessMark()
+        self._memory_limit: MemoryLimit | None = None
         self._scrap = bytearray(SCRAP_SIZE)
         self._max_payload = 0
         self._ref: tuple[int, int] | None = None
@@ -172,24 +169,34 @@ class _Slot:
         self._agent.send(encode(Kind.READY))
         if self._output is not None:
             self._output.wait_for_agent()
-        while True:
-            try:
-                packet = self._calls.recv(PACKET_SIZE)
-            except BlockingIOError:
-                # The timeout that `_shared_memory` sets, unless a call has made the socket a non-blocking one.
-                if self._memory is None or not os.get_blocking(self._calls.fileno()):
-                    raise
+        while self._run_calls():
+            # There was no call for a while.
+            if self._memory is not None:
                 self._memory.trim()
-                continue
-            if not packet:
-                break
-            self._since = time.perf_counter()
-            if self._loaded is not None and self._loaded.are_stale(self._since, self._ended) and self._declines(packet):
-                break
-            self._run(packet)
         return 0
 
-    def _declines(self, packet: bytes) -> bool:
+    def _run_calls(self) -> bool:
+        """Run calls until the agent closes the queue, or until this slot declines one.
+
+        Returns:
+            True if the slot shares memory, and no call came for a while.
+        """
+        packet = memoryview(bytearray(PACKET_SIZE))
+        receive, clock, loaded, run = self._calls.recv_into, time.perf_counter, self._loaded, self._run
+        try:
+            while size := receive(packet):
+                self._since = clock()
+                if loaded is not None and loaded.are_stale(self._since, self._ended) and self._declines(packet):
+                    break
+                run(packet, size)
+        except BlockingIOError:
+            # The timeout that `_shared_memory` sets, unless a call has made the socket a non-blocking one.
+            if self._memory is None or not os.get_blocking(self._calls.fileno()):
+                raise
+            return True
+        return False
+
+    def _declines(self, packet: memoryview) -> bool:
         """Give a call back, so that a slot with the current files runs it. This slot then ends."""
         kind, _, attempt, _, call_id, _ = HEADER.unpack_from(packet)
         if kind != Kind.CALL:
@@ -216,9 +223,13 @@ class _Slot:
         self._agent.send(encode(Kind.SETUP_FAILED, payload=payload[: MAX_FRAME // 2], flags=Flag.ERROR))
         return False
 
-    def _run(self, packet: bytes) -> None:
+    def _run(self, packet: memoryview, size: int) -> None:
         kind, flags, attempt, number, call_id, _ = HEADER.unpack_from(packet)
-        data: Buffer = memoryview(packet)[HEADER_SIZE + (CALL_OPTIONS.size if flags & Flag.OPTIONS else 0) :]
+        start = HEADER_SIZE + CALL_OPTIONS.size if flags & Flag.OPTIONS else HEADER_SIZE
+        data: Buffer = packet[start:size]
+        if size == start or packet[start] != PICKLE:
+            # The next packet overwrites this one, and arrays in the call may be views of its bytes.
+            data = bytes(data)
         if flags & Flag.LARGE:
             try:
                 data = self._receive_large(call_id, attempt, data)
@@ -232,7 +243,7 @@ class _Slot:
             except MemoryError as error:
                 self._send_error(call_id, attempt, UnopenedCallError(f"MemoryError: {error}"))
                 return
-        if kind == Kind.CHECK_IDLE:
+        if kind == CHECK_IDLE:
             self._answer_idle_check(data)
             return
         # Mark before any user code runs: an unmarked call has not started, and may be sent to another slot.
@@ -246,7 +257,7 @@ class _Slot:
         if self._output is not None:
             self._output.begin_call(self._progress.log_level)
         is_error, retryable, parts = perform(self._codec, data, self._begin, self._failed)
-        if os.getpid() != self._pid:
+        if not self._mark.is_here():
             # The call forked, and its child returned here. Only the original process may send the result.
             os._exit(0)
         if self._memory_limit is not None:
@@ -254,14 +265,14 @@ class _Slot:
         if self._loaded is not None:
             self._loaded.note()
         self._ended = time.perf_counter()
-        microseconds = min(int((self._ended - self._since) * 1e6), MAX_DETAIL)
+        microseconds = int((self._ended - self._since) * 1e6)
         if self._output is not None:
             self._output.end_call(call_id, attempt)
         result_flags = (Flag.ERROR if is_error else 0) | (Flag.RETRYABLE if retryable else 0)
         del data
-        self._send_result(call_id, attempt, microseconds, result_flags, parts)
+        self._send_result(call_id, attempt, min(microseconds, MAX_DETAIL), result_flags, parts)
         # Flush now, so that the call's output appears now and not when the slot ends.
-        _flush_standard_streams()
+        slot_shutdown.flush_standard_streams()
 
     def _begin(self) -> None:
         """Note that the call is decoded and its function starts."""
@@ -277,7 +288,7 @@ class _Slot:
 
     def _failed(self, error: BaseException) -> None:
         """Note that the call raised an exception, which is encoded next."""
-        if self._memory_limit is not None and os.getpid() == self._pid:
+        if self._memory_limit is not None and self._mark.is_here():
             self._memory_limit.end(error)
 
     def _answer_idle_check(self, data: Buffer) -> None:
@@ -288,7 +299,7 @@ class _Slot:
             # User code: a failing check must not end a runner that is in use.
             sys.excepthook(type(error), error, error.__traceback__)
             may_go = False
-        if os.getpid() != self._pid:
+        if not self._mark.is_here():
             os._exit(0)
         if self._output is not None:
             self._output.end_call(0, 0)
@@ -378,21 +389,24 @@ class _Slot:
         """Send an error that the slot itself raises for a call."""
         self._send_result(call_id, attempt, 0, Flag.ERROR, self._codec.encode_error(error))
 
-    def _send_result(self, call_id: int, attempt: int, microseconds: int, flags: int, parts: Sequence[Buffer]) -> None:
-        total = sum(map(len, parts)) if len(parts) > 1 else len(parts[0])
+    def _send_result(
+        self, call_id: int, attempt: int, microseconds: int, flags: int, parts: list[bytes | memoryview]
+    ) -> None:
+        total = len(parts[0]) if len(parts) == 1 else sum(map(len, parts))
         if total > max_result_bytes(self._max_payload, flags):
             what = "error" if flags & Flag.ERROR else "result"
             text = f"the call's {what} takes {total} bytes, more than max_payload={self._max_payload}"
             self._send_error(call_id, attempt, errors.FrameTooLargeError(text))
             return
         if total <= MAX_INLINE:
-            header = HEADER.pack(Kind.RESULT, flags, attempt, microseconds, call_id, total)
-            self._agent.send(b"".join((header, *parts)))
+            header = HEADER.pack(RESULT, flags, attempt, microseconds, call_id, total)
+            self._agent.send(header + parts[0] if len(parts) == 1 else b"".join((header, *parts)))
             return
         memory = self._shared_memory()
         place = None if memory is None else memory.put(parts, total)
         if place is not None:
-            parts = ()
+            # The parent may then use the arguments' memory again as soon as it has the result.
+            parts.clear()
             self._agent.send(
                 encode(
                     Kind.RESULT,
@@ -415,4 +429,4 @@ class _Slot:
                 piece = view[start : start + CHUNK_SIZE]
                 sent += len(piece)
                 more = Flag.MORE if sent < total else 0
-                self._agent.send(HEADER.pack(Kind.CHUNK, more, attempt, 0, call_id, len(piece)), piece)
+                self._agent.send_chunk(HEADER.pack(Kind.CHUNK, more, attempt, 0, call_id, len(piece)), piece)
