@@ -36,6 +36,7 @@ class PoolExecutor(Submitter, Executor):
         self._owns_pool = owns_pool
         self._submit_with = pool.submit_with
         self._failed = pool.failed
+        self._share = pool.share_object
 
     def __repr__(self) -> str:
         try:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from dragonfly_executor.core.stats import PoolStats
     from dragonfly_executor.engine.engine import Engine
     from dragonfly_executor.engine.option_keywords import PoolKeywords
+    from dragonfly_executor.serialization.shared_object import SharedObject
 
     T = TypeVar("T")
 
@@ -218,6 +219,11 @@ class Pool(Submitter):
         parts = self._codec.encode_call(fn, args, kwargs, options.retry_on)
         return engine.submit(parts, options.limits(), cancel_running=options.cancel_running)
 
+    def share_object(self, value: T) -> SharedObject[T]:
+        """Pickle an object for many calls; see `Submitter.share`."""
+        self._engine.check_open()
+        return self._engine.shared.share(value)
+
     def failed(self, error: Exception) -> Future[Any]:
         """Return the future of a call that failed before it could be submitted."""
         future: Future[Any] = Future(self._engine)
@@ -226,6 +232,7 @@ class Pool(Submitter):
 
     # On the class: an instance that holds a bound method of its own is never freed without the garbage collector.
     _submit_with = submit_with  # pyright: ignore[reportAssignmentType]  # an instance binds it
+    _share = share_object  # pyright: ignore[reportAssignmentType]  # and this
     _failed = failed  # pyright: ignore[reportAssignmentType]  # and this
 
     def call(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> T:

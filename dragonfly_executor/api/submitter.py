@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from typing import Any, ClassVar, TypeVar
 
     from dragonfly_executor.engine.options import CallOptions
+    from dragonfly_executor.serialization.shared_object import SharedObject
 
     T = TypeVar("T")
 
@@ -27,6 +28,8 @@ class Submitter:
     """`Pool.submit_with` of the pool."""
     _failed: Callable[[Exception], Future[Any]]
     """`Pool.failed` of the pool."""
+    _share: Callable[[Any], SharedObject[Any]]
+    """`Pool.share_object` of the pool."""
     _fails_in_its_future: ClassVar[tuple[type[Exception], ...]] = ()
     """Errors of a submit that the future gets. All others are raised."""
 
@@ -53,6 +56,22 @@ class Submitter:
             return self._submit_with(self._options, fn, args, kwargs)
         except self._fails_in_its_future as error:
             return self._failed(error)
+
+    def share(self, obj: T) -> SharedObject[T]:
+        """Pickle an object once, and return a handle that stands for it in the arguments of calls, at any depth.
+
+        The object is pickled before this returns: later changes to it do not reach the calls. A runner gets it when the
+        first call there needs it, and each slot opens it once. The object is kept until the handle is closed or
+        garbage-collected and the calls that use it have ended, or until the pool ends. In a ``with`` statement, the
+        handle is closed at the end. docs/large-data.md has the details.
+
+        Raises:
+            CallSerializationError: the object cannot be pickled.
+            SharedObjectError: the pool has a serializer object of its own, which cannot know handles.
+            FrameTooLargeError: the pickled object is larger than ``max_payload``.
+            RuntimeError: the pool is shut down.
+        """
+        return self._share(obj)
 
     def map(
         self,

@@ -21,6 +21,7 @@ from dragonfly_executor.engine.large_payloads import sendable
 from dragonfly_executor.engine.latch import Latch
 from dragonfly_executor.engine.queries import Queries
 from dragonfly_executor.engine.queue_progress import stats_of
+from dragonfly_executor.engine.shared_contents import SharedContents
 from dragonfly_executor.engine.shutdown import ForkGuard, watch_exit
 from dragonfly_executor.engine.startup import EngineStart
 from dragonfly_executor.engine.submit_queue import SubmitQueue
@@ -65,6 +66,7 @@ class Engine:
         self.options = options
         self.codec = codec
         self.tiers = tiers
+        self.shared = SharedContents(codec, options.max_payload, tiers)
         self._file_snapshots = [tier.file_snapshot for tier in tiers if tier.file_snapshot is not None]
         self.forked = False
         self.unlinked: weakref.WeakSet[Future[Any]] = weakref.WeakSet()
@@ -140,9 +142,14 @@ class Engine:
     def _keep(self, parts: Sequence[Buffer], size: int) -> Sequence[Buffer]:
         """Return a snapshot of a large payload: in shared memory if there is room, otherwise in parts."""
         memory = self.shared_memory() if size <= self.options.max_payload else None
-        # Pieces that slots of runners elsewhere cache are in `PayloadParts`.
-        kept = None if memory is None or type(parts) is PayloadParts else memory.keep(parts, size)
-        return self.codec.keep(parts) if kept is None else kept
+        lasting = parts if isinstance(parts, PayloadParts) else None
+        # Pieces that slots cache are for runners elsewhere too, so they stay as they are.
+        kept = None if memory is None or (lasting is not None and lasting.kept) else memory.keep(parts, size)
+        if kept is None:
+            return self.codec.keep(parts)
+        if lasting is not None:
+            kept.contents = lasting.contents
+        return kept
 
     def shared_memory(self) -> SharedMemory | None:
         """Return the memory that the pool shares with slots on this machine; None if it shares none."""

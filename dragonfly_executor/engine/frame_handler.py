@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from dragonfly_executor.engine.context import EngineContext
     from dragonfly_executor.engine.large_payloads import LargePayloads
     from dragonfly_executor.engine.runner_messages import Result
+    from dragonfly_executor.engine.shared_uploads import SharedUploads
     from dragonfly_executor.transport.call_start_table import CallStartTable
     from dragonfly_executor.transport.link import Link
 
@@ -57,6 +58,7 @@ class FrameHandler:
     Args:
         peer: the runner.
         transfers: its large calls and results.
+        shared: the shared objects that it asks for.
         engine: the pool's, for the output of its calls, and their results in shared memory.
         starts: which of its calls have begun; None if that cannot be known.
 
@@ -73,6 +75,7 @@ class FrameHandler:
         self,
         peer: Peer,
         transfers: LargePayloads,
+        shared: SharedUploads,
         engine: EngineContext,
         starts: CallStartTable | None,
     ) -> None:
@@ -84,6 +87,7 @@ class FrameHandler:
         self._gone: dict[Ref, None] = {}
         self._peer = peer
         self._transfers = transfers
+        self._shared = shared
         self._engine = engine
         self._outputs = engine.outputs
         self._starts = starts
@@ -96,6 +100,8 @@ class FrameHandler:
         """
         if frame.kind == Kind.OUTPUT:
             self._on_output(frame)
+        elif frame.kind == Kind.SHARED_WANT:
+            self._shared.send(frame.call_id, frame.detail, from_start=not frame.flags & Flag.MORE)
         elif frame.call_id:
             self._on_call_frame((frame.call_id, frame.attempt), frame, said)
         else:

@@ -11,7 +11,7 @@ from dragonfly_executor.engine.outcome import Outcome
 from dragonfly_executor.errors import ProtocolError
 from dragonfly_executor.protocol.frames import MAX_INLINE, SHARED, Flag, Frame, split_bulk
 from dragonfly_executor.protocol.memory_bounds import Download
-from dragonfly_executor.serialization.buffer_cache import PayloadParts
+from dragonfly_executor.serialization.buffer_cache import PayloadParts, joined
 from dragonfly_executor.transport.link import Link
 from dragonfly_executor.transport.sockets import Buffer
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
@@ -40,6 +40,8 @@ class SharedPayload(list["Buffer"]):
         MemoryError: there is no address space for the view.
     """
 
+    contents: tuple[object, ...] = ()
+    """The shared objects that the payload needs. They are kept while the payload exists."""
     unanswered = 0
     """Number of times that the payload was sent to a runner whose answer has not come."""
 
@@ -245,4 +247,4 @@ def sendable(
     if len(parts) == 1 and type(parts[0]) is bytes and len(parts[0]) <= MAX_INLINE:
         return parts[0]
     size = sum(map(len, parts))
-    return b"".join(parts) if size <= MAX_INLINE else keep(parts, size)
+    return joined(parts) if size <= MAX_INLINE else keep(parts, size)

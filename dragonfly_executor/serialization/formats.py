@@ -11,6 +11,7 @@ from dragonfly_executor.serialization.main_pickler import NamePickler, NameTrack
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any
 
     from dragonfly_executor.serialization.layout import Received
@@ -110,14 +111,26 @@ class SerializerFormat:
                 raise
         return self._run(self._by_value(), value, main, owners, returning, inline)
 
-    def open(self, flags: int, body: Received, buffers: list[Any]) -> Any:
-        """Open a body, and return its object."""
+    def open(self, flags: int, body: Received, buffers: list[Any], shared: Callable[[int], Any] | None = None) -> Any:
+        """Open a body, and return its object.
+
+        Args:
+            flags, body, buffers: the parts of a box.
+            shared: returns a shared object by its number; None if the body refers to none.
+        """
         if flags & BY_DILL:
             from dragonfly_executor.serialization.dill_pickler import loads
 
-            return loads(body, buffers)
+            return loads(body, buffers, shared)
         if flags & BY_CUSTOM:
             return self.custom.loads(bytes(body))
+        if shared is not None:
+            # Imported only for calls that use shared objects.
+            from io import BytesIO
+
+            from dragonfly_executor.serialization.shared_unpickler import SharedUnpickler
+
+            return SharedUnpickler(BytesIO(body), buffers, shared).load()
         return pickle.loads(body, buffers=buffers)
 
     def _by_value(self) -> Any:

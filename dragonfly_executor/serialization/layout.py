@@ -41,6 +41,7 @@ BY_DILL = 0x02
 BY_CUSTOM = 0x04
 BY_NAME = 0x08  # the body's function is a name in __main__
 WITH_PATH = 0x10  # the definitions begin with the parent's import path: its length in 8 bytes, then its pickle
+WITH_SHARED = 0x20  # the definitions begin, before the path, with a table of shared objects: its length, then the table
 
 _HEAD = Struct("<BBHI")
 _LENGTH = Struct("<Q")
@@ -65,16 +66,34 @@ class Sink(list["Any"]):
     write = list.append
 
 
-def with_path(path: bytes, definitions: bytes) -> bytes:
-    """Prepend a pickled import path to definitions."""
-    return b"".join((_LENGTH.pack(len(path)), path, definitions))
+def with_part(part: bytes, definitions: bytes) -> bytes:
+    """Prepend a pickled import path, or a table of shared objects, to definitions."""
+    return b"".join((_LENGTH.pack(len(part)), part, definitions))
 
 
-def split_path(definitions: memoryview) -> tuple[bytes, memoryview]:
-    """Split the result of `with_path` into the import path and the definitions."""
+def split_part(definitions: memoryview) -> tuple[bytes, memoryview]:
+    """Split the result of `with_part` into the part and the definitions."""
     (size,) = _LENGTH.unpack_from(definitions)
     end = _LENGTH.size + size
     return bytes(definitions[_LENGTH.size : end]), definitions[end:]
+
+
+def shared_table(data: Received) -> bytes:
+    """Return the table of shared objects of a payload; empty if the payload has none.
+
+    Raises:
+        ValueError: the payload is cut short.
+    """
+    if data[0] != BOX or not data[1] & WITH_SHARED:
+        return b""
+    whole = memoryview(data)
+    try:
+        count = _HEAD.unpack_from(whole)[3]
+        start = 8 * (3 + count)
+        end = start + _LENGTH.unpack_from(whole, 8)[0]
+        return split_part(whole[start:end])[0]
+    except error as exc:
+        raise ValueError("the payload is cut short") from exc
 
 
 class Buffers:

@@ -10,10 +10,11 @@ from threading import Lock
 from types import BuiltinFunctionType, FunctionType
 
 from dragonfly_executor import errors
+from dragonfly_executor.protocol.shared_entries import pack_entries
 from dragonfly_executor.protocol.stdlib_json import is_stdlib
 from dragonfly_executor.serialization import exceptions
 from dragonfly_executor.serialization.authkey import own_key
-from dragonfly_executor.serialization.buffer_cache import LEAST, RepeatedBuffers
+from dragonfly_executor.serialization.buffer_cache import LEAST, PayloadParts, RepeatedBuffers, holding_contents
 from dragonfly_executor.serialization.formats import MARK, MARKS, SerializerFormat
 from dragonfly_executor.serialization.import_environment import ImportEnvironment, directory, path_from
 from dragonfly_executor.serialization.layout import (
@@ -24,6 +25,7 @@ from dragonfly_executor.serialization.layout import (
     NEEDS_MAIN,
     PICKLE,
     WITH_PATH,
+    WITH_SHARED,
     Buffers,
     Sink,
     join,
@@ -31,12 +33,13 @@ from dragonfly_executor.serialization.layout import (
     snapshot,
     unpack,
     views,
-    with_path,
+    with_part,
 )
 from dragonfly_executor.serialization.main_pickler import MAIN_NAMES, importable
 from dragonfly_executor.serialization.parent_main import ParentMain
 from dragonfly_executor.serialization.rebuild import main_module
 from dragonfly_executor.serialization.script import describe
+from dragonfly_executor.serialization.shared_object import EncodedObject
 from dragonfly_executor.util import validation
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 from dragonfly_executor.util.validation import SUSPENDS
@@ -48,6 +51,8 @@ if TYPE_CHECKING:
 
     from dragonfly_executor.serialization.layout import Buffer, Received
     from dragonfly_executor.serialization.main_pickler import NameTracking
+    from dragonfly_executor.serialization.parent_main import Defined
+    from dragonfly_executor.serialization.shared_object import SharedContent
 
     OnCode = Callable[[list[tuple[CodeType, str]]], object]
 
@@ -150,10 +155,38 @@ class CallCodec:
             size = sum(map(len, parts))
             text = f"the call's arguments, of {size} bytes, cannot be copied: there is no memory for them"
             raise errors.CallSerializationError(text) from exc
-        if max(map(len, kept)) < LEAST:
-            return kept
-        with self._lock:
-            return self._repeats.mark(kept, [])
+        if max(map(len, kept)) >= LEAST:
+            with self._lock:
+                kept = self._repeats.mark(kept, [])
+        return holding_contents(kept, parts.contents) if isinstance(parts, PayloadParts) else kept
+
+    def encode_shared(self, value: Any) -> EncodedObject:
+        """Encode an object that is to be shared. Large pieces are views of the object, so copy them at once.
+
+        Raises:
+            CallSerializationError: the object cannot be pickled; the text says which part.
+            SharedObjectError: the pool has a serializer object of its own.
+        """
+        if self._format.custom is not None:
+            raise errors.SharedObjectError(
+                "a pool with a serializer object of its own cannot share objects, because its dumps() would have to "
+                'know handles: use "cloudpickle", "dill" or "pickle"'
+            )
+        try:
+            if self._environment.has_changed():
+                self._forget_imports()
+            sink, buffers, pickler = self._format.tracked(value, self._main)
+        except (KeyboardInterrupt, errors.CallSerializationError):
+            raise
+        except BaseException as exc:  # __reduce__ and __getstate__ are user code
+            raise errors.CallSerializationError(self._error_text(_same, (value,), {}, exc)) from exc
+        self._code_travels(pickler)
+        return EncodedObject(
+            self._main,
+            pack(self._format.flags, b"", views(sink), buffers.views, copy=False),
+            frozenset(pickler.hard | pickler.soft),
+            pickler.shared,
+        )
 
     def decode_result(self, data: Received) -> Any:
         """Decode the value that a slot sent.
@@ -266,25 +299,25 @@ class CallCodec:
         if name is None or plain is None:
             return self._any_call(call)
         body, buffers = plain
-        definitions, large = self._main.definitions(frozenset((name.partition(".")[0],)))
+        definitions, large, shared = self._main.definitions(frozenset((name.partition(".")[0],)))
         imported = self._main.script is not None
         if imported:
             self.needs_script = True
         if imported and not definitions and not buffers.views and not self._environment.path:
             return [_MAIN_CALL + body[0]] if len(body) == 1 else self._marked([_MAIN_CALL, *self._pieces(body)], [])
         flags = BY_NAME | (NEEDS_MAIN if imported else 0)
-        return self._pack(flags, definitions, self._pieces(body), buffers.views, large)
+        return self._pack(flags, definitions, self._pieces(body), buffers.views, large, shared)
 
     def _any_call(self, call: tuple[Any, ...]) -> list[Buffer]:
         sink, buffers, pickler = self._format.tracked(call, self._main)
         self._code_travels(pickler)
         names = frozenset(pickler.hard | pickler.soft)
-        definitions, large = self._main.definitions(names) if names else (b"", [])
+        definitions, large, shared = self._main.definitions(names) if names else (b"", [], {})
         flags = self._format.flags
         if names and self._main.script is not None:
             self.needs_script = True
             flags |= NEEDS_MAIN
-        return self._pack(flags, definitions, self._pieces(sink), buffers.views, large)
+        return self._pack(flags, definitions, self._pieces(sink), buffers.views, large, pickler.shared | shared)
 
     def _custom_call(self, call: tuple[Any, ...]) -> list[Buffer]:
         body = bytes(self._format.custom.dumps(call))
@@ -292,17 +325,26 @@ class CallCodec:
         if MARK in body and self._main.script is not None:
             self.needs_script = True
             flags |= NEEDS_MAIN
-        return self._pack(flags, b"", [body], [], [])
+        return self._pack(flags, b"", [body], [], [], {})
 
     def _pack(
-        self, flags: int, definitions: bytes, body: list[Buffer], buffers: list[memoryview], large: list[memoryview]
+        self,
+        flags: int,
+        definitions: bytes,
+        body: list[Buffer],
+        buffers: list[memoryview],
+        large: list[memoryview],
+        shared: dict[int, SharedContent],
     ) -> list[Buffer]:
         path = self._environment.path
         if path:
-            flags, definitions = flags | WITH_PATH, with_path(path, definitions)
-        return self._marked(
-            pack(flags, definitions, body, [*large, *buffers], copy=self._copies, first=len(large)), large
-        )
+            flags, definitions = flags | WITH_PATH, with_part(path, definitions)
+        if shared:
+            table = pack_entries(content.entry for content in shared.values())
+            flags, definitions = flags | WITH_SHARED, with_part(table, definitions)
+        packed = pack(flags, definitions, body, [*large, *buffers], copy=self._copies, first=len(large))
+        parts = self._marked(packed, large)
+        return holding_contents(parts, tuple(shared.values())) if shared else parts
 
     def _marked(self, parts: list[Buffer], lasting: list[memoryview]) -> list[Buffer]:
         """Mark the large pieces of a payload that are sent repeatedly, so that slots cache them."""
@@ -336,10 +378,10 @@ class CallCodec:
             return self._format.custom.dumps(value)
         return self._format.tracked(value, self._main)
 
-    def _define(self, values: Any, owners: frozenset[str]) -> tuple[bytes, set[str], set[str], set[str]]:
+    def _define(self, values: Any, owners: frozenset[str]) -> Defined:
         sink, _, pickler = self._format.tracked(values, self._main, owners, inline=True)
         self._code_travels(pickler)
-        return join(snapshot(sink)), pickler.hard, pickler.soft, pickler.attributes
+        return join(snapshot(sink)), pickler.hard, pickler.soft, pickler.attributes, pickler.shared
 
     def _code_travels(self, pickler: NameTracking) -> None:
         if self._on_code is not None and pickler.codes:

@@ -10,6 +10,7 @@ from functools import lru_cache
 from importlib import import_module
 from types import CellType, CodeType, FunctionType, ModuleType
 
+from dragonfly_executor.errors import SharedObjectError
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -40,6 +41,15 @@ def main_attribute(qualname: str) -> Any:
     for part in qualname.split("."):
         found = getattr(found, part)
     return found
+
+
+def shared_object(number: int) -> Any:
+    """Stand in a pickle for a shared object. The unpickler of a call calls a function of the slot instead.
+
+    Raises:
+        SharedObjectError: another unpickler opens the pickle.
+    """
+    raise SharedObjectError(f"shared object {number} exists only in the slots that its calls run on")
 
 
 def module(name: str, submodules: tuple[str, ...] = ()) -> ModuleType:
