@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from dragonfly_executor.engine.options import PoolOptions
     from dragonfly_executor.engine.output.router import OutputRouter
     from dragonfly_executor.engine.shared_contents import SharedContents
-    from dragonfly_executor.engine.shared_memory import SharedMemory
+    from dragonfly_executor.engine.shared_memory import SharedSegments
     from dragonfly_executor.engine.tier_settings import TierSettings
     from dragonfly_executor.serialization import CallCodec
 
@@ -53,7 +53,7 @@ class EngineContext(Protocol):
     def setup_failed(self, payload: bytes, is_error: bool) -> None:
         """Break the pool: the initializer failed in a slot."""
 
-    def shared_memory(self) -> SharedMemory | None:
+    def shared_memory(self) -> SharedSegments | None:
         """Return the memory that the pool shares with slots on this machine; None if it shares none."""
         ...
 

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from dragonfly_executor.engine.options import PoolOptions
     from dragonfly_executor.engine.output.router import OutputRouter
     from dragonfly_executor.engine.runner_links import RunnerLinks
-    from dragonfly_executor.engine.shared_memory import SharedMemory
+    from dragonfly_executor.engine.shared_memory import SharedSegments
     from dragonfly_executor.engine.tier_settings import TierSettings
     from dragonfly_executor.serialization import CallCodec
     from dragonfly_executor.transport.sockets import Buffer
@@ -90,8 +90,8 @@ class Engine:
         """The engine thread; None until all threads and descriptors exist."""
         self._thread_id = 0
         self._has_ended = Latch()
-        self._memory: SharedMemory | None = None
-        self._memories: dict[str, SharedMemory] = {}
+        self._memory: SharedSegments | None = None
+        self._memories: dict[str, SharedSegments] = {}
         self._timer: Timer | None = None
         self._turn_is_due = False
         self._components: EngineComponents
@@ -151,14 +151,14 @@ class Engine:
             kept.contents = lasting.contents
         return kept
 
-    def shared_memory(self) -> SharedMemory | None:
+    def shared_memory(self) -> SharedSegments | None:
         """Return the memory that the pool shares with slots on this machine; None if it shares none."""
         if self._memory is None and any(tier.backend.shares_memory for tier in self.tiers):
             # Imported for the first large payload. Two threads may come here at once, and get one object.
-            from dragonfly_executor.engine.shared_memory import SharedMemory
+            from dragonfly_executor.engine.shared_memory import SharedSegments
 
             limit = sum(tier.backend.shared_memory_limit() for tier in self.tiers)
-            self._memory = self._memories.setdefault("", SharedMemory(limit))
+            self._memory = self._memories.setdefault("", SharedSegments(limit))
         return self._memory
 
     def check_open(self) -> None:

@@ -82,7 +82,7 @@ class SlotChannel:
         self.numbers: set[int] = set()
 
 
-class SharedMemory:
+class SharedSegments:
     """The shared memory of a pool: its own segments, and those in which slots send results.
 
     Args:
