@@ -236,15 +236,22 @@ def no_memory_for(size: int) -> errors.ResultDeserializationError:
 
 
 def sendable(
-    parts: Sequence[Buffer], keep: Callable[[Sequence[Buffer], int], Sequence[Buffer]]
+    parts: Sequence[Buffer], max_payload: int, keep: Callable[[Sequence[Buffer], int], Sequence[Buffer]]
 ) -> bytes | Sequence[Buffer]:
     """Return a payload in the form that a call keeps: one `bytes` if it fits into a frame.
 
     Args:
         parts: the encoded call.
+        max_payload: maximum size in bytes.
         keep: called with the parts of a larger payload and their size, to return the form in which it is kept.
+
+    Raises:
+        FrameTooLargeError: the payload is larger than `max_payload` bytes.
     """
-    if len(parts) == 1 and type(parts[0]) is bytes and len(parts[0]) <= MAX_INLINE:
+    size = len(parts[0]) if len(parts) == 1 else sum(map(len, parts))
+    if size > max_payload:
+        text = f"the call's arguments take {size} bytes, more than max_payload={max_payload}"
+        raise errors.FrameTooLargeError(text)
+    if len(parts) == 1 and type(parts[0]) is bytes and size <= MAX_INLINE:
         return parts[0]
-    size = sum(map(len, parts))
     return joined(parts) if size <= MAX_INLINE else keep(parts, size)

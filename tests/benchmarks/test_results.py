@@ -18,7 +18,7 @@ from benchmarks.report import absolute_markdown, block, markdown, threads_markdo
 from benchmarks.results import Results
 from benchmarks.rounds import wire_seconds
 from benchmarks.rows import ROWS
-from benchmarks.subjects import ADAPTERS, BASELINE, MPIRE, OURS, POOL, RAY, SOCKETS, SPAWN
+from benchmarks.subjects import ADAPTERS, BASELINE, MPIRE, OURS, POOL, RAY, SOCKETS, SPAWN, THREADS
 
 
 def results(row: str, **figures: list[float | None]) -> Results:
@@ -67,9 +67,9 @@ def test_a_row_has_a_baseline_of_its_own() -> None:
 
 
 @pytest.mark.parametrize(("row", "best"), [("submits", MPIRE), ("round_trip_p50", POOL)])
-def test_the_best_peer_is_neither_ours_nor_the_baseline_nor_a_limit(row: str, best: str) -> None:
+def test_the_best_peer_is_neither_ours_nor_the_baseline_nor_a_limit_nor_threads(row: str, best: str) -> None:
     figures: dict[str, list[float | None]] = {
-        BASELINE: [1.0], OURS: [9.0], POOL: [2.0], MPIRE: [3.0], SOCKETS: [8.0], RAY: [None],
+        BASELINE: [1.0], OURS: [9.0], POOL: [2.0], MPIRE: [3.0], SOCKETS: [8.0], RAY: [None], THREADS: [20.0],
     }  # fmt: skip
     assert (Results(rows={row: figures}).best_peer(row) or ("",))[0] == best
 
