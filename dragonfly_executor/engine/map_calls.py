@@ -93,8 +93,8 @@ class MapCalls:
         engine: runs the calls.
         options: the options of each call.
         encode: encodes a call with these arguments.
-        is_delayed: exception types of `encode` and of `Engine.payload_of` that are raised in the call's turn. All others are
-            raised by `submit`.
+        is_delayed: exception types of `encode` and of `Engine.payload_of` that are raised in the call's turn. All
+            others are raised by `submit`.
 
     Attributes:
         pending: the calls whose results were not taken, in order.
