@@ -40,7 +40,7 @@ def is_writable(array: Any) -> bool:
 
 def write_and_die_once(array: Any, mark: str) -> int:
     """Overwrite the argument and die. The second time, return the sum of the argument."""
-    if os.path.exists(mark):
+    if Path(mark).exists():
         return int(array.sum())
     Path(mark).touch()
     array[:] = 0
@@ -78,7 +78,7 @@ def limit_descriptors(spare: int) -> int:
     """Leave the slot so many descriptors. Returns the slot's process id."""
     import resource
 
-    used = len(os.listdir("/proc/self/fd"))
+    used = len(list(Path("/proc/self/fd").iterdir()))
     resource.setrlimit(resource.RLIMIT_NOFILE, (used + spare, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
     return os.getpid()
 
