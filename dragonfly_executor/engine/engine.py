@@ -163,7 +163,10 @@ class Engine:
         """Return the memory that the pool shares with slots on this machine; None if it shares none."""
         if self._memory is None and any(tier.backend.shares_memory for tier in self.tiers):
             # Imported for the first large payload. Two threads may come here at once, and get one object.
-            from dragonfly_executor.engine.shared_memory import SharedSegments
+            try:
+                from dragonfly_executor.engine.shared_memory import SharedSegments
+            except (ImportError, MemoryError, OSError):
+                return None  # no descriptor or memory for the import: payloads travel over the stream
 
             limit = sum(tier.backend.shared_memory_limit() for tier in self.tiers)
             self._memory = self._memories.setdefault("", SharedSegments(limit))

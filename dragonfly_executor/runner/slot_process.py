@@ -354,7 +354,10 @@ class _Slot:
     def _shared_memory(self) -> SlotMemory | None:
         if self._memory is None and self._rendezvous is not None:
             # Imported at the first large payload.
-            from dragonfly_executor.runner.slot_memory import SlotMemory
+            try:
+                from dragonfly_executor.runner.slot_memory import SlotMemory
+            except (ImportError, MemoryError, OSError):
+                return None  # no descriptor or memory for the import: the payload travels over the stream
 
             self._memory = SlotMemory(self._rendezvous)
             self._calls.setsockopt(SOL_SOCKET, SO_RCVTIMEO, MEMORY_IDLE)

@@ -109,7 +109,10 @@ class ReceivedSegment:
             write_word(self.fd, index, FREE)
             return memoryview(data)
         if self._kind is None:
-            self._kind = _exporter_of(self.size)
+            try:
+                self._kind = _exporter_of(self.size)
+            except (ImportError, OSError) as error:
+                raise MemoryError(f"ctypes cannot be imported: {error}") from None
         if user is not None:
             write_word(self.fd, index, user)
         if index in self._cold:

@@ -247,17 +247,19 @@ class SegmentPool:
                     blocks.append(free.popleft())
             except IndexError:
                 pass
-            by_segment: dict[Segment, list[Block]] = {}
-            for block in blocks:
-                if block.since <= until and block.user == FREE:
-                    by_segment.setdefault(block.segment, []).append(block)
-            closing = {segment for segment, idle in by_segment.items() if len(idle) == len(segment.blocks)}
-            free.extendleft(reversed([block for block in blocks if not self._is_lost(block, closing)]))
+            # Lost blocks go first: a segment closes if all that is left of it is idle.
+            blocks = [block for block in blocks if not self._is_lost(block)]
+            by_segment: dict[Segment, int] = {}
+            for segment in (block.segment for block in blocks if block.since <= until and block.user == FREE):
+                by_segment[segment] = by_segment.get(segment, 0) + 1
+            free.extendleft(
+                reversed([one for one in blocks if by_segment.get(one.segment, 0) < len(one.segment.blocks)])
+            )
         return any(self._free.values())
 
-    def _is_lost(self, block: Block, closing: set[Segment]) -> bool:
+    def _is_lost(self, block: Block) -> bool:
         word = block.user
-        return block.segment in closing or word == ABANDONED or (word not in (FREE, LENT) and word not in self._users)
+        return word == ABANDONED or (word not in (FREE, LENT) and word not in self._users)
 
     def clear(self) -> None:
         """Drop all blocks. Segments that are in use close when their last block is dropped."""
