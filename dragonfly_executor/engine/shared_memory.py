@@ -25,6 +25,8 @@ IDLE = 5.0
 """Seconds after which unused memory is given back."""
 BATCH = 64
 """Messages of one slot that are handled before the loop goes on."""
+MOST_DESCRIPTORS = 2**16
+"""Descriptors that this process may open as far as shared memory is concerned."""
 DESCRIPTORS = 8
 """One in so many descriptors that this process may open is the most segments. Each takes at most two."""
 
@@ -90,9 +92,12 @@ class SharedSegments:
     """
 
     def __init__(self, limit: int) -> None:
-        from resource import RLIMIT_NOFILE, getrlimit
+        from resource import RLIM_INFINITY, RLIMIT_NOFILE, getrlimit
 
-        self.account = MemoryAccount(limit, max(1, min(getrlimit(RLIMIT_NOFILE)[0], 2**16) // DESCRIPTORS))
+        descriptors = getrlimit(RLIMIT_NOFILE)[0]
+        if descriptors == RLIM_INFINITY or descriptors > MOST_DESCRIPTORS:
+            descriptors = MOST_DESCRIPTORS
+        self.account = MemoryAccount(limit, max(1, descriptors // DESCRIPTORS))
         self._numbers = count(1)
         self._segments: WeakValueDictionary[int, Segment] = WeakValueDictionary()
         self._users: set[int] = set()
