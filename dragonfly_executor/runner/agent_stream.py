@@ -31,8 +31,15 @@ class AgentStream:
             OSError: the agent is gone.
         """
         with self._lock:
+            if len(parts) == 1:
+                self._sock.sendall(parts[0])
+                return
+            # The agent is woken once, by all parts.
+            sent = self._sock.sendmsg(parts)
             for part in parts:
-                self._sock.sendall(part)
+                if sent < len(part):
+                    self._sock.sendall(memoryview(part)[sent:])
+                sent = max(0, sent - len(part))
 
     def receive_into(self, view: memoryview) -> None:
         """Fill the view with the next bytes that the agent sends. If the stream ends early, exit: the agent is gone."""
