@@ -143,6 +143,14 @@ class Dispatcher:
         """Record that `size` more bytes of a large payload are in the slot."""
         self._scheduler.payload_arrived(call, size, self._loop.time())
 
+    def shared_requested(self, call: SlotCall) -> None:
+        """Record that a call waits for a shared object."""
+        self._scheduler.shared_requested(call)
+
+    def shared_answered(self, call: SlotCall) -> None:
+        """Record that a call waits for one shared object less."""
+        self._scheduler.payload_arrived(call, 1, self._loop.time())
+
     def answered(self, slot: Slot, frame: Frame) -> None:
         """Handle the slot's answer to its first call. The caller calls `dispatch` after the last of several."""
         if frame.kind == RETURNED:

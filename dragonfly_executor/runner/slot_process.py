@@ -37,8 +37,11 @@ from dragonfly_executor.runner import slot_progress as phases
 from dragonfly_executor.runner.agent_stream import AgentStream
 from dragonfly_executor.runner.code_changes import LoadedFiles
 from dragonfly_executor.runner.memory_limit import MemoryLimit
+from dragonfly_executor.runner.process_mark import ProcessMark
+from dragonfly_executor.runner.slot_shared import SlotShared
 from dragonfly_executor.serialization import SlotCodec, perform
 from dragonfly_executor.serialization.buffer_cache import BufferCache, read_table, segments, write_answer
+from dragonfly_executor.serialization.layout import BOX, PICKLE, WITH_SHARED
 from dragonfly_executor.transport.payload_buffer import memory_for
 from dragonfly_executor.transport.sockets import Socket
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
@@ -58,6 +61,10 @@ They are on their way at once, so their size over the round-trip time bounds the
 """
 SCRAP_SIZE = 16 * 1024
 """Size in bytes of the buffer that drains a payload for which there is no memory. It is allocated at the start."""
+CALL = int(Kind.CALL)
+CHECK_IDLE = int(Kind.CHECK_IDLE)
+RESULT = int(Kind.RESULT)
+# Plain module names, because an enum lookup takes longer than the comparison.
 FAILED = 70
 """Exit status (EX_SOFTWARE) of a slot whose initializer failed."""
 
@@ -91,7 +98,7 @@ def main(
         stream = AgentStream(results)
         status = _Slot(calls, stream, take_over_output(stream), progress).serve(setup, place)
         slot_shutdown.end_in_order()
-        _flush_standard_streams()
+        slot_shutdown.flush_standard_streams()
     except OSError:
         # The agent is gone, or a call closed a descriptor of the slot. The agent reports the end of that call.
         return
@@ -113,22 +120,14 @@ def become_session_leader(agent_pid: int) -> None:
     gc.enable()
 
 
-def _flush_standard_streams() -> None:
-    for stream in (sys.stdout, sys.stderr):
-        try:
-            stream.flush()
-        except (AttributeError, OSError, ValueError):
-            # A call may have closed or replaced the stream. The text that the stream held is lost.
-            continue
-
-
 class _Slot:
     def __init__(self, calls: Socket, agent: AgentStream, output: SlotStreams | None, progress: Progress) -> None:
         self._calls = calls
         self._agent = agent
         self._output = output
         self._progress = progress
-        self._pid = os.getpid()
+        self._mark = ProcessMark()
+        self._memory_limit: MemoryLimit | None = None
         self._scrap = bytearray(SCRAP_SIZE)
         self._max_payload = 0
         self._ref: tuple[int, int] | None = None
@@ -139,6 +138,7 @@ class _Slot:
         self._loaded: LoadedFiles | None = None
         self._kept = BufferCache()
         self._codec: SlotCodec
+        self._shared: SlotShared
 
     def serve(self, setup: bytes, place: WorkingDirectory | None) -> int:
         """Prepare the process, then run calls. Return the exit status."""
@@ -146,6 +146,7 @@ class _Slot:
         codec_setup = setup[SETUP_HEAD.size : SETUP_HEAD.size + size]
         initializer = setup[SETUP_HEAD.size + size :]
         self._codec = SlotCodec(codec_setup, place)
+        self._shared = SlotShared(self._agent, self._codec)
         # Modules that the agent has loaded are the same in each slot, so only later imports are watched.
         self._loaded = LoadedFiles(self._codec.main) if place is None else None
         self._codec.prepare()
@@ -160,17 +161,23 @@ class _Slot:
         self._agent.send(encode(Kind.READY))
         if self._output is not None:
             self._output.wait_for_agent()
-        while packet := self._calls.recv(PACKET_SIZE):
-            self._since = time.perf_counter()
-            if self._loaded is not None and self._loaded.are_stale(self._since, self._ended) and self._declines(packet):
-                break
-            self._run(packet)
+        self._run_calls()
         return 0
 
-    def _declines(self, packet: bytes) -> bool:
+    def _run_calls(self) -> None:
+        """Run calls until the agent closes the queue, or until this slot declines one."""
+        packet = memoryview(bytearray(PACKET_SIZE))
+        receive, clock, loaded, run = self._calls.recv_into, time.perf_counter, self._loaded, self._run
+        while size := receive(packet):
+            self._since = clock()
+            if loaded is not None and loaded.are_stale(self._since, self._ended) and self._declines(packet):
+                break
+            run(packet, size)
+
+    def _declines(self, packet: memoryview) -> bool:
         """Give a call back, so that a slot with the current files runs it. This slot then ends."""
         kind, _, attempt, _, call_id, _ = HEADER.unpack_from(packet)
-        if kind != Kind.CALL:
+        if kind != CALL:
             return False
         self._agent.send(encode(Kind.RETURNED, call_id, attempt=attempt))
         return True
@@ -194,9 +201,13 @@ class _Slot:
         self._agent.send(encode(Kind.SETUP_FAILED, payload=payload[: MAX_FRAME // 2], flags=Flag.ERROR))
         return False
 
-    def _run(self, packet: bytes) -> None:
+    def _run(self, packet: memoryview, size: int) -> None:
         kind, flags, attempt, number, call_id, _ = HEADER.unpack_from(packet)
-        data: Buffer = memoryview(packet)[HEADER_SIZE + (CALL_OPTIONS.size if flags & Flag.OPTIONS else 0) :]
+        start = HEADER_SIZE + CALL_OPTIONS.size if flags & Flag.OPTIONS else HEADER_SIZE
+        data: Buffer = packet[start:size]
+        if size == start or packet[start] != PICKLE:
+            # The next packet overwrites this one, and arrays in the call may be views of its bytes.
+            data = bytes(data)
         if flags & Flag.LARGE:
             try:
                 data = self._receive_large(call_id, attempt, data)
@@ -204,9 +215,15 @@ class _Slot:
                 self._send_error(call_id, attempt, UnopenedCallError(f"MemoryError: {error}"))
                 return
             self._since = time.perf_counter()
-        if kind == Kind.CHECK_IDLE:
-            self._answer_idle_check(data)
+        if kind != CALL:
+            self._on_notice(kind, data)
             return
+        if data[0] == BOX and data[1] & WITH_SHARED:
+            absent = self._shared.fetch(data, call_id, attempt)
+            if absent is not None:
+                self._send_error(call_id, attempt, absent)
+                return
+            self._since = time.perf_counter()
         # Mark before any user code runs: an unmarked call has not started, and may be sent to another slot.
         self._progress.mark(number)
         self._ref, self._memory_limit = None, None
@@ -218,7 +235,7 @@ class _Slot:
         if self._output is not None:
             self._output.begin_call(self._progress.log_level)
         is_error, retryable, parts = perform(self._codec, data, self._begin, self._failed)
-        if os.getpid() != self._pid:
+        if not self._mark.is_here():
             # The call forked, and its child returned here. Only the original process may send the result.
             os._exit(0)
         if self._memory_limit is not None:
@@ -226,13 +243,20 @@ class _Slot:
         if self._loaded is not None:
             self._loaded.note()
         self._ended = time.perf_counter()
-        microseconds = min(int((self._ended - self._since) * 1e6), MAX_DETAIL)
+        microseconds = int((self._ended - self._since) * 1e6)
         if self._output is not None:
             self._output.end_call(call_id, attempt)
         result_flags = (Flag.ERROR if is_error else 0) | (Flag.RETRYABLE if retryable else 0)
-        self._send_result(call_id, attempt, microseconds, result_flags, parts)
+        self._send_result(call_id, attempt, min(microseconds, MAX_DETAIL), result_flags, parts)
         # Flush now, so that the call's output appears now and not when the slot ends.
-        _flush_standard_streams()
+        slot_shutdown.flush_standard_streams()
+
+    def _on_notice(self, kind: int, data: Buffer) -> None:
+        """Handle a packet that is no call."""
+        if kind == CHECK_IDLE:
+            self._answer_idle_check(data)
+        elif kind == Kind.SHARED_FORGET:
+            self._shared.forget(data)
 
     def _begin(self) -> None:
         """Note that the call is decoded and its function starts."""
@@ -248,7 +272,7 @@ class _Slot:
 
     def _failed(self, error: BaseException) -> None:
         """Note that the call raised an exception, which is encoded next."""
-        if self._memory_limit is not None and os.getpid() == self._pid:
+        if self._memory_limit is not None and self._mark.is_here():
             self._memory_limit.end(error)
 
     def _answer_idle_check(self, data: Buffer) -> None:
@@ -259,7 +283,7 @@ class _Slot:
             # User code: a failing check must not end a runner that is in use.
             sys.excepthook(type(error), error, error.__traceback__)
             may_go = False
-        if os.getpid() != self._pid:
+        if not self._mark.is_here():
             os._exit(0)
         if self._output is not None:
             self._output.end_call(0, 0)
@@ -318,15 +342,15 @@ class _Slot:
         self._send_result(call_id, attempt, 0, Flag.ERROR, self._codec.encode_error(error))
 
     def _send_result(self, call_id: int, attempt: int, microseconds: int, flags: int, parts: Sequence[Buffer]) -> None:
-        total = sum(map(len, parts)) if len(parts) > 1 else len(parts[0])
+        total = len(parts[0]) if len(parts) == 1 else sum(map(len, parts))
         if total > max_result_bytes(self._max_payload, flags):
             what = "error" if flags & Flag.ERROR else "result"
             text = f"the call's {what} takes {total} bytes, more than max_payload={self._max_payload}"
             self._send_error(call_id, attempt, errors.FrameTooLargeError(text))
             return
         if total <= MAX_INLINE:
-            header = HEADER.pack(Kind.RESULT, flags, attempt, microseconds, call_id, total)
-            self._agent.send(b"".join((header, *parts)))
+            header = HEADER.pack(RESULT, flags, attempt, microseconds, call_id, total)
+            self._agent.send(header + parts[0] if len(parts) == 1 else b"".join((header, *parts)))
             return
         flags |= Flag.LARGE | Flag.MORE
         self._agent.send(
@@ -339,4 +363,4 @@ class _Slot:
                 piece = view[start : start + CHUNK_SIZE]
                 sent += len(piece)
                 more = Flag.MORE if sent < total else 0
-                self._agent.send(HEADER.pack(Kind.CHUNK, more, attempt, 0, call_id, len(piece)), piece)
+                self._agent.send_chunk(HEADER.pack(Kind.CHUNK, more, attempt, 0, call_id, len(piece)), piece)

@@ -24,6 +24,16 @@ def end_in_order() -> None:
     _try(atexit._run_exitfuncs)  # noqa: SLF001
 
 
+def flush_standard_streams() -> None:
+    """Flush stdout and stderr. Never raises."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (AttributeError, OSError, ValueError):
+            # A call may have closed or replaced the stream. The text that the stream held is lost.
+            continue
+
+
 def _try(step: Callable[[], object]) -> None:
     try:
         step()

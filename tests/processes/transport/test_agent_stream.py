@@ -25,7 +25,7 @@ def test_frames_of_several_threads_arrive_whole() -> None:
             payload = bytes([number]) * LENGTH
             frame = encode(Kind.CHUNK, number, payload)
             for _ in range(FRAMES):
-                stream.send(frame[:24], frame[24:])
+                stream.send_chunk(frame[:24], frame[24:])
 
         threads = [threading.Thread(target=send, args=(number,)) for number in range(THREADS)]
         for thread in threads:
