@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 
 from dragonfly_executor import LocalBackend
+from dragonfly_executor.engine.large_payloads import sendable
 from dragonfly_executor.engine.shared_contents import SEALED_FROM, SharedContents
-from dragonfly_executor.engine.shared_uploads import SharedUploads
-from dragonfly_executor.protocol.frames import CHUNK_SIZE, Decoder, Flag, Frame, Kind
+from dragonfly_executor.engine.shared_uploads import CALLS_SLACK, SharedUploads
+from dragonfly_executor.protocol.frames import CHUNK_SIZE, Decoder, Flag, Frame, Kind, encode
 from dragonfly_executor.protocol.shared_entries import INLINE_SIZE, read_numbers
 from dragonfly_executor.serialization import CallCodec
 from dragonfly_executor.serialization.layout import unpack
@@ -29,6 +30,7 @@ class Link:
 
     def __init__(self) -> None:
         self.frames: list[Frame] = []
+        self.unwritten_objects: set[int] = set()
 
     def send_bulk(self, header: bytes, piece: memoryview) -> None:
         self.frames += Decoder().feed(header + bytes(piece))
@@ -50,8 +52,20 @@ def contents() -> SharedContents:
     return SharedContents(CallCodec(), 1 << 30, [Tier(Elsewhere())])  # type: ignore[list-item]
 
 
-def start(contents: SharedContents) -> tuple[SharedUploads, Link]:
-    uploads, link = SharedUploads(contents), Link()
+class Uploads(SharedUploads):
+    """Uploads whose requests a test makes. `gone` are calls that have ended."""
+
+    def __init__(self, contents: SharedContents) -> None:
+        self.gone: set[tuple[int, int]] = set()
+        super().__init__(contents, lambda ref: ref not in self.gone)
+
+    def send(self, number: int, chunks: int, *, from_start: bool, is_first: bool = False) -> None:
+        flags = (0 if from_start else Flag.MORE) | (Flag.RETRYABLE if is_first else 0)
+        self.requested(Decoder().feed(encode(Kind.SHARED_WANT, number, flags=flags, detail=chunks))[0])
+
+
+def start(contents: SharedContents) -> tuple[Uploads, Link]:
+    uploads, link = Uploads(contents), Link()
     uploads.send(1, 5, from_start=True)  # without a link nothing is sent
     uploads.attach(link)  # type: ignore[arg-type]
     return uploads, link
@@ -97,6 +111,42 @@ def test_an_object_that_is_gone_is_said_to_be(contents: SharedContents) -> None:
         uploads.send(number, 2, from_start=False)
         [frame] = link.sent()
         assert (frame.kind, read_numbers(frame.payload)) == (Kind.SHARED_FORGET, [number])
+
+
+def payload(contents: SharedContents, *handles: object) -> object:
+    """The payload of a call with these handles, as a call keeps it."""
+    return sendable(contents._codec.encode_call(len, handles, {}))
+
+
+def test_calls_whose_object_is_on_its_way_for_the_first_time_have_not_begun(contents: SharedContents) -> None:
+    one, two = contents.share(bytes(3 * CHUNK_SIZE)), contents.share(bytes(3 * CHUNK_SIZE))
+    uploads, link = start(contents)
+    uploads.call_sent((1, 1), payload(contents, one))
+    uploads.call_sent((2, 1), payload(contents, two))
+    uploads.call_sent((3, 2), payload(contents, [one, two], bytes(100_000)))
+    uploads.call_sent((4, 1), payload(contents))
+    assert uploads.waiting_calls() == set()
+    uploads.send(1, 2, from_start=True, is_first=True)
+    uploads.send(2, 2, from_start=True)
+    assert uploads.waiting_calls() == {(1, 1), (3, 2)}
+    uploads.send(1, 2, from_start=False)
+    assert uploads.waiting_calls() == set()
+    link.unwritten_objects = {1, 2}
+    assert uploads.waiting_calls() == {(1, 1), (3, 2)}
+    # A slot had the object, and its file is gone: a call of that slot may have begun.
+    uploads.send(1, 2, from_start=True)
+    assert uploads.waiting_calls() == set()
+
+
+def test_calls_that_have_ended_are_forgotten(contents: SharedContents) -> None:
+    handle = contents.share(bytes(3 * CHUNK_SIZE))
+    uploads, _ = start(contents)
+    call = payload(contents, handle)
+    for number in range(5 * CALLS_SLACK):
+        uploads.call_sent((number, 1), call)
+        uploads.gone.add((number - 10, 1))
+    uploads.send(1, 1, from_start=True, is_first=True)
+    assert len(uploads.waiting_calls()) <= CALLS_SLACK + 20
 
 
 def test_each_object_that_is_freed_is_told_of_once(contents: SharedContents) -> None:
