@@ -35,6 +35,7 @@ class PoolExecutor(Submitter, Executor):
         self._options = options
         self._owns_pool = owns_pool
         self._submit_with = pool.submit_with
+        self._calls_of_map = pool.calls_of_map
         self._failed = pool.failed
         self._share = pool.share_object
 

@@ -11,6 +11,7 @@ from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from typing import Any, ClassVar, TypeVar
 
+    from dragonfly_executor.engine.map_calls import MapCalls
     from dragonfly_executor.engine.options import CallOptions
     from dragonfly_executor.serialization.shared_object import SharedObject
 
@@ -26,6 +27,8 @@ class Submitter:
     _options: CallOptions
     _submit_with: Callable[..., Future[Any]]
     """`Pool.submit_with` of the pool."""
+    _calls_of_map: Callable[..., MapCalls]
+    """`Pool.calls_of_map` of the pool."""
     _failed: Callable[[Exception], Future[Any]]
     """`Pool.failed` of the pool."""
     _share: Callable[[Any], SharedObject[Any]]
@@ -99,4 +102,7 @@ class Submitter:
             ValueError: `chunksize` or `buffersize` is less than 1.
             TypeError: `buffersize` is not a whole number, or `fn` is an ``async def`` or a generator function.
         """
-        return map_calls(self.submit, fn, iterables, timeout, chunksize, buffersize)
+        return map_calls(self._map_calls, fn, iterables, timeout, chunksize, buffersize)
+
+    def _map_calls(self, fn: Callable[..., Any]) -> MapCalls:
+        return self._calls_of_map(self._options, fn, self._fails_in_its_future)

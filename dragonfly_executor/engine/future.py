@@ -88,7 +88,7 @@ class Future(BaseFuture[T]):
             if not super().cancel():
                 return False
             if self.call is not None:
-                self._engine.cancel(self.call)
+                self._engine.cancel((self.call,))
         except BaseException:
             self._finish_cancel()
             raise
@@ -100,7 +100,7 @@ class Future(BaseFuture[T]):
         if self.call is None or not self.cancelled():
             return
         self._condition.acquire_and_notify_all()
-        self._engine.cancel(self.call)
+        self._engine.cancel((self.call,))
         for callback in self._callbacks:
             self._engine.call_back(callback, self)
 

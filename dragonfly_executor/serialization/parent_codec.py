@@ -137,6 +137,12 @@ class CallCodec:
         except BaseException as exc:  # __reduce__ and __getstate__ are user code
             raise errors.CallSerializationError(self._error_text(fn, args, kwargs, exc)) from exc
 
+    def sends_by_reference(self, home: str | None) -> bool:
+        """Return True if plain pickle is enough for calls of this module's functions that refer to nothing else."""
+        if self._environment.has_changed():
+            self._forget_imports()
+        return home in self._importable and len(self._marks) == 1 and not self._environment.path
+
     def encode_shared(self, value: Any) -> EncodedObject:
         """Encode an object that is to be shared. Large pieces are views of the object, so copy them at once.
 
