@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from dragonfly_executor.protocol.frames import CHUNK_SIZE, HEADER, MAX_DETAIL, Flag, Frame, Kind, encode
 from dragonfly_executor.protocol.shared_entries import pack_numbers
-from dragonfly_executor.serialization.buffer_cache import HoldingBytes, PayloadParts
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from dragonfly_executor.engine.shared_contents import SharedContents
+    from dragonfly_executor.serialization.shared_object import SharedContent
     from dragonfly_executor.transport.link import Link
 
     Ref = tuple[int, int]
@@ -45,9 +45,10 @@ class SharedUploads:
 
     def call_sent(self, ref: Ref, payload: object) -> None:
         """Note the objects that a call needs which is sent to the runner."""
-        if not isinstance(payload, PayloadParts | HoldingBytes) or not payload.contents:
+        contents: tuple[SharedContent, ...] = getattr(payload, "contents", ())
+        if not contents:
             return
-        self._calls[ref] = [content.entry.number for content in payload.contents]
+        self._calls[ref] = [content.entry.number for content in contents]
         if len(self._calls) > self._calls_most:
             self._calls = {ref: numbers for ref, numbers in self._calls.items() if self._has_call(ref)}
             self._calls_most = 2 * len(self._calls) + CALLS_SLACK
