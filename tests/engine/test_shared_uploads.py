@@ -115,7 +115,8 @@ def test_an_object_that_is_gone_is_said_to_be(contents: SharedContents) -> None:
 
 def payload(contents: SharedContents, *handles: object) -> object:
     """The payload of a call with these handles, as a call keeps it."""
-    return sendable(contents._codec.encode_call(len, handles, {}))
+    codec = contents._codec
+    return sendable(codec.encode_call(len, handles, {}), 1 << 30, lambda parts, size: codec.keep(parts))
 
 
 def test_calls_whose_object_is_on_its_way_for_the_first_time_have_not_begun(contents: SharedContents) -> None:
