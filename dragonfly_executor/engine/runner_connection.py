@@ -97,8 +97,8 @@ class RunnerLink:
         self._on_hello = on_hello
         self._transfers = LargePayloads(engine.codec, max_payload)
         self._starts = node.starts
-        self._shared = SharedUploads(engine.shared)
-        self._frame_handler = FrameHandler(self, self._transfers, self._shared, engine, node.starts)
+        self.shared = SharedUploads(engine.shared, self.has_call)
+        self._frame_handler = FrameHandler(self, self._transfers, self.shared, engine, node.starts)
         if node.memory is not None:
             # For slots with large payloads, which connect at this socket.
             loop.add_reader(node.memory.fileno(), self._on_connections)
@@ -116,7 +116,7 @@ class RunnerLink:
         self._link = Link(self._loop, sock, self._on_frames, self._on_closed, handshake=True)
         self._link.on_shortage = self._handler.make_room
         self._transfers.attach(self._link)
-        self._shared.attach(self._link)
+        self.shared.attach(self._link)
 
     @property
     def slots(self) -> int:
@@ -163,7 +163,7 @@ class RunnerLink:
         if link.is_blocked:
             self._frame_handler.unwritten[call.id, call.attempt] = link.next_place
         number = 0 if starts is None else starts.assign((call.id, call.attempt))
-        if isinstance(payload, bytes):
+        if type(payload) is bytes:
             if not limits.concern_runner:
                 link.queue(HEADER.pack(CALL, 0, call.attempt, number, call.id, len(payload)) + payload)
                 return
@@ -172,7 +172,9 @@ class RunnerLink:
             link.queue(call_frame(call, number, now, payload.location()))
             return
         else:
-            self._transfers.offer((call.id, call.attempt), payload)
+            self.shared.call_sent((call.id, call.attempt), payload)
+            if not isinstance(payload, bytes):
+                self._transfers.offer((call.id, call.attempt), payload)
         link.queue(call_frame(call, number, now))
 
     def follow_log_level(self, level: int) -> None:
@@ -279,6 +281,8 @@ class RunnerLink:
             self._link.close()
             self.never_left |= self._link.unwritten
         self.never_left |= self._transfers.close()
+        if self._starts is None:
+            self.never_left |= self.shared.waiting_calls()
         self._engine.outputs.runner_is_gone(self)
 
     def descriptor(self) -> int:
