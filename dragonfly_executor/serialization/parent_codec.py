@@ -10,7 +10,7 @@ from types import BuiltinFunctionType, FunctionType
 
 from dragonfly_executor import errors
 from dragonfly_executor.protocol.shared_entries import pack_entries
-from dragonfly_executor.serialization import exceptions, slot_setup
+from dragonfly_executor.serialization import exceptions, large_unpickler, slot_setup
 from dragonfly_executor.serialization.buffer_cache import LEAST, PayloadParts, RepeatedBuffers, holding_contents
 from dragonfly_executor.serialization.formats import MARK, MARKS, SerializerFormat
 from dragonfly_executor.serialization.function_call import function_body, nested_function
@@ -208,7 +208,7 @@ class CallCodec:
         """
         try:
             if data[0] == PICKLE:
-                return pickle.loads(data)
+                return large_unpickler.loads(data)
             return self._open(data)
         except KeyboardInterrupt:
             raise

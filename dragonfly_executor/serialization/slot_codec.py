@@ -10,7 +10,7 @@ from types import CoroutineType
 
 from dragonfly_executor import errors
 from dragonfly_executor.errors.base import UnopenedCallError
-from dragonfly_executor.serialization import authkey, exceptions, function_call
+from dragonfly_executor.serialization import authkey, exceptions, function_call, large_unpickler
 from dragonfly_executor.serialization.formats import MARK, SerializerFormat
 from dragonfly_executor.serialization.layout import (
     ATOMS,
@@ -128,7 +128,7 @@ class SlotCodec:
             UnopenedCallError: the payload cannot be opened here; the cause says why.
         """
         try:
-            call = pickle.loads(data) if data[0] == PICKLE else self._call(data)
+            call = large_unpickler.loads(data) if data[0] == PICKLE else self._call(data)
             return call if len(call) == 4 else (*call, ())
         except BaseException as exc:  # imports and __setstate__ run user code, which may even exit
             text = exceptions.one_line(exc)
@@ -212,7 +212,7 @@ class SlotCodec:
     def _call(self, data: Received) -> Any:
         if data[0] == MAIN_CALL:
             self.main.ensure_imported()
-            name, *rest = pickle.loads(memoryview(data)[1:])
+            name, *rest = large_unpickler.loads(memoryview(data)[1:])
             return main_attribute(name), *rest
         return self._open(data)
 
@@ -232,7 +232,7 @@ class SlotCodec:
             self.main.apply(definitions, buffers[:first], lambda data: self._definition(data, shared))
         if flags & BY_CODE:
             code, body = function_call.split(body)
-            return function_call.made(code, pickle.loads(body, buffers=buffers[first:]))
+            return function_call.made(code, large_unpickler.loads(body, buffers[first:]))
         opened = self._format.open(flags, body, buffers[first:], shared)
         if flags & BY_NAME:
             name, *rest = opened
