@@ -202,15 +202,16 @@ class Decoder:
         if self._failure is not None:
             raise ProtocolError(self._failure)
         before = len(self._pending)
+        frames: list[Frame] = []
         try:
             if before:
                 self._pending += data
                 if not self._complete():
                     return []
                 data = bytes(self._pending)
-            frames: list[Frame] = []
             position = self._split(data, frames)
-            self._pending = bytearray(data[position:]) if position < len(data) else bytearray()
+            if before or position < len(data):
+                self._pending = bytearray(data[position:])
         except MemoryError:
             del self._pending[before:]
             raise

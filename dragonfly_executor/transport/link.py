@@ -234,8 +234,10 @@ class Link:
             frames = self._feed(data)
             while frames:
                 self._on_frames(frames)
+                if self.closed or not self._decoder.pending:
+                    break
                 # During a handshake there may be more frames, under the limits that the last frame has set.
-                frames = self._feed(b"") if self._decoder.pending and not self.closed else []
+                frames = self._feed(b"")
         except ProtocolError as error:
             self._fail(error)
             return False
