@@ -111,6 +111,8 @@ def become_session_leader(agent_pid: int) -> None:
     for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    # A garbage collection here that visits the agent's objects copies each page of them.
+    gc.freeze()
     gc.enable()
 
 
