@@ -3,87 +3,98 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import platform
+import signal
 import subprocess
 import sys
-from collections.abc import Mapping
+import time
+from collections.abc import Sequence
+from datetime import UTC, datetime
 from pathlib import Path
-from statistics import median
 
-from benchmarks.adapters import ADAPTERS, BASELINE
-from benchmarks.measures import measure
-from benchmarks.report import TARGETS, Figures, ratios_to_baseline, table, verdict
+from benchmarks.interpreters import ROOT, Interpreters
+from benchmarks.plots import write_plots
+from benchmarks.report import block, verdict
+from benchmarks.results import Results
+from benchmarks.rounds import Run
+from benchmarks.rows import ROWS
+from benchmarks.subjects import EXECUTORS, LIMITS, OTHER
 
-# Short measurements are noisy, and cheap to repeat. The median of each round counts.
-REPEATS = {"cold_start": 3, "import_time": 3}
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure, print and write. Returns the exit code."""
+    options = _parser().parse_args(arguments)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped"))  # an exception ends the measured processes, too
+    began = time.monotonic()
+    results = _measure(options)
+    results.machine["minutes"] = round((time.monotonic() - began) / 60, 1)
+    print(", ".join(f"{name}: {value}" for name, value in results.machine.items()))
+    print(*(block(results, name) for name in results.rows), sep="\n")
+    print(
+        f"\n{'ratio of ours':<50}{'target':>12}{'got':>8}",
+        *(verdict(results, name) for name in ROWS if name in results.rows),
+        sep="\n",
+    )
+    if results.failures:
+        print("\nnot measured:", *results.failures, sep="\n  ")
+    results.write(Path(options.json))
+    if options.svg:
+        write_plots(results, Path(options.svg))
+    missed = [name for name in results.rows if ROWS[name].bound is not None and not results.is_met(name)]
+    return 1 if options.check and missed else 0
 
 
-def main() -> int:
-    options = _options()
-    names = [BASELINE, *(name for name in options.executors if name != BASELINE)]
-    results: dict[str, Figures] = {taken: {name: [] for name in names} for taken in options.measures}
+def _measure(options: argparse.Namespace) -> Results:
+    executors = [*dict.fromkeys(options.executors), *([OTHER] if options.beside else [])]
+    interpreters = Interpreters(options.workers, options.quick)
+    beside = Interpreters(options.workers, options.quick, Path(options.beside).resolve()) if options.beside else None
+    run = Run(interpreters, [*executors, *(() if options.no_limits else LIMITS)], options.rows, beside)
     # Other load on the machine disturbs figures most, so the report shows it.
-    machine = {
+    run.results.machine = machine(options.workers, options.rounds)
+    if not options.quick:
+        run.compile()
+    for number in range(options.rounds):
+        run.round(number)
+        run.results.write(Path(options.json))  # a run that is interrupted has the rounds that are complete
+        print(f"round {number + 1} of {options.rounds}", file=sys.stderr)
+    for number in range(options.curves):
+        run.curves(number)
+    run.results.machine["load after"] = round(os.getloadavg()[0], 2)
+    return run.results
+
+
+def machine(workers: int, rounds: int) -> dict[str, object]:
+    """Return what a reader needs to know about the machine and the run."""
+    commit = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    return {
+        "date": datetime.now(UTC).strftime("%Y-%m-%d"),
+        "commit": commit.stdout.strip() or "unknown",
         "python": platform.python_version(),
         "system": platform.system(),
         "cpus": os.cpu_count(),
-        "workers": options.workers,
+        "workers": workers,
+        "rounds": rounds,
         "load before": round(os.getloadavg()[0], 2),
     }
-    for name in names:
-        _figure("cold_start", name, options.workers)  # compiles modules that are not compiled yet; does not count
-    for number in range(options.rounds):
-        for taken, figures in results.items():
-            # Each round begins with another executor, so that none is always first.
-            start = number % len(names)
-            for name in names[start:] + names[:start]:
-                figures[name].append(_figure(taken, name, options.workers))
-        print(f"round {number + 1} of {options.rounds}", file=sys.stderr)
-    machine["load after"] = round(os.getloadavg()[0], 2)
-    print(", ".join(f"{name}: {value}" for name, value in machine.items()))
-    print(*(table(taken, figures) for taken, figures in results.items()), sep="\n")
-    verdicts = [verdict(taken, figures) for taken, figures in results.items()]
-    print(f"\n{'ratio to ' + BASELINE:<40}{'target':>8}{'got':>8}", *(line for _, line in verdicts), sep="\n")
-    _write(Path(options.json), machine, results)
-    return 1 if options.check and not all(met for met, _ in verdicts) else 0
 
 
-def _options() -> argparse.Namespace:
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)), help="default: the CPUs there are")
-    parser.add_argument("--executors", nargs="+", choices=list(ADAPTERS), default=list(ADAPTERS))
-    parser.add_argument("--measures", nargs="+", choices=list(TARGETS), default=list(TARGETS))
+    parser.add_argument("--executors", nargs="+", choices=list(EXECUTORS), default=list(EXECUTORS))
+    parser.add_argument("--rows", nargs="*", choices=list(ROWS), default=list(ROWS))
+    parser.add_argument("--curves", type=int, nargs="?", const=1, default=0, help="rounds of the growth curves (0)")
+    parser.add_argument("--no-limits", action="store_true", help="leave the limits out")
+    parser.add_argument("--beside", metavar="CHECKOUT", help="measure the DragonflyExecutor of another checkout too")
+    parser.add_argument("--quick", action="store_true", help="see whether everything runs; the figures say nothing")
     parser.add_argument("--json", default="build/benchmarks.json", help="file for the figures")
+    parser.add_argument("--svg", metavar="FOLDER", help="draw the figures, too")
     parser.add_argument("--check", action="store_true", help="exit with 1 if a target is missed")
-    return parser.parse_args()
-
-
-def _figure(taken: str, name: str, workers: int) -> float | None:
-    """Return the median of some repetitions; None if the executor is not installed, or fails."""
-    try:
-        return median(measure(taken, name, workers) for _ in range(REPEATS.get(taken, 1)))
-    except subprocess.SubprocessError as error:
-        reason = str(getattr(error, "stderr", None) or error).strip().splitlines()[-1]
-        print(f"{taken} of {name} could not be measured: {reason}", file=sys.stderr)
-        return None
-
-
-def _write(path: Path, machine: Mapping[str, object], results: Mapping[str, Figures]) -> None:
-    """Write the figures as JSON: rates in 1/s, times in seconds, memory in bytes."""
-    measured = {
-        taken: {
-            "rounds": figures,
-            "ratio": {name: median(ratios) for name in figures if (ratios := ratios_to_baseline(name, figures))},
-            "target": {"bound": TARGETS[taken].bound, "at_least": TARGETS[taken].at_least},
-            "met": verdict(taken, figures)[0],
-        }
-        for taken, figures in results.items()
-    }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps({**machine, "measures": measured}, indent=2) + "\n", encoding="utf-8")
+    return parser
 
 
 if __name__ == "__main__":

@@ -60,11 +60,13 @@ if TYPE_CHECKING:
         ResultSerializationError,
         RunnerAuthError,
         RunnerLostError,
+        SharedObjectError,
         StartError,
         VersionMismatchError,
     )
     from dragonfly_executor.protocol.parent import Parent
     from dragonfly_executor.runner.drain_notice import on_drain
+    from dragonfly_executor.serialization.shared_object import SharedObject
 
 __all__ = [
     "Backend",
@@ -108,6 +110,8 @@ __all__ = [
     "RunnerLostError",
     "SSHBackend",
     "SSHHost",
+    "SharedObject",
+    "SharedObjectError",
     "SlurmBackend",
     "StartError",
     "VersionMismatchError",
@@ -140,6 +144,7 @@ _ROOMS = {
     "RayBackend": "backends.ray.backend",
     "SSHBackend": "backends.ssh.backend",
     "SSHHost": "backends.ssh.hosts",
+    "SharedObject": "serialization.shared_object",
     "SlurmBackend": "backends.slurm.backend",
     "call": "api.named_pools",
     "cast": "api.named_pools",

@@ -35,7 +35,9 @@ class PoolExecutor(Submitter, Executor):
         self._options = options
         self._owns_pool = owns_pool
         self._submit_with = pool.submit_with
+        self._calls_of_map = pool.calls_of_map
         self._failed = pool.failed
+        self._share = pool.share_object
 
     def __repr__(self) -> str:
         try:

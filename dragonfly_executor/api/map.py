@@ -3,26 +3,29 @@
 from __future__ import annotations
 
 import time
-from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from concurrent.futures import Future
 from copy import copy
-from itertools import count, islice
+from itertools import islice
 
 from dragonfly_executor import errors
+from dragonfly_executor.api.map_items import MapItems
+from dragonfly_executor.engine.map_calls import MapCall, MapCalls
 from dragonfly_executor.serialization.map_chunk import add_note, item, run_chunk
 from dragonfly_executor.util import validation
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from typing import Any, TypeVar
+    from typing import Any, TypeAlias, TypeVar
 
     T = TypeVar("T")
+    Batch: TypeAlias = list[tuple[tuple[Any, ...], int, int]]
 else:
     T = object
 
 UNSIZED_WINDOW = 1024
 """Maximum number of calls that are submitted ahead of the results taken, if the number of items is unknown."""
+SUBMITTED_AT_ONCE = 64
+"""Maximum number of calls that are submitted in one step."""
 
 
 class MapResults(Iterator[T]):
@@ -32,30 +35,41 @@ class MapResults(Iterator[T]):
     never asked for runs for its effects.
     """
 
-    def __init__(self, results: Generator[T, None, None], pending: deque[Future[Any]]) -> None:
-        self._results = results
-        self._pending = pending
+    # The generator's own method in a slot takes half the time of a method that calls it.
+    __slots__ = ("__next__", "__weakref__", "_calls", "_results")
 
-    def __next__(self) -> T:
-        return next(self._results)
+    if TYPE_CHECKING:
+
+        def __next__(self) -> T:
+            """Return the next result."""
+            ...
+
+    def __init__(self, results: Generator[T, None, None], calls: MapCalls) -> None:
+        self._results = results
+        self._calls = calls
+        self.__next__ = results.__next__  # type: ignore[method-assign]
 
     def close(self) -> None:
         """Cancel the remaining calls. There are no more results."""
         self._results.close()
         # Python does not run the cleanup of a generator that has not begun.
-        _cancel(self._pending)
-        self._pending.clear()
+        self._calls.close()
 
 
 def map_calls(
-    submit: Callable[..., Future[Any]],
+    make_calls: Callable[[Callable[..., Any]], MapCalls],
     fn: Callable[..., T],
     iterables: Sequence[Iterable[Any]],
     timeout: float | None,
     chunksize: int,
     buffersize: int | None,
 ) -> Iterator[T]:
-    """Return the results of a map; see `PoolExecutor.map`. The first calls are submitted before this returns."""
+    """Return the results of a map; see `PoolExecutor.map`. The first calls are submitted before this returns.
+
+    Args:
+        make_calls: makes the map's calls, which are calls of the function that it gets.
+        fn, iterables, timeout, chunksize, buffersize: the map.
+    """
     if chunksize < 1:
         raise ValueError("chunksize must be >= 1.")
     if buffersize is not None:
@@ -65,25 +79,16 @@ def map_calls(
             raise ValueError("buffersize must be None or > 0")
     validation.refuse(fn)
     deadline = None if timeout is None else time.monotonic() + timeout
-    arguments = zip(*iterables)  # noqa: B905  # as the builtin map, it ends with the shortest
-    chunks: Iterator[Any] = arguments if chunksize == 1 else _chunked(arguments, chunksize)
-    firsts = count(0, chunksize)
-    window = _window(iterables, chunksize, buffersize)
-
-    def send(chunk: Any) -> Future[Any]:
-        """Submit one item's arguments as a call, or a chunk of items as one call."""
-        return submit(fn, *chunk) if chunksize == 1 else submit(run_chunk, fn, chunk, next(firsts))
-
-    sent = _submitted(chunks, send)
-    pending: deque[Future[Any]] = deque()
+    calls = make_calls(fn if chunksize == 1 else run_chunk)
+    batches = _Items(iterables) if chunksize == 1 else _Chunks(fn, iterables, chunksize)
+    feed = _Feed(make_calls, calls, batches, _window(iterables, chunksize, buffersize))
     try:
-        pending.extend(islice(sent, window))
+        more = feed.fill()
         # Once all are submitted, the results must not hold the executor, so that a dropped executor can shut down
         # meanwhile.
-        results = _results(pending, iter(()) if window is None else sent, deadline, chunksize)
-        return MapResults(results if chunksize == 1 else (value for values in results for value in values), pending)
+        return MapResults(_results(calls, feed if more else None, deadline, chunksize > 1), calls)
     except BaseException:
-        _cancel(pending)
+        calls.close()
         raise
 
 
@@ -95,84 +100,131 @@ def _window(iterables: Sequence[Iterable[Any]], chunksize: int, buffersize: int 
     return UNSIZED_WINDOW
 
 
-def _chunked(arguments: Iterator[tuple[Any, ...]], size: int) -> Iterator[list[tuple[Any, ...]]]:
-    while chunk := list(islice(arguments, size)):
-        yield chunk
+class _Items:
+    """The calls of a map whose items are calls of their own."""
+
+    def __init__(self, iterables: Sequence[Iterable[Any]]) -> None:
+        self._arguments = zip(*iterables)  # noqa: B905  # as the builtin map, it ends with the shortest
+        self._taken = 0
+
+    def take(self, count: int, batch: Batch) -> None:
+        """Append the next `count` calls, or those that are left, to `batch`. Raises what the iterables raise."""
+        number = self._taken
+        for arguments in islice(self._arguments, count):
+            batch.append((arguments, number, 1))
+            number = self._taken = number + 1
 
 
-def _submitted(chunks: Iterator[Any], send: Callable[[Any], Future[Any]]) -> Iterator[Future[Any]]:
-    """Yield the future of each call, which is submitted on demand. An error of the arguments keeps its turn."""
+class _Chunks:
+    """The calls of a map whose items are run in chunks."""
 
-    def submit_next() -> Future[Any] | None:
-        """Submit the next call and return its future; None if there are no more."""
-        nonlocal chunks
-        try:
-            chunk = next(chunks)
-        except StopIteration:
-            return None
-        except Exception as error:  # an interrupt is raised at once
-            chunks = iter(())
-            failed: Future[Any] = Future()
-            failed.set_exception(error)
-            return failed
-        return send(chunk)
+    def __init__(self, fn: Callable[..., Any], iterables: Sequence[Iterable[Any]], size: int) -> None:
+        self._fn = fn
+        self._items = MapItems(iterables)
+        self._size = size
 
-    return iter(submit_next, None)
+    def take(self, count: int, batch: Batch) -> None:
+        """Append the next `count` calls, or those that are left, to `batch`. Raises what the iterables raise."""
+        for _ in range(count):
+            first = self._items.taken
+            columns = self._items.columns(self._size)
+            if not columns:
+                return
+            batch.append(((self._fn, columns, first), first, self._size))
+
+
+class _Feed:
+    """Submits the calls of a map, as far ahead as its window reaches.
+
+    Args:
+        submitter: kept alive until all calls are submitted: a dropped executor shuts down.
+        calls: takes the calls.
+        batches: makes the calls.
+        window: maximum number of calls ahead; None for all.
+    """
+
+    def __init__(self, submitter: object, calls: MapCalls, batches: _Items | _Chunks, window: int | None) -> None:
+        self._submitter = submitter
+        self._calls = calls
+        self._batches = batches
+        self._window = window
+        # The first calls start while the next ones are encoded.
+        self._count = 1
+        self._least = 1 if window is None else min(SUBMITTED_AT_ONCE, max(1, window // 16))
+        """Calls for which there must be room: a small window is filled up at once, a large one in steps."""
+
+    def fill(self) -> bool:
+        """Submit the calls that the window has room for. Returns False if there are no more."""
+        calls = self._calls
+        while True:
+            count = self._count
+            if self._window is not None:
+                room = self._window - len(calls.pending)
+                if room < self._least:
+                    return True
+                count = min(count, room)
+            batch: Batch = []
+            try:
+                self._batches.take(count, batch)
+            except Exception as error:  # an interrupt is raised at once
+                calls.submit(batch)
+                calls.fail(error)
+                return False
+            calls.submit(batch)
+            if len(batch) < count:
+                return False
+            self._count = min(2 * self._count, SUBMITTED_AT_ONCE)
 
 
 def _results(
-    pending: deque[Future[Any]], sent: Iterator[Future[Any]], deadline: float | None, chunksize: int
+    calls: MapCalls, feed: _Feed | None, deadline: float | None, in_chunks: bool
 ) -> Generator[Any, None, None]:
+    pending = calls.pending
     try:
-        for first in count(0, chunksize):
+        while True:
+            # The next calls are submitted before the wait for this one, so that the slots stay busy.
+            if feed is not None and not feed.fill():
+                feed = None
             if not pending:
                 return
-            # The next call is submitted before the wait for this one, so that the slots stay busy.
-            pending.extend(islice(sent, 1))
-            yield _take(pending, deadline, first, chunksize)
+            if not pending[0].is_settled:
+                # The call stays in the queue meanwhile, so that an interrupt finds it there.
+                calls.wait(pending[0], deadline)
+            if in_chunks:
+                values = _value(pending.popleft())
+                # Keep no reference to a value that was yielded.
+                values.reverse()
+                while values:
+                    yield values.pop()
+            else:
+                yield _value(pending.popleft())
     finally:
-        _cancel(pending)
+        calls.close()
 
 
-def _take(pending: deque[Future[Any]], deadline: float | None, first: int, chunksize: int) -> Any:
-    """Return the oldest result, and keep no reference to it. An error gets a note that names its item."""
-    # The future stays in the queue until this ends, so that an interrupt finds it there.
-    future = pending[0]
+def _value(call: MapCall) -> Any:
+    """Return a call's value. An error gets a note that names the item."""
     try:
-        return future.result(None if deadline is None else deadline - time.monotonic())
+        return call.take()
     except BaseException as error:
-        if not future.done() or type(future) is Future:
-            raise  # this wait has timed out; or the arguments' iterator has raised
-        told = _named(error, first, chunksize)
+        told = _named(error, call.first, call.size)
         if told is error:
             raise
         raise told from error.__cause__
-    finally:
-        future.cancel()
-        pending.popleft()
-        del future
 
 
-def _named(error: BaseException, first: int, chunksize: int) -> BaseException:
+def _named(error: BaseException, first: int, size: int) -> BaseException:
     """Return the error with a note that names the item, or the items of the chunk, that it belongs to."""
+    if not size:
+        return error  # the iterator of the arguments has raised it
     if isinstance(error, errors.DragonflyError) and not isinstance(error, errors.RemoteCallError):
         if isinstance(error, (errors.BudgetExceeded, errors.BootError, errors.PoolBrokenError)):
             return error  # not the fault of an item
-        if chunksize > 1 and isinstance(error, (errors.CallSerializationError, errors.ResultSerializationError)):
+        if size > 1 and isinstance(error, (errors.CallSerializationError, errors.ResultSerializationError)):
             return error  # its text names the item
         # A lost runner has one error for all calls that were on it, and only this call must have the note.
         error = copy(error).with_traceback(error.__traceback__)
-    elif chunksize > 1:
+    elif size > 1:
         return error  # the slot added the item
-    add_note(error, f"raised for {item(first, first + chunksize - 1)}")
+    add_note(error, f"raised for {item(first, first + size - 1)}")
     return error
-
-
-def _cancel(futures: Iterable[Future[Any]]) -> None:
-    try:
-        for future in futures:
-            future.cancel()
-    except BaseException:  # an interrupt
-        for future in futures:
-            future.cancel()
-        raise

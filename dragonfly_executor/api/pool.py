@@ -12,9 +12,11 @@ from dragonfly_executor.api.registry import Registry, check_backends
 from dragonfly_executor.api.submitter import Submitter
 from dragonfly_executor.core.events import Resized, ShutdownMode
 from dragonfly_executor.engine.future import Future
+from dragonfly_executor.engine.map_calls import MapCalls
 from dragonfly_executor.engine.option_set import OptionSignature
 from dragonfly_executor.engine.shutdown import leave
 from dragonfly_executor.engine.tier_settings import capacities_of, most_calls, most_runners, names_of
+from dragonfly_executor.serialization.repeated_call import RepeatedCall
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 from dragonfly_executor.util.validation import whole
 
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     from dragonfly_executor.core.stats import PoolStats
     from dragonfly_executor.engine.engine import Engine
     from dragonfly_executor.engine.option_keywords import PoolKeywords
+    from dragonfly_executor.serialization.shared_object import SharedObject
 
     T = TypeVar("T")
 
@@ -206,6 +209,24 @@ class Pool(Submitter):
         Raises:
             RequirementsError: no runner can have what the call requires.
         """
+        self._check(options)
+        parts = self._codec.encode_call(fn, args, kwargs, options.retry_on)
+        return self._engine.submit(parts, options.limits(), cancel_running=options.cancel_running)
+
+    def calls_of_map(
+        self, options: CallOptions, fn: Callable[..., object], is_delayed: tuple[type[Exception], ...]
+    ) -> MapCalls:
+        """Return the calls of a new map, which are calls of `fn` with these options; see `MapCalls` for the rest.
+
+        Raises:
+            RequirementsError: no runner can have what the calls require.
+        """
+        self._check(options)
+        encode = RepeatedCall(self._codec, fn, options.retry_on).encode
+        return MapCalls(self._engine, options, encode, is_delayed)
+
+    def _check(self, options: CallOptions) -> None:
+        """Raise the error that a submit with these options would raise now, whatever it submits."""
         engine = self._engine
         # Before anything is pickled, because pickling may take long and run the user's code.
         engine.check_open()
@@ -215,8 +236,11 @@ class Pool(Submitter):
 
             tiers = engine.tiers
             check_possible(options.requires, capacities_of(tiers), names_of(tiers))
-        parts = self._codec.encode_call(fn, args, kwargs, options.retry_on)
-        return engine.submit(parts, options.limits(), cancel_running=options.cancel_running)
+
+    def share_object(self, value: T) -> SharedObject[T]:
+        """Pickle an object for many calls; see `Submitter.share`."""
+        self._engine.check_open()
+        return self._engine.shared.share(value)
 
     def failed(self, error: Exception) -> Future[Any]:
         """Return the future of a call that failed before it could be submitted."""
@@ -226,6 +250,8 @@ class Pool(Submitter):
 
     # On the class: an instance that holds a bound method of its own is never freed without the garbage collector.
     _submit_with = submit_with  # pyright: ignore[reportAssignmentType]  # an instance binds it
+    _calls_of_map = calls_of_map  # pyright: ignore[reportAssignmentType]  # and this
+    _share = share_object  # pyright: ignore[reportAssignmentType]  # and this
     _failed = failed  # pyright: ignore[reportAssignmentType]  # and this
 
     def call(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> T:

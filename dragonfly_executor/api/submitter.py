@@ -11,7 +11,9 @@ from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from typing import Any, ClassVar, TypeVar
 
+    from dragonfly_executor.engine.map_calls import MapCalls
     from dragonfly_executor.engine.options import CallOptions
+    from dragonfly_executor.serialization.shared_object import SharedObject
 
     T = TypeVar("T")
 
@@ -25,8 +27,12 @@ class Submitter:
     _options: CallOptions
     _submit_with: Callable[..., Future[Any]]
     """`Pool.submit_with` of the pool."""
+    _calls_of_map: Callable[..., MapCalls]
+    """`Pool.calls_of_map` of the pool."""
     _failed: Callable[[Exception], Future[Any]]
     """`Pool.failed` of the pool."""
+    _share: Callable[[Any], SharedObject[Any]]
+    """`Pool.share_object` of the pool."""
     _fails_in_its_future: ClassVar[tuple[type[Exception], ...]] = ()
     """Errors of a submit that the future gets. All others are raised."""
 
@@ -54,6 +60,22 @@ class Submitter:
         except self._fails_in_its_future as error:
             return self._failed(error)
 
+    def share(self, obj: T) -> SharedObject[T]:
+        """Pickle an object once, and return a handle that stands for it in the arguments of calls, at any depth.
+
+        The object is pickled before this returns: later changes to it do not reach the calls. A runner gets it when the
+        first call there needs it, and each slot opens it once. The object is kept until the handle is closed or
+        garbage-collected and the calls that use it have ended, or until the pool ends. In a ``with`` statement, the
+        handle is closed at the end. docs/large-data.md has the details.
+
+        Raises:
+            CallSerializationError: the object cannot be pickled.
+            SharedObjectError: the pool has a serializer object of its own, which cannot know handles.
+            FrameTooLargeError: the pickled object is larger than ``max_payload``.
+            RuntimeError: the pool is shut down.
+        """
+        return self._share(obj)
+
     def map(
         self,
         fn: Callable[..., T],
@@ -80,4 +102,7 @@ class Submitter:
             ValueError: `chunksize` or `buffersize` is less than 1.
             TypeError: `buffersize` is not a whole number, or `fn` is an ``async def`` or a generator function.
         """
-        return map_calls(self.submit, fn, iterables, timeout, chunksize, buffersize)
+        return map_calls(self._map_calls, fn, iterables, timeout, chunksize, buffersize)
+
+    def _map_calls(self, fn: Callable[..., Any]) -> MapCalls:
+        return self._calls_of_map(self._options, fn, self._fails_in_its_future)

@@ -65,7 +65,8 @@ class SlotCall:
         number: its place in the order of arrival on this runner.
         is_check: True if it is the user's idle check.
         is_large: True if its payload comes in chunks, on request.
-        missing: bytes of a large payload that have not arrived. The call cannot start before all have.
+        missing: bytes of a large payload that have not arrived, then the number of shared objects that have not. The
+            call cannot start before all have.
         chunks_owed: chunks that were forwarded to the slot and not replaced by a request; kept here for the driver.
         limits: its limits, or None.
         key: the number of its key; 0 for none.

@@ -145,6 +145,10 @@ class SlotScheduler:
         if call.limits is not None:
             call.limits.since = now
 
+    def shared_requested(self, call: SlotCall) -> None:
+        """Record that a call waits in its slot for one more shared object. It cannot start before it has the object."""
+        call.missing += 1
+
     # -- answers of slots ---------------------------------------------------------------------------------------------
 
     def answered(self, slot: SlotRecord, times: Iterable[float], now: float) -> None:

@@ -5,7 +5,7 @@ Only type checkers load this module.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container
+from collections.abc import Callable, Container, Iterator, Sequence
 
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING, Protocol
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from dragonfly_executor.core.machine import Machine
     from dragonfly_executor.engine.options import PoolOptions
     from dragonfly_executor.engine.output.router import OutputRouter
+    from dragonfly_executor.engine.shared_contents import SharedContents
     from dragonfly_executor.engine.tier_settings import TierSettings
     from dragonfly_executor.serialization import CallCodec
 
@@ -32,12 +33,14 @@ class EngineContext(Protocol):
         codec: encodes calls and decodes results.
         outputs: routes the output of calls.
         tiers: the pool's backends, in order of preference.
+        shared: the pool's shared objects.
     """
 
     options: PoolOptions
     codec: CallCodec
     outputs: OutputRouter
     tiers: tuple[TierSettings, ...]
+    shared: SharedContents
 
     def handle(self, event: Any) -> None:
         """Hand the core an event, and carry out the actions."""
@@ -66,11 +69,31 @@ class FutureContext(Protocol):
         """True on the engine thread."""
         ...
 
-    def cancel(self, call: Call) -> None:
-        """Stop a call whose future was cancelled."""
+    def cancel(self, calls: Sequence[Call]) -> None:
+        """Stop calls whose futures were cancelled."""
 
     def call_back(self, callback: Callable[[Any], object], future: Future[Any]) -> None:
         """Run a done callback on the callback thread."""
+
+
+class MapContext(Protocol):
+    """An engine as the calls of a map use it, from any thread.
+
+    Attributes:
+        options: the pool's options.
+        ids: the numbers of the next calls.
+        forked: True in a process that was forked from the pool's.
+    """
+
+    options: PoolOptions
+    ids: Iterator[int]
+    forked: bool
+
+    def accept(self, calls: Sequence[Call]) -> None:
+        """Accept new calls, all or none."""
+
+    def cancel(self, calls: Sequence[Call], *, running: bool) -> None:
+        """Stop calls that were cancelled."""
 
 
 class ShutdownContext(Protocol):

@@ -6,13 +6,13 @@ import sys
 import threading
 import weakref
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import count
 
 from dragonfly_executor import errors
 from dragonfly_executor.core import actions, events
-from dragonfly_executor.core.call_table import Call, CallLimits
+from dragonfly_executor.core.calls import QUEUED, Call, CallLimits
 from dragonfly_executor.core.machine import Machine, PoolLimits
 from dragonfly_executor.engine.action_runner import broken_by, fail_each, settle
 from dragonfly_executor.engine.components import EngineComponents
@@ -21,6 +21,7 @@ from dragonfly_executor.engine.large_payloads import sendable
 from dragonfly_executor.engine.latch import Latch
 from dragonfly_executor.engine.queries import Queries
 from dragonfly_executor.engine.queue_progress import stats_of
+from dragonfly_executor.engine.shared_contents import SharedContents
 from dragonfly_executor.engine.shutdown import ForkGuard, watch_exit
 from dragonfly_executor.engine.startup import EngineStart
 from dragonfly_executor.engine.submit_queue import SubmitQueue
@@ -63,6 +64,7 @@ class Engine:
         self.options = options
         self.codec = codec
         self.tiers = tiers
+        self.shared = SharedContents(codec, options.max_payload, tiers)
         self._file_snapshots = [tier.file_snapshot for tier in tiers if tier.file_snapshot is not None]
         self.forked = False
         self.unlinked: weakref.WeakSet[Future[Any]] = weakref.WeakSet()
@@ -75,7 +77,7 @@ class Engine:
         self._modes: list[events.ShutdownMode] = []
         self._refusal: str | None = None
         self._failure: Exception | None = None
-        self._ids = count(1)
+        self.ids: Iterator[int] = count(1)
         self._may_linger = usable_cpus() > 1
         function, args = options.initializer, tuple(options.initargs)
         self._initializer = b"" if function is None else b"".join(codec.encode_call(function, args, {}))
@@ -106,32 +108,32 @@ class Engine:
             FrameTooLargeError: the payload is larger than ``max_payload``.
             StartError: the engine could not be started.
         """
-        payload = sendable(parts)
-        size = len(payload) if isinstance(payload, bytes) else sum(map(len, payload))
-        if size > self.options.max_payload:
-            text = f"the call's arguments take {size} bytes, more than max_payload={self.options.max_payload}"
-            raise errors.FrameTooLargeError(text)
+        payload = sendable(parts, self.options.max_payload)
+        future: Future[Any] = Future(self)
+        call = future.call = Call(next(self.ids), payload, future, limits, limits.kind)
+        if not cancel_running:
+            future.cancels_running = False
+        self.accept((call,))
+        return future
+
+    def accept(self, calls: Sequence[Call]) -> None:
+        """Accept new calls, all or none. Raises as `submit` does."""
         for file_snapshot in self._file_snapshots:
             file_snapshot.scan_again()
-        future: Future[Any] = Future(self)
-        call = future.call = Call(next(self._ids), payload, future, limits, limits.kind)
         if self._thread is None:
             self._start.wait()
         self.check_open()
-        if not cancel_running:
-            future.cancels_running = False
         try:
-            # From this step on, the call is accepted.
-            self._submit_queue.append(call)
+            # From this step on, the calls are accepted.
+            self._submit_queue.append(calls)
             if self._loop.is_asleep:
                 self._loop.call_soon_threadsafe(self._take_inbox)
-            # A thread that closes the pool sets the refusal first. If none is set here, the engine takes this call.
-            if (self._refusal is not None or self._failure is not None) and self._submit_queue.withdraw(call):
+            # A thread that closes the pool sets the refusal first. If none is set here, the engine takes these calls.
+            if (self._refusal is not None or self._failure is not None) and self._submit_queue.withdraw(calls):
                 self.check_open()
         except BaseException:
-            self._submit_queue.withdraw(call)
+            self._submit_queue.withdraw(calls)
             raise
-        return future
 
     def check_open(self) -> None:
         """Raise the error that a submit would raise now."""
@@ -157,10 +159,14 @@ class Engine:
             self._start.wait()
         self.post(events.Tick())
 
-    def cancel(self, call: Call) -> None:
-        """Stop a call whose future was cancelled."""
-        if not self.forked:
-            self.post(events.CancelRequested((call.id,)))
+    def cancel(self, calls: Sequence[Call], *, running: bool = True) -> None:
+        """Stop calls that were cancelled; without `running`, only those that were not sent to a runner yet."""
+        if self._thread is not None and not self.forked:
+            self._loop.call_soon_threadsafe(lambda: self._cancel(calls, running))
+
+    def _cancel(self, calls: Sequence[Call], running: bool) -> None:
+        ids = [call.id for call in calls if running or (call.state is QUEUED and call.attempt == 1)]
+        self.handle(events.CancelRequested(tuple(ids)))
 
     def post(self, event: object) -> None:
         """Hand the core an event, on the engine thread."""

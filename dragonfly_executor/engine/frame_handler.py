@@ -13,6 +13,7 @@ from dragonfly_executor.util.lazy_typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from dragonfly_executor.engine.large_payloads import LargePayloads
     from dragonfly_executor.engine.output.router import OutputRouter
+    from dragonfly_executor.engine.shared_uploads import SharedUploads
     from dragonfly_executor.transport.call_start_table import CallStartTable
     from dragonfly_executor.transport.link import Link
 
@@ -54,6 +55,7 @@ class FrameHandler:
     Args:
         peer: the runner.
         transfers: its large calls and results.
+        shared: the shared objects that it asks for.
         outputs: routes the output of its calls.
         starts: which of its calls have begun; None if that cannot be known.
 
@@ -69,6 +71,7 @@ class FrameHandler:
         self,
         peer: Peer,
         transfers: LargePayloads,
+        shared: SharedUploads,
         outputs: OutputRouter,
         starts: CallStartTable | None,
     ) -> None:
@@ -79,6 +82,7 @@ class FrameHandler:
         self._gone: dict[Ref, None] = {}
         self._peer = peer
         self._transfers = transfers
+        self._shared = shared
         self._outputs = outputs
         self._starts = starts
 
@@ -90,6 +94,8 @@ class FrameHandler:
         """
         if frame.kind == Kind.OUTPUT:
             self._on_output(frame)
+        elif frame.kind == Kind.SHARED_WANT:
+            self._shared.send(frame.call_id, frame.detail, from_start=not frame.flags & Flag.MORE)
         elif frame.call_id:
             self._on_call_frame((frame.call_id, frame.attempt), frame, said)
         else:

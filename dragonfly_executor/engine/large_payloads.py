@@ -11,7 +11,7 @@ from dragonfly_executor.engine.outcome import Outcome
 from dragonfly_executor.errors import ProtocolError
 from dragonfly_executor.protocol.frames import MAX_INLINE, Flag, Frame, split_bulk
 from dragonfly_executor.protocol.memory_bounds import Download
-from dragonfly_executor.serialization.buffer_cache import PayloadParts
+from dragonfly_executor.serialization.buffer_cache import PayloadParts, joined
 from dragonfly_executor.transport.link import Link
 from dragonfly_executor.transport.sockets import Buffer
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
@@ -182,8 +182,16 @@ def no_memory_for(size: int) -> errors.ResultDeserializationError:
     return error
 
 
-def sendable(parts: Sequence[Buffer]) -> bytes | Sequence[Buffer]:
-    """Return a payload in the form that a call keeps: one `bytes` if it fits into a frame, otherwise its parts."""
-    if len(parts) == 1 and type(parts[0]) is bytes and len(parts[0]) <= MAX_INLINE:
+def sendable(parts: Sequence[Buffer], max_payload: int) -> bytes | Sequence[Buffer]:
+    """Return a payload in the form that a call keeps: one `bytes` if it fits into a frame, otherwise its parts.
+
+    Raises:
+        FrameTooLargeError: the payload is larger than `max_payload` bytes.
+    """
+    size = len(parts[0]) if len(parts) == 1 else sum(map(len, parts))
+    if size > max_payload:
+        text = f"the call's arguments take {size} bytes, more than max_payload={max_payload}"
+        raise errors.FrameTooLargeError(text)
+    if len(parts) == 1 and type(parts[0]) is bytes and size <= MAX_INLINE:
         return parts[0]
-    return b"".join(parts) if sum(map(len, parts)) <= MAX_INLINE else parts
+    return joined(parts) if size <= MAX_INLINE else parts

@@ -13,6 +13,7 @@ from dragonfly_executor.engine.frame_handler import FrameHandler
 from dragonfly_executor.engine.large_payloads import LargePayloads
 from dragonfly_executor.engine.outcome import Outcome
 from dragonfly_executor.engine.runner_messages import Ref, Result, RunnerMessages, read_hello
+from dragonfly_executor.engine.shared_uploads import SharedUploads
 from dragonfly_executor.protocol import handshake, memory_bounds
 from dragonfly_executor.protocol.frames import CHUNK_SIZE, HEADER, HEADER_SIZE, MAX_DETAIL, Flag, Frame, Kind, encode
 from dragonfly_executor.protocol.stdlib_json import json
@@ -93,7 +94,8 @@ class RunnerLink:
         self._on_hello = on_hello
         self._transfers = LargePayloads(engine.codec, max_payload)
         self._starts = node.starts
-        self._frame_handler = FrameHandler(self, self._transfers, engine.outputs, node.starts)
+        self._shared = SharedUploads(engine.shared)
+        self._frame_handler = FrameHandler(self, self._transfers, self._shared, engine.outputs, node.starts)
         # Each slot leads a session of its own. If the agent is killed, the node finds the slots' processes by these
         # sessions.
         node.sessions = self._frame_handler.sessions
@@ -108,6 +110,7 @@ class RunnerLink:
         self._link = Link(self._loop, sock, self._on_frames, self._on_closed, handshake=True)
         self._link.on_shortage = self._handler.make_room
         self._transfers.attach(self._link)
+        self._shared.attach(self._link)
 
     @property
     def slots(self) -> int:

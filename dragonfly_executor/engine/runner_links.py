@@ -9,11 +9,15 @@ from dragonfly_executor.engine.boot.boot_helpers import BootHelpers
 from dragonfly_executor.engine.boot.boot_table import BootTable
 from dragonfly_executor.engine.boot.node_release import NodeReleaser
 from dragonfly_executor.engine.runner_messages import events_of
+from dragonfly_executor.protocol.frames import Kind, encode
 from dragonfly_executor.protocol.memory_bounds import MAX_WARNING
+from dragonfly_executor.protocol.shared_entries import ENTRIES_AT_ONCE, pack_numbers
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 from dragonfly_executor.util.terminal_text import escape_controls
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from dragonfly_executor.engine.context import EngineContext
     from dragonfly_executor.engine.notifications import Notifications
     from dragonfly_executor.engine.runner_connection import RunnerLink
@@ -86,6 +90,13 @@ class RunnerLinks:
         """Return a runner that is up or stopping."""
         runner = self._up.get(runner_id)
         return runner if runner is not None else self._stopping[runner_id][0]
+
+    def forget_shared(self, numbers: Sequence[int]) -> None:
+        """Tell all runners that these shared objects are not needed any more."""
+        for start in range(0, len(numbers), ENTRIES_AT_ONCE):
+            frame = encode(Kind.SHARED_FORGET, payload=pack_numbers(numbers[start : start + ENTRIES_AT_ONCE]))
+            for runner in self._up.values():
+                runner.say(frame)
 
     def descriptors(self) -> list[int]:
         """Return the descriptors of the links, and of the listener for dial-back."""

@@ -9,6 +9,7 @@ import weakref
 
 from dragonfly_executor.core import events
 from dragonfly_executor.engine.future import Future
+from dragonfly_executor.engine.map_calls import MapCall
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ def leave(
             # This thread checks the futures: there may be a million of them, and the engine has other work.
             for call in engine.ask(lambda machine: machine.unsettled()):
                 future = call.token
-                if isinstance(future, Future) and future not in engine.unlinked:
+                if isinstance(future, (Future, MapCall)) and future not in engine.unlinked:
                     future.cancel()
         engine.shut_down(events.ShutdownMode.DRAIN, reason)
         engine.join(engine.options.shutdown_timeout if interrupted else None)

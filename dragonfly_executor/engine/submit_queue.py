@@ -3,25 +3,27 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 
 from dragonfly_executor.core.call_table import Call
 
 
-class SubmitQueue(deque[Call]):
-    """A queue of calls to the engine, in the order of their submits.
+class SubmitQueue(deque[Sequence[Call]]):
+    """A queue of calls to the engine, in the order of their submits. An entry is all calls of one submit.
 
-    A call is added in one step, and removed in one step, by the engine or by the thread that has added it.
+    An entry is added in one step, and removed in one step, by the engine or by the thread that has added it. So the
+    calls of one submit are accepted together or not at all.
     """
 
-    def withdraw(self, call: Call) -> bool:
-        """Remove this call. Returns False if the engine has taken it, or it was never added."""
+    def withdraw(self, calls: Sequence[Call]) -> bool:
+        """Remove this entry. Returns False if the engine has taken it, or it was never added."""
         try:
-            self.remove(call)
+            self.remove(calls)
         except ValueError:
             return False
         return True
 
     def take(self, calls: list[Call] | deque[Call]) -> None:
-        """Remove all calls, and append them to `calls`."""
+        """Remove all entries, and append their calls to `calls`."""
         while self:
-            calls.append(self.popleft())
+            calls.extend(self.popleft())

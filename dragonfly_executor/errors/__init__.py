@@ -2,6 +2,7 @@
 
     DragonflyError
     ├── CallSerializationError (PicklingError)        a callable or its arguments cannot be pickled
+    │   └── SharedObjectError                         a handle of a shared object cannot be used
     ├── CallDeserializationError (BrokenProcessPool)  the runner cannot unpickle a call
     ├── ResultSerializationError (PicklingError)      a result cannot be pickled
     ├── ResultDeserializationError (BrokenProcessPool)the parent cannot unpickle a result
@@ -50,6 +51,7 @@ from dragonfly_executor.errors.base import (
     RemoteTraceback,
     RequirementsError,
     ResultSerializationError,
+    SharedObjectError,
     StartError,
 )
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
@@ -94,6 +96,7 @@ __all__ = [
     "ResultSerializationError",
     "RunnerAuthError",
     "RunnerLostError",
+    "SharedObjectError",
     "StartError",
     "VersionMismatchError",
 ]

@@ -19,6 +19,13 @@ class CallSerializationError(DragonflyError, PicklingError):
     """A callable or its arguments cannot be pickled. A pool's submit raises it; an executor sets it on the future."""
 
 
+class SharedObjectError(CallSerializationError):
+    """A shared object cannot be used: its handle is closed, belongs to another pool, or is pickled outside of a call.
+
+    Also raised by ``share`` if the pool's serializer cannot share objects.
+    """
+
+
 class ResultSerializationError(DragonflyError, PicklingError):
     """A call ran, but the runner cannot pickle its result."""
 

@@ -26,7 +26,7 @@ from enum import IntEnum
 
 from dragonfly_executor.errors import ProtocolError
 
-PROTOCOL_VERSION = 5
+PROTOCOL_VERSION = 6
 """Version of the protocol: the kinds and flags below, and the modules of this package that payloads name.
 
 Every change to these raises the number. Ends with different versions refuse each other in the handshake. So an unknown
@@ -40,6 +40,8 @@ MAX_INLINE = 64 * 1024
 CHUNK_SIZE = 256 * 1024
 MAX_FRAME = 1024 * 1024
 MAX_DETAIL = 2**32 - 1
+FORGOTTEN_AT_ONCE = 64
+"""Maximum number of shared objects in one SHARED_FORGET to a slot. The agent may take it back from the slot's queue."""
 CALL_OPTIONS = struct.Struct("!ddQQI")
 """Prefix of a call's payload with `Flag.OPTIONS`: seconds left of its timeout, seconds it may run (both inf for no
 limit), the number of its key (0 for no key), the bytes of memory that it requires (0 for no limit), and the number of
@@ -108,6 +110,14 @@ class Kind(IntEnum):
     # parent -> agent: this runner ends in `detail` milliseconds: return the calls that have not started, and tell those
     # that run. No call follows
     DRAIN = 36
+    # slot -> agent: the named call needs these shared objects, a table; Flag.ERROR: the file of the last answer cannot
+    # be opened. agent -> parent: send `detail` more chunks of the object with the number in `call id`; without
+    # Flag.MORE: from its start
+    SHARED_WANT = 37
+    SHARED_DATA = 38  # parent -> agent: a piece of the object with the number in `call id`; detail = its place, from 0
+    # agent -> slot: the file with the object, or with Flag.ERROR why there is none; `call id` = the object's number
+    SHARED_FILE = 39
+    SHARED_FORGET = 40  # parent -> agent -> slot: these objects are not needed any more, a list of numbers
 
 
 class ScriptImport:

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from typing import Any, NoReturn
 
     from dragonfly_executor.runner.memory_cgroups import MemoryCgroups
+    from dragonfly_executor.runner.shared_files import SharedFiles
     from dragonfly_executor.runner.sync_receiver import SyncedFiles
 
 LEASE_CHECKS = 4
@@ -76,6 +77,7 @@ class Agent:
         self._welcome: dict[str, Any] = {}
         """The content of the parent's WELCOME, with the log level that the parent sent last. Empty before that."""
         self._synced: SyncedFiles | None = None
+        self._shared: SharedFiles | None = None
         self._may_linger = usable_cpus() > 1
         self._shown = loop.time()
         self._starts_memory: int | None = None
@@ -142,8 +144,9 @@ class Agent:
     def exit(self) -> NoReturn:
         """Kill every process of this runner, remove its files, and exit."""
         self._child_processes.kill()
-        if self._synced is not None:
-            self._synced.remove()
+        for files in (self._synced, self._shared):
+            if files is not None:
+                files.remove()
         os._exit(0)
 
     def _on_terminate(self) -> None:
@@ -178,8 +181,9 @@ class Agent:
     def _descriptors(self) -> list[int]:
         """Return the descriptors that only the agent may hold open."""
         fds = [*self._link.descriptors(), *self._loop.descriptors(), *self._watch.descriptors()]
-        if self._synced is not None:
-            fds.extend(self._synced.descriptors())
+        for files in (self._synced, self._shared):
+            if files is not None:
+                fds.extend(files.descriptors())
         return fds
 
     def _on_slot_frames(self, slot: Slot, frames: list[Frame]) -> None:
@@ -227,6 +231,9 @@ class Agent:
         elif frame.kind == Kind.READY:
             self._child_processes.slot_is_ready(slot)
         else:
+            if frame.kind == Kind.SHARED_WANT:
+                self._shared_files().wanted(slot, frame)
+                return
             if frame.kind == Kind.PULL:
                 self._large_calls.parts_requested(frame)
             elif frame.kind == Kind.SETUP_FAILED:
@@ -278,6 +285,16 @@ class Agent:
                     slot.progress.log_level = frame.detail
             case Kind.SYNC_BEGIN | Kind.SYNC_DATA | Kind.SYNC_END:
                 self._receive_sync(frame)
+            case Kind.SHARED_DATA | Kind.SHARED_FORGET:
+                self._shared_files().receive(frame)
+
+    def _shared_files(self) -> SharedFiles:
+        if self._shared is None:
+            # Imported only if a slot needs a shared object.
+            from dragonfly_executor.runner.shared_files import SharedFiles
+
+            self._shared = SharedFiles(self._link.send, self._dispatcher, self._child_processes.run_helper)
+        return self._shared
 
     def _receive_sync(self, frame: Frame) -> None:
         if self._synced is None:

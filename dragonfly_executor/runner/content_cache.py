@@ -10,6 +10,11 @@ import hashlib
 import os
 import stat
 
+from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 MAX_TOTAL = 4 * 1024**3
 """Maximum bytes that are kept. Beyond that, the least recently used contents are removed."""
 ABANDONED_AFTER = 24 * 3600
@@ -72,6 +77,13 @@ class ContentCache:
 
     def copy(self, digest: str, size: int, target: int) -> bool:
         """Copy a content to a descriptor. If its digest does not match, remove it from the cache and return False."""
+        return self._read(digest, size, lambda piece: _write(target, piece))
+
+    def verify(self, digest: str, size: int) -> bool:
+        """Read a content. If its digest does not match, remove it from the cache and return False."""
+        return self._read(digest, size, len)
+
+    def _read(self, digest: str, size: int, use: Callable[[bytes], object]) -> bool:
         path = self.path(digest)
         found, copied = hashlib.sha256(), 0
         try:
@@ -83,7 +95,7 @@ class ContentCache:
             while piece := os.read(source, min(_PIECE, size - copied + 1)):
                 found.update(piece)
                 copied += len(piece)
-                _write(target, piece)
+                use(piece)
         finally:
             os.close(source)
         if copied == size and found.hexdigest() == digest:

@@ -140,6 +140,14 @@ class Dispatcher:
         """Record that `size` more bytes of a large payload are in the slot."""
         self._scheduler.payload_arrived(call, size, self._loop.time())
 
+    def shared_requested(self, call: SlotCall) -> None:
+        """Record that a call waits for a shared object."""
+        self._scheduler.shared_requested(call)
+
+    def shared_answered(self, call: SlotCall) -> None:
+        """Record that a call waits for one shared object less."""
+        self._scheduler.payload_arrived(call, 1, self._loop.time())
+
     def answered(self, slot: Slot, times: Iterable[float]) -> None:
         """Record the slot's results of its first calls, and how long these took. The caller then calls `dispatch`."""
         self._scheduler.answered(slot.record, times, self._loop.time())

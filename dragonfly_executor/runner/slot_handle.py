@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Mapping
 
 from dragonfly_executor.core.slot_records import SlotRecord
-from dragonfly_executor.protocol.frames import HEADER, HEADER_SIZE, Frame
+from dragonfly_executor.protocol.frames import FORGOTTEN_AT_ONCE, HEADER, HEADER_SIZE, Frame, Kind
 from dragonfly_executor.runner import process_tree, slot_process
 from dragonfly_executor.runner.fault_traceback import FaultTraceback
 from dragonfly_executor.transport.link import Link
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from dragonfly_executor.runner.slot_progress import Progress
     from dragonfly_executor.serialization.working_directory import WorkingDirectory
 
+NOTICE_SIZE = HEADER_SIZE + 8 * FORGOTTEN_AT_ONCE
+"""Size of the longest packet that is no call."""
 EXIT_TIMEOUT = 2.0
 """Seconds that a slot without calls has for its threads, exit handlers and finalizers, before it is killed."""
 
@@ -115,6 +117,8 @@ class Slot:
         self._end_timer: Timer | None = None
         self.answer: Callable[[bytes], None] | None = None
         """Callback that sends the frame that ends a call behind the output of the call; None if there is no output."""
+        self._notices: list[bytes] = []
+        """Packets for which the queue had no room."""
         self.stack = FaultTraceback()
         agent_pid = os.getpid()
         self.pid, (self._calls, self._taken_by_slot, own_end, slot_end) = _fork(self.stack)
@@ -174,6 +178,12 @@ class Slot:
             return False
         return True
 
+    def notify(self, packet: bytes) -> None:
+        """Put a packet that is no call into the slot's queue. If the queue is full, it follows a later packet."""
+        self._notices.append(packet)
+        while self._notices and self.hand(self._notices[0]):
+            del self._notices[0]
+
     def take_back(self) -> set[tuple[int, int]]:
         """Take the calls that the slot has not taken out of its queue.
 
@@ -181,15 +191,21 @@ class Slot:
             Their ids and attempts. These calls have provably never started.
         """
         refs: set[tuple[int, int]] = set()
+        notices: list[bytes] = []
         while len(refs) < len(self.record.in_flight):
             try:
-                packet = self._taken_by_slot.recv(HEADER_SIZE, MSG_DONTWAIT)
+                packet = self._taken_by_slot.recv(NOTICE_SIZE, MSG_DONTWAIT)
             except (BlockingIOError, InterruptedError):
                 break
             if not packet:
                 break
-            _, _, attempt, _, call_id, _ = HEADER.unpack(packet)
-            refs.add((call_id, attempt))
+            kind, _, attempt, _, call_id, _ = HEADER.unpack_from(packet)
+            if kind == Kind.SHARED_FORGET:
+                notices.append(packet)
+            else:
+                refs.add((call_id, attempt))
+        for packet in notices:
+            self.notify(packet)
         return refs
 
     def show_call(self, call_id: int) -> None:

@@ -38,9 +38,10 @@ from dragonfly_executor.runner.agent_stream import AgentStream
 from dragonfly_executor.runner.code_changes import LoadedFiles
 from dragonfly_executor.runner.memory_limit import MemoryLimit
 from dragonfly_executor.runner.process_mark import ProcessMark
+from dragonfly_executor.runner.slot_shared import SlotShared
 from dragonfly_executor.serialization import SlotCodec, perform
 from dragonfly_executor.serialization.buffer_cache import BufferCache, read_table, segments, write_answer
-from dragonfly_executor.serialization.layout import PICKLE
+from dragonfly_executor.serialization.layout import BOX, PICKLE, WITH_SHARED
 from dragonfly_executor.transport.sockets import Socket
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
@@ -56,6 +57,7 @@ LARGE_WINDOW = 16
 """Chunks of a large call that the slot requests at first. The agent requests more as they pass."""
 SCRAP_SIZE = 16 * 1024
 """Size in bytes of the buffer that drains a payload for which there is no memory. It is allocated at the start."""
+CALL = int(Kind.CALL)
 CHECK_IDLE = int(Kind.CHECK_IDLE)
 RESULT = int(Kind.RESULT)
 # Plain module names, because an enum lookup takes longer than the comparison.
@@ -134,6 +136,7 @@ class _Slot:
         self._loaded: LoadedFiles | None = None
         self._kept = BufferCache()
         self._codec: SlotCodec
+        self._shared: SlotShared
 
     def serve(self, setup: bytes, place: WorkingDirectory | None) -> int:
         """Prepare the process, then run calls. Return the exit status."""
@@ -141,6 +144,7 @@ class _Slot:
         codec_setup = setup[SETUP_HEAD.size : SETUP_HEAD.size + size]
         initializer = setup[SETUP_HEAD.size + size :]
         self._codec = SlotCodec(codec_setup, place)
+        self._shared = SlotShared(self._agent, self._codec)
         # Modules that the agent has loaded are the same in each slot, so only later imports are watched.
         self._loaded = LoadedFiles(self._codec.main) if place is None else None
         self._codec.prepare()
@@ -171,7 +175,7 @@ class _Slot:
     def _declines(self, packet: memoryview) -> bool:
         """Give a call back, so that a slot with the current files runs it. This slot then ends."""
         kind, _, attempt, _, call_id, _ = HEADER.unpack_from(packet)
-        if kind != Kind.CALL:
+        if kind != CALL:
             return False
         self._agent.send(encode(Kind.RETURNED, call_id, attempt=attempt))
         return True
@@ -209,9 +213,15 @@ class _Slot:
                 self._send_error(call_id, attempt, UnopenedCallError(f"MemoryError: {error}"))
                 return
             self._since = time.perf_counter()
-        if kind == CHECK_IDLE:
-            self._answer_idle_check(data)
+        if kind != CALL:
+            self._on_notice(kind, data)
             return
+        if data[0] == BOX and data[1] & WITH_SHARED:
+            absent = self._shared.fetch(data, call_id, attempt)
+            if absent is not None:
+                self._send_error(call_id, attempt, absent)
+                return
+            self._since = time.perf_counter()
         # Mark before any user code runs: an unmarked call has not started, and may be sent to another slot.
         self._progress.mark(number)
         self._ref, self._memory_limit = None, None
@@ -238,6 +248,13 @@ class _Slot:
         self._send_result(call_id, attempt, min(microseconds, MAX_DETAIL), result_flags, parts)
         # Flush now, so that the call's output appears now and not when the slot ends.
         slot_shutdown.flush_standard_streams()
+
+    def _on_notice(self, kind: int, data: Buffer) -> None:
+        """Handle a packet that is no call."""
+        if kind == CHECK_IDLE:
+            self._answer_idle_check(data)
+        elif kind == Kind.SHARED_FORGET:
+            self._shared.forget(data)
 
     def _begin(self) -> None:
         """Note that the call is decoded and its function starts."""

@@ -11,7 +11,7 @@ from struct import Struct
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from dragonfly_executor.serialization.layout import Buffer
 
@@ -28,9 +28,15 @@ _SKIPPED = Struct("!Q")
 
 
 class PayloadParts(list["Buffer"]):
-    """The pieces of a payload. `kept` maps the index of each piece that slots cache to its key."""
+    """The pieces of a payload.
+
+    Attributes:
+        kept: the key of each piece that slots cache, by its index.
+        contents: the shared objects that the payload needs. They are kept while the payload exists.
+    """
 
     kept: dict[int, int]
+    contents: tuple[object, ...] = ()
 
     def table(self) -> bytes:
         """Return the table of cacheable pieces that is sent to a slot ahead of the payload."""
@@ -56,6 +62,30 @@ class PayloadParts(list["Buffer"]):
         if sum(len(self[index]) for index in left_out) != skipped:
             raise ValueError("pieces of another size")
         return [part for index, part in enumerate(self) if index not in left_out]
+
+
+class HoldingBytes(bytes):
+    """A small payload. `contents` are the shared objects that it needs: they are kept while the payload exists."""
+
+    contents: tuple[object, ...] = ()
+
+
+def holding_contents(parts: list[Buffer], contents: tuple[object, ...]) -> PayloadParts:
+    """Return a payload that keeps these shared objects."""
+    held = parts if isinstance(parts, PayloadParts) else PayloadParts(parts)
+    if held is not parts:
+        held.kept = {}
+    held.contents = contents
+    return held
+
+
+def joined(parts: Sequence[Buffer | bytearray]) -> bytes:
+    """Join the pieces of a small payload. The result keeps the shared objects of the payload."""
+    if not isinstance(parts, PayloadParts) or not parts.contents:
+        return b"".join(parts)
+    payload = HoldingBytes(b"".join(parts))
+    payload.contents = parts.contents
+    return payload
 
 
 def read_table(table: memoryview) -> list[tuple[int, int, int]]:

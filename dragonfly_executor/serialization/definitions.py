@@ -12,6 +12,8 @@ from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from typing import Any, TypeAlias
 
+    from dragonfly_executor.serialization.shared_object import SharedContent
+
     # Maps the names of a definition to a version number, which grows when the bytes change, and to the bytes.
     Versions: TypeAlias = dict[tuple[str, ...], tuple[int, bytes]]
 
@@ -19,7 +21,7 @@ if TYPE_CHECKING:
 class Definition:
     """A global of ``__main__``, as it was last read."""
 
-    __slots__ = ("data", "hard", "modules", "parts", "soft", "value")
+    __slots__ = ("data", "hard", "modules", "parts", "shared", "soft", "value")
 
     def __init__(self, value: Any, data: bytes | None, hard: set[str], soft: set[str]) -> None:
         self.value = value
@@ -27,6 +29,7 @@ class Definition:
         self.hard = hard  # names that must exist before this pickle is opened
         self.soft = soft  # names that the code of this global uses
         self.parts: list[Any] | None = None  # fingerprint; None: the value may change in place
+        self.shared: dict[int, SharedContent] = {}  # the shared objects in the value, whose handles may be closed
         self.modules = 0  # for a module: len(sys.modules) when its submodules were looked up
 
     @property
@@ -35,6 +38,8 @@ class Definition:
 
         A value that may change in place is not cached: each call pickles it again.
         """
+        if self.shared:
+            return False
         return self.data is None or self.modules > 0 or self.parts is not None
 
     def unchanged(self, value: Any) -> bool:

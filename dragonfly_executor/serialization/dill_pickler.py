@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Any
 import dill
 
 from dragonfly_executor.serialization.cloudpickle_pickler import ByValue
-from dragonfly_executor.serialization.rebuild import main_module
+from dragonfly_executor.serialization.rebuild import main_module, shared_object
+from dragonfly_executor.serialization.shared_unpickler import FindsShared
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from types import FunctionType
 
     from dragonfly_executor.serialization.layout import Received
@@ -24,9 +26,14 @@ class DillPickler(ByValue, dill.Pickler):  # type: ignore[misc]
         return NotImplemented
 
 
-def loads(body: Received, buffers: list[Any]) -> Any:
-    """Open a pickle made by dill."""
+class DillUnpickler(FindsShared, dill.Unpickler):  # type: ignore[misc]
+    """The dill unpickler, which also opens references to shared objects."""
+
+
+def loads(body: Received, buffers: list[Any], shared: Callable[[int], Any] | None = None) -> Any:
+    """Open a pickle made by dill. `shared` returns a shared object by its number."""
     # ignore=True, because dill looks up classes in the module that was __main__ when dill was imported.
-    unpickler = dill.Unpickler(io.BytesIO(body), buffers=buffers, ignore=True)
+    unpickler = DillUnpickler(io.BytesIO(body), buffers=buffers, ignore=True)
+    unpickler.shared = shared or shared_object
     unpickler._main = main_module()  # noqa: SLF001  # pyright: ignore[reportAttributeAccessIssue]  # undeclared
     return unpickler.load()

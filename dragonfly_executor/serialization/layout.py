@@ -41,9 +41,13 @@ BY_DILL = 0x02
 BY_CUSTOM = 0x04
 BY_NAME = 0x08  # the body's function is a name in __main__
 WITH_PATH = 0x10  # the definitions begin with the parent's import path: its length in 8 bytes, then its pickle
+WITH_SHARED = 0x20  # the definitions begin, before the path, with a table of shared objects: its length, then the table
+BY_CODE = 0x40  # the body begins with the function's code; see `function_call`
 
 _HEAD = Struct("<BBHI")
 _LENGTH = Struct("<Q")
+_EMPTY_HEAD = Struct("<BBHIQQ")
+"""The head of a box without buffers."""
 _WRITABLE = 1 << 63
 _ALIGN = 64
 ATOMS = frozenset({NoneType, bool, float, int, str})
@@ -54,6 +58,8 @@ ATOMS = frozenset({NoneType, bool, float, int, str})
 """
 # A smaller buffer is cheaper inside the pickle than beside it.
 IN_BAND_BELOW = 4096
+_JOINED = 32 * 1024
+"""Size of the largest body that is joined with its head at once."""
 
 
 class Sink(list["Any"]):
@@ -65,16 +71,34 @@ class Sink(list["Any"]):
     write = list.append
 
 
-def with_path(path: bytes, definitions: bytes) -> bytes:
-    """Prepend a pickled import path to definitions."""
-    return b"".join((_LENGTH.pack(len(path)), path, definitions))
+def with_part(part: bytes, definitions: bytes) -> bytes:
+    """Prepend a pickled import path, or a table of shared objects, to definitions."""
+    return b"".join((_LENGTH.pack(len(part)), part, definitions))
 
 
-def split_path(definitions: memoryview) -> tuple[bytes, memoryview]:
-    """Split the result of `with_path` into the import path and the definitions."""
+def split_part(definitions: memoryview) -> tuple[bytes, memoryview]:
+    """Split the result of `with_part` into the part and the definitions."""
     (size,) = _LENGTH.unpack_from(definitions)
     end = _LENGTH.size + size
     return bytes(definitions[_LENGTH.size : end]), definitions[end:]
+
+
+def shared_table(data: Received) -> bytes:
+    """Return the table of shared objects of a payload; empty if the payload has none.
+
+    Raises:
+        ValueError: the payload is cut short.
+    """
+    if data[0] != BOX or not data[1] & WITH_SHARED:
+        return b""
+    whole = memoryview(data)
+    try:
+        count = _HEAD.unpack_from(whole)[3]
+        start = 8 * (3 + count)
+        end = start + _LENGTH.unpack_from(whole, 8)[0]
+        return split_part(whole[start:end])[0]
+    except error as exc:
+        raise ValueError("the payload is cut short") from exc
 
 
 class Buffers:
@@ -134,6 +158,9 @@ def pack(
         first: how many of the buffers belong to the definitions; they come first.
     """
     size = sum(map(len, body))
+    if not buffers:
+        alone = [_EMPTY_HEAD.pack(BOX, flags, 0, 0, len(definitions), size), definitions, *body]
+        return alone if size > _JOINED else [b"".join(alone)]
     head = [_HEAD.pack(BOX, flags, first, len(buffers)), _LENGTH.pack(len(definitions)), _LENGTH.pack(size)]
     head += [_LENGTH.pack(view.nbytes | (0 if view.readonly else _WRITABLE)) for view in buffers]
     head.append(definitions)
@@ -167,7 +194,12 @@ def unpack_all(data: Received) -> tuple[int, memoryview, memoryview, list[bytear
     """
     whole = memoryview(data)
     try:
-        _, flags, first, count = _HEAD.unpack_from(whole)
+        _, flags, first, count, definitions, size = _EMPTY_HEAD.unpack_from(whole)
+        if not count:
+            body = _EMPTY_HEAD.size + definitions
+            if body + size > len(whole):
+                raise ValueError("the payload is cut short")
+            return flags, whole[_EMPTY_HEAD.size : body], whole[body : body + size], [], 0
         lengths = [length for (length,) in _LENGTH.iter_unpack(whole[8 : 8 * (3 + count)])]
     except error as exc:
         raise ValueError("the payload is cut short") from exc

@@ -13,11 +13,15 @@ from types import FunctionType
 
 from dragonfly_executor.serialization import rebuild
 from dragonfly_executor.serialization.module_origin import findable
+from dragonfly_executor.serialization.shared_object import SharedObject
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from types import CodeType
     from typing import Any
+
+    from dragonfly_executor.serialization.code_table import CodeTable
+    from dragonfly_executor.serialization.shared_object import SharedContent
 
 # The names of the script's own module: in the parent, and in a process that imported it (multiprocessing's convention).
 MAIN_NAMES = frozenset({"__main__", "__mp_main__"})
@@ -83,6 +87,8 @@ class NameTracking:
         soft: top-level names that the code in this pickle uses when it runs.
         attributes: every name that this code uses, attributes included.
         codes: the code objects in this pickle, each with the package that its relative imports start from.
+        table: the code objects that this side has written.
+        shared: the shared objects in this pickle, and those inside them, by number.
     """
 
     main: MainView
@@ -92,11 +98,14 @@ class NameTracking:
     soft: set[str]
     attributes: set[str]
     codes: list[tuple[CodeType, str]]
+    table: CodeTable
+    shared: dict[int, SharedContent]
 
-    def track(self, main: MainView, owners: frozenset[str], returning: bool) -> None:
+    def track(self, main: MainView, owners: frozenset[str], returning: bool, table: CodeTable) -> None:
         """Set the parameters, and clear the recorded names."""
-        self.main, self.owners, self.returning = main, owners, returning
+        self.main, self.owners, self.returning, self.table = main, owners, returning, table
         self.hard, self.soft, self.attributes, self.codes = set(), set(), set(), []
+        self.shared = {}
 
     def reducer_override(self, found: Any) -> Any:
         """Reduce functions, classes and objects that may pickle by name. The C pickler calls this."""
@@ -105,7 +114,20 @@ class NameTracking:
             return self._definition(found)
         if kind.__module__ in MAIN_NAMES or kind.__module__ in ("typing", "functools"):
             return self._named(found)
+        if kind is SharedObject:
+            return self._shared(found)
         return NotImplemented
+
+    def _shared(self, found: SharedObject[Any]) -> Any:
+        """Refer to a shared object by its number.
+
+        The names that the object needs become names of the call, so that a slot opens it with their current values.
+        """
+        content = found.content_for(self.main)
+        self.shared |= content.all_contents()
+        for inside in content.all_contents().values():
+            self.hard |= inside.names
+        return rebuild.shared_object, (content.entry.number,)
 
     def _definition(self, found: Any) -> Any:
         if getattr(found, "__module__", None) in MAIN_NAMES:

@@ -21,10 +21,12 @@ if TYPE_CHECKING:
     from typing import Any
 
     from dragonfly_executor.serialization.definitions import Versions
+    from dragonfly_executor.serialization.shared_object import SharedContent
 
+    Defined = tuple[bytes, set[str], set[str], set[str], dict[int, SharedContent]]
     # Pickles an object in which the parts with these names are embedded. Returns the bytes, the hard names, the soft
-    # names and the attribute names.
-    Define = Callable[[Any, frozenset[str]], tuple[bytes, set[str], set[str], set[str]]]
+    # names, the attribute names and the shared objects.
+    Define = Callable[[Any, frozenset[str]], Defined]
 
 # Names that every module has of its own. They never travel.
 MODULE_OWN = frozenset({
@@ -75,14 +77,15 @@ class ParentMain(MainView):
         """Return the name of an object in ``__main__``, or None."""
         return name_in(self.namespace, found)
 
-    def definitions(self, roots: frozenset[str]) -> tuple[bytes, list[memoryview]]:
-        """Return the pickled definitions that a call needs, and their out-of-band buffers.
+    def definitions(self, roots: frozenset[str]) -> tuple[bytes, list[memoryview], dict[int, SharedContent]]:
+        """Return the pickled definitions that a call needs, their out-of-band buffers, and their shared objects.
 
         Args:
             roots: the top-level names that the call refers to.
 
         Returns:
-            A pickled list of (names, version, bytes), or b"" if there are none; and its buffers.
+            A pickled list of (names, version, bytes), or b"" if there are none; its buffers; the shared objects by
+            number.
 
         Raises:
             CallSerializationError: a global that the code uses cannot be pickled.
@@ -90,7 +93,7 @@ class ParentMain(MainView):
         _ = self.script  # if another module has become __main__, this clears the caches
         plan = self._plans.get(roots)
         if plan is not None and plan.holds(self.namespace, self._versions):
-            return plan.sent
+            return *plan.sent, {}
         found, absent = self._collect(roots)
         travelling = {name: entry for name, entry in found.items() if entry.data is not None}
         versions: Versions = {}
@@ -102,7 +105,10 @@ class ParentMain(MainView):
             if len(self._plans) >= _PLANS:
                 self._plans = {}
             self._plans[roots] = plan
-        return plan.sent
+        shared: dict[int, SharedContent] = {}
+        for entry in travelling.values():
+            shared |= entry.shared
+        return *plan.sent, shared
 
     def _collect(self, roots: Iterable[str]) -> tuple[dict[str, Definition], set[str]]:
         found: dict[str, Definition] = {}
@@ -144,7 +150,9 @@ class ParentMain(MainView):
     def _defined(self, name: str, value: Any, script: Bindings | None) -> Definition:
         parts = fingerprint(value)
         try:
-            data, hard, soft, attributes = self._pickled({name: value}, name)
+            data, hard, soft, attributes, shared = self._pickled({name: value}, name)
+        except errors.SharedObjectError:
+            raise
         except errors.CallSerializationError:
             if script is None or name in script.guarded:
                 raise
@@ -154,6 +162,7 @@ class ParentMain(MainView):
         holding(self._lock, lambda: self._learn(attributes))
         entry = Definition(value, data, hard, soft)
         entry.parts = parts
+        entry.shared = shared
         return entry
 
     def _learn(self, attributes: set[str]) -> None:
@@ -169,10 +178,10 @@ class ParentMain(MainView):
         """Pickle definitions that need each other before either can be opened, as one pickle."""
         return self._pickled({name: found[name].value for name in group}, " and ".join(group))[0]
 
-    def _pickled(self, values: dict[str, Any], shown: str) -> tuple[bytes, set[str], set[str], set[str]]:
+    def _pickled(self, values: dict[str, Any], shown: str) -> Defined:
         try:
             return self._define(values, frozenset(values))
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, errors.SharedObjectError):
             raise
         except BaseException as exc:  # __reduce__ is user code
             root = f"the global {shown!r} of __main__, which the call uses,"

@@ -10,21 +10,24 @@ from types import CoroutineType
 
 from dragonfly_executor import errors
 from dragonfly_executor.errors.base import UnopenedCallError
-from dragonfly_executor.serialization import authkey, exceptions
+from dragonfly_executor.serialization import authkey, exceptions, function_call
 from dragonfly_executor.serialization.formats import MARK, SerializerFormat
 from dragonfly_executor.serialization.layout import (
     ATOMS,
     BOX,
+    BY_CODE,
     BY_NAME,
     MAIN_CALL,
     NEEDS_MAIN,
     PICKLE,
     WITH_PATH,
+    WITH_SHARED,
     Buffers,
     Sink,
     join,
     pack,
-    split_path,
+    split_part,
+    unpack,
     unpack_all,
     views,
 )
@@ -54,7 +57,10 @@ class SlotCodec:
 
     Attributes:
         main: the script's own module.
+        shared: returns a shared object by its number, while a call that uses the object is decoded.
     """
+
+    shared: Callable[[int], Any] | None = None
 
     def __init__(self, setup: bytes, place: WorkingDirectory | None = None) -> None:
         self._setup: dict[str, Any] = pickle.loads(setup)
@@ -127,6 +133,15 @@ class SlotCodec:
             text = exceptions.one_line(exc)
             what = f"the call, of {len(data)} bytes," if isinstance(exc, MemoryError) else "the call"
             raise UnopenedCallError(f"{what} cannot be unpickled on the runner: {text}") from exc
+
+    def open_shared(self, data: Received) -> Any:
+        """Open a shared object. Arrays in it are views of ``data``.
+
+        Args:
+            data: the pickle, as the parent's ``CallCodec.encode_shared`` returned it.
+        """
+        flags, _, body, buffers = unpack(data)
+        return self._format.open(flags, body, buffers, self.shared)
 
     def encode_result(self, value: Any, first: int | None = None) -> list[Buffer]:
         """Encode a value as the pieces of a payload. Large pieces are views of the value.
@@ -202,14 +217,20 @@ class SlotCodec:
         if data[0] != BOX:
             return pickle.loads(data)
         flags, definitions, body, buffers, first = unpack_all(data)
+        shared = None
+        if flags & WITH_SHARED:
+            shared, (_, definitions) = self.shared, split_part(definitions)
         if flags & WITH_PATH:
-            path, definitions = split_path(definitions)
+            path, definitions = split_part(definitions)
             self._take_path(path)
         if flags & NEEDS_MAIN:
             self.main.ensure_imported()
         if definitions:
-            self.main.apply(definitions, buffers[:first], self._definition)
-        opened = self._format.open(flags, body, buffers[first:])
+            self.main.apply(definitions, buffers[:first], lambda data: self._definition(data, shared))
+        if flags & BY_CODE:
+            code, body = function_call.split(body)
+            return function_call.made(code, pickle.loads(body, buffers=buffers[first:]))
+        opened = self._format.open(flags, body, buffers[first:], shared)
         if flags & BY_NAME:
             name, *rest = opened
             return main_attribute(name), *rest
@@ -226,8 +247,8 @@ class SlotCodec:
             self._place.import_from(pickle.loads(path))
         forget_replaced()
 
-    def _definition(self, data: bytes) -> Any:
-        return self._format.open(self._format.standard_flags, data, [])
+    def _definition(self, data: bytes, shared: Callable[[int], Any] | None) -> Any:
+        return self._format.open(self._format.standard_flags, data, [], shared)
 
 
 def perform(

@@ -148,11 +148,11 @@ def of_call(
         The part; None if each part of the call can be pickled by itself.
     """
     if fn is run_chunk:
-        fn, chunk, first = args
+        fn, columns, first = args
         name = getattr(fn, "__qualname__", name)
         given = [
             UnpicklablePart(f"argument {place} of {item(first + number)}", (), value)
-            for number, arguments in enumerate(chunk)
+            for number, arguments in enumerate(zip(*columns, strict=True))
             for place, value in enumerate(arguments, 1)
         ]
     else:

@@ -183,9 +183,13 @@ KINDS = [
     "VERSIONS",
     "LOG_LEVEL",
     "DRAIN",
+    "SHARED_WANT",
+    "SHARED_DATA",
+    "SHARED_FILE",
+    "SHARED_FORGET",
 ]
 FLAGS = ["ERROR", "RETRYABLE", "MORE", "OPTIONS", "LARGE", "STDERR", "LOG", "END"]
-TABLE_OF_VERSION = 5
+TABLE_OF_VERSION = 6
 
 
 def test_the_version_of_the_protocol_is_that_of_its_table() -> None:

@@ -172,7 +172,7 @@ def test_an_object_that_refuses_is_not_looked_into() -> None:
 
 
 def test_the_argument_of_an_item_of_a_chunk_is_named() -> None:
-    text = refusal(run_chunk, importable.add, [(1, 2), (3, [FUTURE])], 20)
+    text = refusal(run_chunk, importable.add, ([1, 3], [2, [FUTURE]]), 20)
     assert text.startswith("[0] of argument 2 of item 21 of the map (the first is item 0), of type ")
 
 
@@ -232,7 +232,7 @@ def test_a_result_that_cannot_travel_is_named(make: Callable[[], Any], place: st
 
 
 def test_the_result_of_an_item_of_a_chunk_is_named() -> None:
-    error = CodecPair().error(run_chunk, lambda n: _numbers() if n == 3 else n, [(n,) for n in range(5)], 20)
+    error = CodecPair().error(run_chunk, lambda n: _numbers() if n == 3 else n, (range(5),), 20)
     assert isinstance(error, ResultSerializationError)
     assert str(error).startswith("the result of item 23 of the map (the first is item 0), of type generator, cannot")
 
@@ -264,8 +264,9 @@ def _raise_local(more: Any) -> None:
     raise HereError.__new__(HereError)
 
 
-def notes_of(fn: Any, *chunk: Any) -> list[str]:
-    return getattr(CodecPair().error(run_chunk, fn, list(chunk), 10), "__notes__", [])
+def notes_of(fn: Any, *items: tuple[Any, ...]) -> list[str]:
+    columns = tuple(zip(*items, strict=True))
+    return getattr(CodecPair().error(run_chunk, fn, columns, 10), "__notes__", [])
 
 
 def test_an_exception_tells_its_item() -> None:

@@ -1,0 +1,68 @@
+"""The items of a `map`: takes them from the iterables, some at a time."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+
+from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from typing import Any
+
+    from dragonfly_executor.serialization.map_chunk import Columns
+
+SLICED = (list, tuple, range)
+"""Types whose slices hold the same items as their iterators yield."""
+
+
+class MapItems:
+    """The items that the builtin ``map`` takes from the iterables. They end with the shortest iterable.
+
+    Args:
+        iterables: one iterable for each argument of the function.
+    """
+
+    def __init__(self, iterables: Sequence[Iterable[Any]]) -> None:
+        self._sequences: Sequence[Any] | None = None
+        self._items: Iterator[Any] = iter(())
+        self._is_single = len(iterables) == 1
+        self.taken = 0
+        """Number of items that were taken."""
+        if iterables and all(map(_is_sliced, iterables)):
+            self._sequences = iterables
+        elif self._is_single:
+            self._items = iter(iterables[0])
+        else:
+            self._items = zip(*iterables)  # noqa: B905  # as the builtin map, it ends with the shortest
+
+    def columns(self, size: int) -> Columns:
+        """Take the next `size` items, or those that are left, and return the values of each argument.
+
+        Returns:
+            One sequence for each iterable; nothing if no items are left.
+        """
+        columns: Columns
+        if self._sequences is not None:
+            start = self.taken
+            # As with an iterator of a list, items that are appended meanwhile count.
+            end = min(start + size, *map(len, self._sequences))
+            columns = tuple(sequence[start:end] for sequence in self._sequences) if end > start else ()
+        else:
+            items = list(islice(self._items, size))
+            columns = () if not items else (items,) if self._is_single else tuple(zip(*items, strict=True))
+        count = len(columns[0]) if columns else 0
+        self.taken += count
+        if count < size:
+            # Ask no iterator again that has ended.
+            self._sequences, self._items = None, iter(())
+        return columns
+
+
+def _is_sliced(iterable: Any) -> bool:
+    kind = type(iterable)
+    if kind in SLICED:
+        return True
+    numpy = sys.modules.get("numpy")
+    return numpy is not None and kind is numpy.ndarray and iterable.ndim > 0

@@ -1,0 +1,204 @@
+"""The calls of a `map`: only the map's iterator waits for them, so they need no futures."""
+
+from __future__ import annotations
+
+import time
+from _thread import TIMEOUT_MAX, allocate_lock
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import CancelledError
+
+from dragonfly_executor.core.actions import CANCELLED
+from dragonfly_executor.core.calls import Call, CallLimits
+from dragonfly_executor.engine.large_payloads import sendable
+from dragonfly_executor.engine.outcome import Outcome
+from dragonfly_executor.errors import ForkedExecutorError
+from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from typing import Any
+
+    from dragonfly_executor.core.calls import Payload
+    from dragonfly_executor.engine.context import MapContext
+    from dragonfly_executor.engine.options import CallOptions
+    from dragonfly_executor.serialization.layout import Buffer
+
+CANCELLED_AT_ONCE = 1000
+"""Number of calls that the engine cancels in one step."""
+
+
+class MapCall(Call):
+    """One call of a map: the core's record of it and the receiver of its outcome in one object.
+
+    Attributes:
+        outcome: its outcome, once it is settled: as `CallToken.settle` gets it.
+        is_settled: whether it has its outcome.
+        owner: the map.
+        first, size: the number of its first item in the map, and how many items it has.
+    """
+
+    __slots__ = ("first", "is_settled", "outcome", "owner", "size")
+
+    def __init__(
+        self,
+        id: int,  # noqa: A002
+        payload: Payload,
+        limits: CallLimits,
+        owner: MapCalls,
+        first: int,
+        size: int,
+    ) -> None:
+        super().__init__(id, payload, self, limits, limits.kind)
+        self.owner = owner
+        self.first = first
+        self.size = size
+        self.outcome: object = None
+        self.is_settled = False
+
+    def hand_over(self) -> bool:
+        """Accept that the call is sent to a runner."""
+        return True
+
+    def settle(self, outcome: object) -> None:
+        """Keep the outcome, and wake the thread that waits for it. Runs on the engine thread."""
+        self.outcome = outcome
+        self.is_settled = True
+        if self.owner.awaited is self:
+            self.owner.wake()
+
+    def cancel(self) -> None:
+        """Cancel the call, and stop it if it runs."""
+        self.owner.cancel((self,))
+
+    def take(self) -> Any:
+        """Return the value of a settled call, and forget it, or raise its exception."""
+        outcome, self.outcome = self.outcome, None
+        if type(outcome) is Outcome:
+            value, error = outcome.open()
+            if error is None:
+                return value
+        elif outcome is CANCELLED:
+            raise CancelledError
+        else:
+            error = outcome  # type: ignore[assignment]  # an exception
+        try:
+            raise error from error.__cause__  # type: ignore[misc, union-attr]
+        finally:
+            del error, outcome  # as in `Future.result`
+
+
+class MapCalls:
+    """The calls of one map in order, and the one thread that waits for their results.
+
+    Args:
+        engine: runs the calls.
+        options: the options of each call.
+        encode: encodes a call with these arguments.
+        is_delayed: exception types of `encode` and of `sendable` that are raised in the call's turn. All others are
+            raised by `submit`.
+
+    Attributes:
+        pending: the calls whose results were not taken, in order.
+        awaited: the call that the thread waits for; None if it does not wait.
+    """
+
+    def __init__(
+        self,
+        engine: MapContext,
+        options: CallOptions,
+        encode: Callable[[tuple[Any, ...]], list[Buffer]],
+        is_delayed: tuple[type[Exception], ...],
+    ) -> None:
+        self._engine = engine
+        self._options = options
+        self._encode = encode
+        self._is_delayed = is_delayed
+        self.pending: deque[MapCall] = deque()
+        self.awaited: MapCall | None = None
+        self._bell = allocate_lock()
+        self._bell.acquire()
+
+    def submit(self, batch: Sequence[tuple[tuple[Any, ...], int, int]]) -> None:
+        """Submit calls, all or none.
+
+        Args:
+            batch: for each call its arguments, the number of its first item, and the number of its items.
+        """
+        engine, options, encode = self._engine, self._options, self._encode
+        ids, max_payload = engine.ids, engine.options.max_payload
+        calls: list[MapCall] = []
+        new: list[MapCall] = []
+        for arguments, first, size in batch:
+            try:
+                payload = sendable(encode(arguments), max_payload)
+            except self._is_delayed as error:
+                new.append(self._failed(error, first, size))
+                continue
+            call = MapCall(next(ids), payload, options.limits(), self, first, size)
+            new.append(call)
+            calls.append(call)
+        # First, so that an interrupt finds the calls there. To cancel a call that the engine has not is harmless.
+        self.pending.extend(new)
+        if calls:
+            engine.accept(calls)
+
+    def fail(self, error: Exception) -> None:
+        """Raise an error, which belongs to no item, after the results before it."""
+        self.pending.append(self._failed(error, 0, 0))
+
+    def _failed(self, error: Exception, first: int, size: int) -> MapCall:
+        call = MapCall(0, b"", self._options.limits(), self, first, size)
+        call.token = None
+        call.settle(error)
+        return call
+
+    def wait(self, call: MapCall, deadline: float | None) -> None:
+        """Wait until a call is settled. One thread at a time may wait.
+
+        Raises:
+            TimeoutError: the monotonic clock has reached `deadline`.
+            ForkedExecutorError: the call belongs to the process that this one was forked from.
+        """
+        if self._engine.forked:
+            raise ForkedExecutorError(
+                "this map belongs to the process that this one was forked from: its results arrive only there"
+            )
+        try:
+            while True:
+                # The engine sets `is_settled` before it reads `awaited`. So either this thread sees the outcome, or the
+                # engine sees that this thread waits.
+                self.awaited = call
+                if call.is_settled:
+                    return
+                if deadline is None:
+                    self._bell.acquire()
+                else:
+                    left = deadline - time.monotonic()
+                    if left <= 0:
+                        raise TimeoutError
+                    self._bell.acquire(timeout=min(left, TIMEOUT_MAX))
+        finally:
+            self.awaited = None
+
+    def wake(self) -> None:
+        """Wake the thread that waits. Only the engine thread calls this."""
+        self.awaited = None
+        if self._bell.locked():
+            self._bell.release()
+
+    def cancel(self, calls: Sequence[MapCall]) -> None:
+        """Cancel calls. Those that run are stopped, unless the option `cancel_running` is False."""
+        for start in range(0, len(calls), CANCELLED_AT_ONCE):
+            some = calls[start : start + CANCELLED_AT_ONCE]
+            self._engine.cancel(some, running=self._options.cancel_running)
+
+    def close(self) -> None:
+        """Cancel all calls whose results were not taken."""
+        calls = [call for call in self.pending if not call.is_settled]
+        try:
+            self.cancel(calls)
+        except BaseException:  # an interrupt
+            self.cancel(calls)
+            raise
+        finally:
+            self.pending.clear()

@@ -1,0 +1,158 @@
+"""The shared objects of a pool: their bytes in the parent, and which of them are gone."""
+
+from __future__ import annotations
+
+import hashlib
+import weakref
+from collections import deque
+from itertools import count
+
+from dragonfly_executor import errors
+from dragonfly_executor.backends.local import LocalBackend
+from dragonfly_executor.protocol.shared_entries import INLINE_SIZE, NO_DESCRIPTOR, NO_DIGEST, SharedEntry
+from dragonfly_executor.serialization.shared_object import SharedContent, SharedObject
+from dragonfly_executor.transport.sealed_memory import SealedMemory, is_reachable
+from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from typing import Any
+
+    from dragonfly_executor.engine.tier_settings import TierSettings
+    from dragonfly_executor.serialization import CallCodec
+
+SEALED_FROM = 1024 * 1024
+"""Smallest size in bytes of an object that gets memory, and a descriptor, of its own."""
+
+
+class BytesInMemory:
+    """The bytes of a shared object as one bytes object."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data: bytes | None = data
+
+    def view(self) -> memoryview:
+        """Return the bytes.
+
+        Raises:
+            ValueError: the memory is closed.
+        """
+        if self._data is None:
+            raise ValueError("the memory is closed")
+        return memoryview(self._data)
+
+    def close(self) -> None:
+        """Free the bytes."""
+        self._data = None
+
+
+class NumberedReference(weakref.ref["SharedContent"]):
+    """A weak reference to a content, with the number of its object."""
+
+    __slots__ = ("number",)
+    number: int
+
+
+class SharedContents:
+    """The shared objects of one pool. Any thread may use it, except where a method says otherwise.
+
+    It holds the contents by weak references: handles and payloads keep them. No method takes a lock, because a content
+    may be freed, and a Ctrl-C may come, at any point.
+
+    Args:
+        codec: encodes the objects.
+        max_payload: maximum size of an object in bytes.
+        tiers: the pool's backends.
+    """
+
+    def __init__(self, codec: CallCodec, max_payload: int, tiers: Sequence[TierSettings]) -> None:
+        self._codec = codec
+        self._max_payload = max_payload
+        self._tiers = tiers
+        self._numbers = count(1)
+        self._references: dict[int, NumberedReference] = {}
+        self._freed: deque[int] = deque()
+        self._wake: Callable[[], object] = lambda: None
+
+    def share(self, value: Any) -> SharedObject[Any]:
+        """Pickle an object, and return its handle.
+
+        Raises:
+            CallSerializationError: the object cannot be pickled.
+            SharedObjectError: the pool's serializer cannot share objects.
+            FrameTooLargeError: the object is larger than ``max_payload``.
+        """
+        encoded = self._codec.encode_shared(value)
+        size = sum(map(len, encoded.parts))
+        if size > self._max_payload:
+            raise errors.FrameTooLargeError(
+                f"the shared object takes {size} bytes, more than max_payload={self._max_payload}"
+            )
+        number = next(self._numbers)
+        content = SharedContent(
+            encoded.owner, *self._stored(number, size, encoded.parts), encoded.names, encoded.contents
+        )
+        reference = NumberedReference(content, self._on_freed)
+        reference.number = number
+        self._references[number] = reference
+        return SharedObject(content, type(value).__qualname__)
+
+    def _stored(
+        self, number: int, size: int, parts: list[bytes | memoryview]
+    ) -> tuple[SharedEntry, SealedMemory | BytesInMemory | None]:
+        """Store a copy of the pickle, and return its entry with it."""
+        if size <= INLINE_SIZE:
+            return SharedEntry(number, size, NO_DIGEST, NO_DESCRIPTOR, 0, b"".join(parts)), None
+        memory: SealedMemory | BytesInMemory
+        descriptor, inode, needs_digest = NO_DESCRIPTOR, 0, True
+        if size < SEALED_FROM:
+            memory = BytesInMemory(b"".join(parts))
+        else:
+            try:
+                memory = SealedMemory(parts)
+                descriptor, inode = memory.descriptor, memory.inode
+                needs_digest = not (self._is_local() and is_reachable())
+            except OSError:  # another system, or no descriptor or no such memory is left
+                memory = BytesInMemory(b"".join(parts))
+        digest = hashlib.sha256(memory.view()).digest() if needs_digest else NO_DIGEST
+        return SharedEntry(number, size, digest, descriptor, inode, b""), memory
+
+    def _is_local(self) -> bool:
+        """Return True if all runners of the pool are child processes of this process."""
+        # The class itself: a subclass may run its agents behind anything.
+        return all(type(tier.backend) is LocalBackend for tier in self._tiers)
+
+    def find(self, number: int) -> memoryview | None:
+        """Return the bytes of an object; None if it is gone."""
+        reference = self._references.get(number)
+        content = None if reference is None else reference()
+        if content is None or content.memory is None:
+            return None
+        try:
+            return content.memory.view()
+        except ValueError:
+            return None
+
+    def on_freed(self, wake: Callable[[], object]) -> None:
+        """Call `wake` from now on when a content was freed: from any thread, and at any point of its program."""
+        self._wake = wake
+
+    def take_freed(self) -> list[int]:
+        """Return the numbers of the objects that were freed since the last time."""
+        freed: list[int] = []
+        while self._freed:
+            freed.append(self._freed.popleft())
+        return freed
+
+    def _on_freed(self, reference: NumberedReference) -> None:
+        self._references.pop(reference.number, None)
+        self._freed.append(reference.number)
+        self._wake()
+
+    def close(self) -> None:
+        """Free the bytes of all objects, because no runner is left, or in a forked child of the process."""
+        self._wake = lambda: None
+        for reference in list(self._references.values()):
+            content = reference()
+            if content is not None and content.memory is not None:
+                content.memory.close()

@@ -1,0 +1,262 @@
+"""The shared objects that a runner's slots ask for: each is a file, by its digest, beside the contents of the sync.
+
+A slot on the parent's machine maps the parent's memory and does not ask. For any other slot the agent looks into the
+cache of its host. If the object is not there, the agent asks the parent for it, some chunks at a time. So an object
+comes once for all slots of the host, and is still there for the next runner.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+
+from dragonfly_executor.protocol.frames import FORGOTTEN_AT_ONCE, Flag, Frame, Kind, encode
+from dragonfly_executor.protocol.shared_entries import pack_numbers, read_entries, read_numbers
+from dragonfly_executor.runner import session_directory
+from dragonfly_executor.runner.content_cache import ContentCache, ContentWriter, cache_folder, private_folder
+from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from dragonfly_executor.core.slot_records import SlotCall
+    from dragonfly_executor.protocol.shared_entries import SharedEntry
+    from dragonfly_executor.runner.dispatch import Dispatcher
+    from dragonfly_executor.runner.slot_handle import Slot
+
+    Helper = Callable[[Callable[[], int], Callable[[int], None]], None]
+
+WINDOW = 32
+"""Chunks of an object that are requested ahead."""
+AT_ONCE = 4
+"""Objects that are received at the same time."""
+ATTEMPTS = 3
+"""Number of times that an object is received whose digest does not match."""
+TRIM_AFTER = 256 * 1024 * 1024
+"""Bytes that are received before the cache is trimmed again."""
+
+
+class SharedFile:
+    """A shared object on its way to the slots that wait for it.
+
+    Attributes:
+        entry: the object.
+        path: its file; empty while it is not there.
+        waiting: the slots that wait for it, each with its call.
+        writer: writes its file while it is received.
+        place: the place of the next chunk.
+        owed: chunks that were received and not replaced by a request.
+        attempts: number of times that it was received.
+    """
+
+    __slots__ = ("attempts", "entry", "owed", "path", "place", "waiting", "writer")
+
+    def __init__(self, entry: SharedEntry) -> None:
+        self.entry = entry
+        self.path = ""
+        self.waiting: list[tuple[Slot, SlotCall | None]] = []
+        self.writer: ContentWriter | None = None
+        self.place = 0
+        self.owed = 0
+        self.attempts = 0
+
+
+class SharedFiles:
+    """The shared objects of one runner.
+
+    Args:
+        send: sends a frame to the parent.
+        dispatcher: knows the slots and their calls.
+        run_helper: runs a function in a child of the agent, and calls back with its wait status.
+    """
+
+    def __init__(self, send: Callable[[bytes], None], dispatcher: Dispatcher, run_helper: Helper) -> None:
+        self._send = send
+        self._dispatcher = dispatcher
+        self._run_helper = run_helper
+        self._files: dict[int, SharedFile] = {}
+        self._queue: deque[SharedFile] = deque()
+        """Objects that are to be received once fewer than `AT_ONCE` are."""
+        self._session: session_directory.SessionDirectory | None = None
+        self._cache: ContentCache | None = None
+        self._untrimmed = TRIM_AFTER
+
+    def descriptors(self) -> list[int]:
+        """Return the descriptors that slots must not keep open."""
+        fds = [file.writer.fd for file in self._files.values() if file.writer is not None]
+        return fds if self._session is None else [*fds, self._session.fd]
+
+    def remove(self) -> None:
+        """Remove the files that are not complete, and the cache if it is this runner's own."""
+        for file in self._files.values():
+            if file.writer is not None:
+                file.writer.drop()
+        if self._session is not None:
+            self._session.remove()
+
+    # -- frames -------------------------------------------------------------------------------------------------------
+
+    def wanted(self, slot: Slot, frame: Frame) -> None:
+        """Handle a slot's request for the objects of its call."""
+        call = self._dispatcher.call(frame.call_id, frame.attempt)
+        for entry in read_entries(frame.payload):
+            file = self._files.setdefault(entry.number, SharedFile(entry))
+            if frame.flags & Flag.ERROR and file.path:
+                # The slot could not open this file. So the object is received again.
+                self._open_cache().forget(entry.digest.hex())
+                file.path = ""
+            if call is not None:
+                self._dispatcher.shared_requested(call)
+            file.waiting.append((slot, call))
+            if file.path:
+                self._answer(file, file.path)
+            elif len(file.waiting) == 1:
+                self._find(file)
+
+    def receive(self, frame: Frame) -> None:
+        """Handle a frame of the parent."""
+        if frame.kind == Kind.SHARED_DATA:
+            self._arrived(frame)
+        else:
+            self._forget(frame)
+
+    def _arrived(self, frame: Frame) -> None:
+        file = self._files.get(frame.call_id)
+        if file is None or file.writer is None or frame.detail != file.place:
+            return  # a piece of a transfer that was given up
+        file.place += 1
+        try:
+            if not file.writer.write(frame.payload):
+                self._fail(file, "the parent sends more than its size")
+            elif not frame.flags & Flag.MORE:
+                self._finish(file, file.writer)
+            else:
+                self._request_more(file)
+        except OSError as error:
+            self._fail(file, f"{error.strerror or error} ({self._where()})")
+
+    def _forget(self, frame: Frame) -> None:
+        """Drop the objects that the parent does not have any more. Their files stay in the cache."""
+        numbers = read_numbers(frame.payload)
+        for number in numbers:
+            file = self._files.get(number)
+            if file is not None:
+                self._fail(file, "the parent has freed it")
+        for start in range(0, len(numbers), FORGOTTEN_AT_ONCE):
+            packet = encode(Kind.SHARED_FORGET, payload=pack_numbers(numbers[start : start + FORGOTTEN_AT_ONCE]))
+            for slot in self._dispatcher.slots.values():
+                slot.notify(packet)
+
+    # -- one object ---------------------------------------------------------------------------------------------------
+
+    def _find(self, file: SharedFile) -> None:
+        """Look for an object in the cache of this host, and verify it there, or receive it."""
+        entry = file.entry
+        digest = entry.digest.hex()
+        try:
+            cache = self._open_cache()
+            if not cache.has(digest, entry.size):
+                self._receive(file)
+                return
+            # In a child, because it reads the whole file.
+            self._run_helper(
+                lambda: 0 if cache.verify(digest, entry.size) else 1,
+                lambda status: self._looked_at(file, cache.path(digest), is_valid=not status),
+            )
+        except OSError as error:
+            self._fail(file, f"{error.strerror or error} ({self._where()})")
+
+    def _looked_at(self, file: SharedFile, path: str, *, is_valid: bool) -> None:
+        if self._files.get(file.entry.number) is not file:
+            return
+        if is_valid:
+            file.path = path
+            self._answer(file, path)
+            return
+        try:
+            self._receive(file)
+        except OSError as error:
+            self._fail(file, f"{error.strerror or error} ({self._where()})")
+
+    def _receive(self, file: SharedFile) -> None:
+        """Ask the parent for an object from its start, unless enough objects are being received."""
+        if sum(other.writer is not None for other in self._files.values()) >= AT_ONCE:
+            self._queue.append(file)
+            return
+        entry = file.entry
+        file.writer = self._open_cache().receive(entry.digest.hex(), entry.size)
+        file.place = file.owed = 0
+        file.attempts += 1
+        self._send(encode(Kind.SHARED_WANT, entry.number, detail=WINDOW))
+
+    def _request_more(self, file: SharedFile) -> None:
+        file.owed += 1
+        if file.owed >= WINDOW // 4:
+            self._send(encode(Kind.SHARED_WANT, file.entry.number, flags=Flag.MORE, detail=file.owed))
+            file.owed = 0
+
+    def _finish(self, file: SharedFile, writer: ContentWriter) -> None:
+        """Keep an object whose last piece has arrived, if its digest matches."""
+        file.writer = None
+        if writer.finish():
+            file.path = self._open_cache().path(file.entry.digest.hex())
+            self._trim(file.entry.size)
+            self._answer(file, file.path)
+            self._receive_next()
+        elif file.attempts < ATTEMPTS:
+            self._receive(file)
+        else:
+            self._fail(file, f"it was received {ATTEMPTS} times, and its digest never matched")
+
+    def _fail(self, file: SharedFile, reason: str) -> None:
+        """Give up an object. The next call that needs it tries again."""
+        self._files.pop(file.entry.number, None)
+        if file.writer is not None:
+            writer, file.writer = file.writer, None
+            writer.drop()
+        if file in self._queue:
+            self._queue.remove(file)
+        self._answer(file, reason, Flag.ERROR)
+        self._receive_next()
+
+    def _receive_next(self) -> None:
+        if self._queue:
+            file = self._queue.popleft()
+            try:
+                self._receive(file)
+            except OSError as error:
+                self._fail(file, f"{error.strerror or error} ({self._where()})")
+
+    def _answer(self, file: SharedFile, text: str, flags: int = 0) -> None:
+        """Tell the slots that wait for an object its file, or why there is none."""
+        waiting, file.waiting = file.waiting, []
+        for slot, call in waiting:
+            if self._dispatcher.slots.get(slot.pid) is slot:
+                slot.link.send(encode(Kind.SHARED_FILE, file.entry.number, os.fsencode(text), flags=flags))
+            if call is not None:
+                self._dispatcher.shared_answered(call)
+
+    # -- the cache ----------------------------------------------------------------------------------------------------
+
+    def _open_cache(self) -> ContentCache:
+        if self._cache is not None:
+            return self._cache
+        cache = cache_folder()
+        if cache is None or not private_folder(cache) or not private_folder(os.path.join(cache, "blobs")):
+            # Without a home directory the cache lasts as long as the runner.
+            session_directory.sweep()
+            self._session = session_directory.SessionDirectory()
+            cache = self._session.path
+            os.mkdir(os.path.join(cache, "blobs"), 0o700)
+        self._cache = ContentCache(os.path.join(cache, "blobs"))
+        return self._cache
+
+    def _trim(self, size: int) -> None:
+        """Remove the least recently used contents of the cache, now and then: that reads its whole folder."""
+        self._untrimmed += size
+        if self._untrimmed >= TRIM_AFTER and self._cache is not None:
+            self._untrimmed = 0
+            self._cache.trim()
+
+    def _where(self) -> str:
+        return session_directory.temporary_folder() if self._cache is None else self._cache.folder

@@ -1,0 +1,178 @@
+"""`MapCalls`: the calls of a map, and the thread that waits for them."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from itertools import count
+from typing import Any
+
+import pytest
+
+from dragonfly_executor.core.actions import CANCELLED, Settle
+from dragonfly_executor.core.calls import Call
+from dragonfly_executor.engine.action_runner import settle
+from dragonfly_executor.engine.map_calls import MapCall, MapCalls
+from dragonfly_executor.engine.options import CallOptions
+from dragonfly_executor.engine.outcome import Outcome
+from dragonfly_executor.errors import ForkedExecutorError, FrameTooLargeError
+from tests.support.codec_pair import CodecPair
+from tests.support.helpers import PATIENCE
+
+pair = CodecPair()
+
+
+class RecordingEngine:
+    """An engine that notes what it is handed. The test settles."""
+
+    def __init__(self) -> None:
+        self.options: Any = type("Options", (), {"max_payload": 100})
+        self.ids: Iterator[int] = count(1)
+        self.forked = False
+        self.accepted: list[list[Call]] = []
+        self.cancelled: list[tuple[list[int], bool]] = []
+        self.refusal: Exception | None = None
+
+    def accept(self, calls: Sequence[Call]) -> None:
+        if self.refusal is not None:
+            raise self.refusal
+        self.accepted.append([*calls])
+
+    def cancel(self, calls: Sequence[Call], *, running: bool) -> None:
+        self.cancelled.append(([call.id for call in calls], running))
+
+
+def value(what: object) -> Outcome:
+    return Outcome(pair.codec, b"".join(pair.slot.encode_result(what)), is_error=False)
+
+
+def end(call: MapCall, outcome: object) -> None:
+    settle(Settle([(call, outcome)]))
+
+
+@pytest.fixture
+def engine() -> RecordingEngine:
+    return RecordingEngine()
+
+
+def made(engine: RecordingEngine, count: int, **options: Any) -> MapCalls:
+    calls = MapCalls(engine, CallOptions(**options), lambda args: [args[0]], (FrameTooLargeError,))
+    calls.submit([((b"x",), number, 1) for number in range(count)])
+    return calls
+
+
+def test_calls_are_accepted_in_one_step_in_order(engine: RecordingEngine) -> None:
+    calls = made(engine, 3)
+    assert engine.accepted == [[*calls.pending]]
+    assert [call.id for call in calls.pending] == [1, 2, 3]
+
+
+def test_an_error_of_one_call_waits_for_its_turn(engine: RecordingEngine) -> None:
+    calls = MapCalls(engine, CallOptions(), lambda args: [args[0]], (FrameTooLargeError,))
+    calls.submit([((bytes(size),), number, 1) for number, size in enumerate([1, 101, 2])])
+    assert [call.size for call in calls.pending] == [1, 1, 1]
+    assert len(engine.accepted[0]) == 2
+    with pytest.raises(FrameTooLargeError):
+        calls.pending[1].take()
+    with pytest.raises(FrameTooLargeError):
+        MapCalls(engine, CallOptions(), lambda args: [args[0]], ()).submit([((bytes(101),), 0, 1)])
+
+
+def test_calls_that_were_refused_are_there_to_be_cancelled(engine: RecordingEngine) -> None:
+    """An interrupt may come after the engine has accepted them."""
+    engine.refusal = KeyboardInterrupt()  # type: ignore[assignment]
+    calls = MapCalls(engine, CallOptions(), lambda args: [args[0]], ())
+    with pytest.raises(KeyboardInterrupt):
+        calls.submit([((b"x",), 0, 1)])
+    calls.close()
+    assert engine.cancelled == [([1], True)]
+
+
+def test_a_settled_call_keeps_neither_itself_nor_its_value(engine: RecordingEngine) -> None:
+    (call,) = made(engine, 1).pending
+    assert call.token is call
+    end(call, value([1, 2]))
+    assert call.token is None
+    assert call.take() == [1, 2]
+    assert call.outcome is None
+
+
+@pytest.mark.parametrize("outcome", [CANCELLED, KeyError(1), Outcome.failed(KeyError(2))], ids=["cancelled", "a", "b"])
+def test_an_error_is_raised(outcome: object, engine: RecordingEngine) -> None:
+    (call,) = made(engine, 1).pending
+    end(call, outcome)
+    with pytest.raises(BaseException) as caught:
+        call.take()
+    assert type(caught.value).__name__ == ("CancelledError" if outcome is CANCELLED else "KeyError")
+
+
+def test_the_thread_that_waits_is_woken_by_its_call_alone(engine: RecordingEngine) -> None:
+    calls = made(engine, 50)
+    woken = 0
+    wake = calls.wake
+
+    def counted() -> None:
+        nonlocal woken
+        woken += 1
+        wake()
+
+    calls.wake = counted  # type: ignore[method-assign]
+    last = calls.pending[-1]
+    waits = threading.Thread(target=calls.wait, args=(last, None))
+    waits.start()
+    while calls.awaited is None:
+        time.sleep(0)
+    for call in calls.pending:
+        end(call, value(call.first))
+    waits.join(PATIENCE)
+    assert not waits.is_alive()
+    assert woken == 1
+    assert [call.take() for call in calls.pending] == [*range(50)]
+
+
+def test_an_early_wake_up_does_not_end_a_later_wait(engine: RecordingEngine) -> None:
+    """The call was settled between the two looks of the thread that waits: its wake-up is left over."""
+    calls = made(engine, 2)
+    first, second = calls.pending
+    calls.awaited = first
+    end(first, value(1))
+    with pytest.raises(TimeoutError):
+        calls.wait(second, time.monotonic() + 0.05)
+    assert calls.awaited is None
+
+
+def test_a_deadline_that_is_over_does_not_hide_a_result(engine: RecordingEngine) -> None:
+    (call,) = (calls := made(engine, 1)).pending
+    with pytest.raises(TimeoutError):
+        calls.wait(call, time.monotonic() - 1)
+    end(call, value(1))
+    calls.wait(call, time.monotonic() - 1)
+
+
+def test_the_farthest_deadline(engine: RecordingEngine) -> None:
+    (call,) = (calls := made(engine, 1)).pending
+    timer = threading.Timer(0.01, end, (call, value(1)))
+    timer.start()
+    calls.wait(call, 1e300)
+    timer.join()
+
+
+def test_a_forked_child_is_refused(engine: RecordingEngine) -> None:
+    calls = made(engine, 1)
+    engine.forked = True
+    with pytest.raises(ForkedExecutorError, match="forked"):
+        calls.wait(calls.pending[0], None)
+
+
+@pytest.mark.parametrize("cancel_running", [True, False])
+def test_closing_cancels_what_is_unsettled_some_at_a_time(cancel_running: bool, engine: RecordingEngine) -> None:
+    calls = made(engine, 2500, cancel_running=cancel_running)
+    end(calls.pending[1], value(1))
+    calls.close()
+    assert [len(ids) for ids, _ in engine.cancelled] == [1000, 1000, 499]
+    assert {running for _, running in engine.cancelled} == {cancel_running}
+    assert 2 not in engine.cancelled[0][0]
+    assert not calls.pending
+    calls.close()
+    assert len(engine.cancelled) == 3

@@ -1,0 +1,103 @@
+"""The payloads of many calls of one function are those of single calls."""
+
+from __future__ import annotations
+
+import pickle
+import sys
+import threading
+from functools import partial
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dragonfly_executor.errors import CallSerializationError
+from dragonfly_executor.serialization import CallCodec
+from dragonfly_executor.serialization.repeated_call import RepeatedCall
+from tests.support import importable
+from tests.support.codec_pair import CodecPair
+
+pair = CodecPair()
+ATOMS = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text()
+
+
+def encoded(call: RepeatedCall, *args: Any) -> bytes:
+    return b"".join(call.encode(args))
+
+
+def without_unpickling_in_c(data: bytes) -> Any:
+    """Python's own unpickler checks frames more strictly than the one in C."""
+    return pickle._loads(data)  # type: ignore[attr-defined]
+
+
+@given(st.lists(st.lists(ATOMS | st.lists(ATOMS) | st.binary(max_size=20), max_size=5), min_size=2, max_size=5))
+def test_each_payload_is_that_of_a_single_call(items: list[list[Any]]) -> None:
+    call = RepeatedCall(pair.codec, importable.add)
+    for args in items:
+        data = encoded(call, *args)
+        assert pair.slot.decode_call(data) == (importable.add, tuple(args), {}, ())
+        assert without_unpickling_in_c(data) == (importable.add, tuple(args), {})
+
+
+def test_one_text_twice_among_the_arguments() -> None:
+    """A reference into the memo, which the function must not have shifted."""
+    call, text = RepeatedCall(pair.codec, importable.add), "text"
+    call.encode((text, text))
+    assert pair.slot.decode_call(encoded(call, text, text))[1] == ("text", "text")
+
+
+@pytest.mark.parametrize("size", [0, 1, 255, 256, 65_000, 65_536, 1_000_000])
+def test_a_text_of_any_length(size: int) -> None:
+    call = RepeatedCall(pair.codec, importable.same)
+    call.encode((1,))
+    assert pair.slot.decode_call(encoded(call, "x" * size))[1] == ("x" * size,)
+
+
+@pytest.mark.parametrize("fn", [pow, "".join, str.upper, partial(importable.add, 3), lambda a, b: a + b, int])
+def test_functions_that_travel_in_other_ways(fn: Any) -> None:
+    call, single = RepeatedCall(pair.codec, fn), pair.codec.encode_call(fn, (2, 3), {})
+    for _ in range(3):
+        opened = pair.slot.decode_call(encoded(call, 2, 3))
+        assert opened[1:] == pair.slot.decode_call(b"".join(single))[1:]
+        assert type(opened[0]) is type(fn)
+
+
+def test_exceptions_to_retry_on_travel_with_each_call() -> None:
+    call = RepeatedCall(pair.codec, importable.add, (KeyError,))
+    for _ in range(2):
+        assert pair.slot.decode_call(encoded(call, 1, 2))[3] == (KeyError,)
+
+
+def test_an_argument_that_cannot_travel_fails_its_own_call() -> None:
+    call = RepeatedCall(pair.codec, importable.same)
+    call.encode((1,))
+    with pytest.raises(CallSerializationError, match=r"^argument 1 of same\(\)"):
+        call.encode((threading.Lock(),))
+    assert pair.slot.decode_call(encoded(call, 2))[1] == (2,)
+
+
+def test_a_module_that_runners_do_not_find_travels_by_value_from_then_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As single calls do: the function's module is looked at again when modules came or went."""
+    fresh = CodecPair()
+    module = ModuleType("made_here_for_the_map")
+    exec("def twice(x):\n    return 2 * x", module.__dict__)
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    call = RepeatedCall(fresh.codec, module.twice)
+    for n in range(3):
+        data = encoded(call, n)
+        assert b"\x8c\x15made_here_for_the_map\x8c" not in data
+        opened = fresh.slot.decode_call(data)
+        assert opened[0](*opened[1]) == 2 * n
+
+
+def test_a_changed_import_path_travels_with_the_next_call(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    codec = CallCodec(path_travels=True)
+    codec.setup()
+    call = RepeatedCall(codec, importable.same)
+    short = [len(encoded(call, 1)) for _ in range(2)]
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert str(tmp_path).encode() in encoded(call, 1)
+    assert max(short) < 200
