@@ -187,10 +187,10 @@ class Agent:
         return fds
 
     def _on_slot_frames(self, slot: Slot, frames: list[Frame]) -> None:
+        # How long the calls took whose results are in these frames.
         times: list[float] = []
-        """How long the calls took whose results are in these frames."""
+        # Other answers, each behind the times of the results before it.
         earlier: list[tuple[list[float], Frame]] = []
-        """Other answers, each behind the times of the results before it."""
         queue = self._link.queue
         for frame in frames:
             kind, flags, _, microseconds, _, raw = frame
