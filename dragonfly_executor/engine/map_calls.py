@@ -10,7 +10,6 @@ from concurrent.futures import CancelledError
 
 from dragonfly_executor.core.actions import CANCELLED
 from dragonfly_executor.core.calls import Call, CallLimits
-from dragonfly_executor.engine.large_payloads import sendable
 from dragonfly_executor.engine.outcome import Outcome
 from dragonfly_executor.errors import ForkedExecutorError
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
@@ -94,8 +93,8 @@ class MapCalls:
         engine: runs the calls.
         options: the options of each call.
         encode: encodes a call with these arguments.
-        is_delayed: exception types of `encode` and of `sendable` that are raised in the call's turn. All others are
-            raised by `submit`.
+        is_delayed: exception types of `encode` and of `Engine.payload_of` that are raised in the call's turn. All
+            others are raised by `submit`.
 
     Attributes:
         pending: the calls whose results were not taken, in order.
@@ -125,12 +124,12 @@ class MapCalls:
             batch: for each call its arguments, the number of its first item, and the number of its items.
         """
         engine, options, encode = self._engine, self._options, self._encode
-        ids, max_payload = engine.ids, engine.options.max_payload
+        ids, payload_of = engine.ids, engine.payload_of
         calls: list[MapCall] = []
         new: list[MapCall] = []
         for arguments, first, size in batch:
             try:
-                payload = sendable(encode(arguments), max_payload)
+                payload = payload_of(encode(arguments))
             except self._is_delayed as error:
                 new.append(self._failed(error, first, size))
                 continue

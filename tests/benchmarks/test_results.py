@@ -14,11 +14,11 @@ from benchmarks.interpreters import Interpreters, run
 from benchmarks.measures.alone import total_calls
 from benchmarks.measures.effort import QUICK
 from benchmarks.measures.processor import thread_name
-from benchmarks.report import absolute_markdown, block, markdown, threads_markdown, verdict
+from benchmarks.report import absolute_markdown, block, change, markdown, threads_markdown, verdict
 from benchmarks.results import Results
 from benchmarks.rounds import wire_seconds
 from benchmarks.rows import ROWS
-from benchmarks.subjects import ADAPTERS, BASELINE, MPIRE, OURS, POOL, RAY, SOCKETS, SPAWN, THREADS
+from benchmarks.subjects import ADAPTERS, BASELINE, MPIRE, OTHER, OURS, POOL, RAY, SOCKETS, SPAWN, THREADS
 
 
 def results(row: str, **figures: list[float | None]) -> Results:
@@ -52,6 +52,19 @@ def test_the_median_ratio_is_held_against_the_target(row: str, ours: float | Non
     word = {True: "met", False: "MISSED", None: "not measured" if ROWS[row].bound else ""}[met]
     assert verdict(run_of_three, row).endswith(word)
     assert OURS in block(run_of_three, row)
+
+
+@pytest.mark.parametrize(
+    ("row", "ours", "word"),
+    [
+        ("submits", 12.0, "better"),
+        ("submits", 8.0, "WORSE"),
+        ("round_trip_p50", 12.0, "WORSE"),
+        ("memory", 10.5, "as before"),
+    ],
+)
+def test_a_row_is_compared_with_the_other_checkout(row: str, ours: float, word: str) -> None:
+    assert change(Results(rows={row: {OURS: [ours], OTHER: [10.0]}}), row).endswith(word)
 
 
 def test_a_target_may_be_another_executor() -> None:
