@@ -16,12 +16,16 @@ from dragonfly_executor.errors import ForkedExecutorError
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from typing import Any
+    from typing import Any, TypeAlias
 
     from dragonfly_executor.core.calls import Payload
     from dragonfly_executor.engine.context import MapContext
     from dragonfly_executor.engine.options import CallOptions
     from dragonfly_executor.serialization.layout import Buffer
+
+    Batch: TypeAlias = list[tuple[tuple[Any, ...], int, int]]
+    """For each call its arguments, the number of its first item, and the number of its items."""
+    Split: TypeAlias = Callable[[tuple[Any, ...], int, int], Batch]
 
 CANCELLED_AT_ONCE = 1000
 """Number of calls that the engine cancels in one step."""
@@ -34,10 +38,12 @@ class MapCall(Call):
         outcome: its outcome, once it is settled: as `CallToken.settle` gets it.
         is_settled: whether it has its outcome.
         owner: the map.
-        first, size: the number of its first item in the map, and how many items it has.
+        first, size: the number of its first item in the map, and how many items it has. 0 items: it has the error of an
+            iterable.
+        arguments: its arguments, if the map may have to send some of them again.
     """
 
-    __slots__ = ("first", "is_settled", "outcome", "owner", "size")
+    __slots__ = ("arguments", "first", "is_settled", "outcome", "owner", "size")
 
     def __init__(
         self,
@@ -52,6 +58,7 @@ class MapCall(Call):
         self.owner = owner
         self.first = first
         self.size = size
+        self.arguments: tuple[Any, ...] = ()
         self.outcome: object = None
         self.is_settled = False
 
@@ -96,6 +103,8 @@ class MapCalls:
         encode: encodes a call with these arguments.
         is_delayed: exception types of `encode` and of `sendable` that are raised in the call's turn. All others are
             raised by `submit`.
+        split: returns a call of several items as calls of one item each, if one of them cannot be encoded. None if such
+            a call fails as a whole.
 
     Attributes:
         pending: the calls whose results were not taken, in order.
@@ -108,39 +117,57 @@ class MapCalls:
         options: CallOptions,
         encode: Callable[[tuple[Any, ...]], list[Buffer]],
         is_delayed: tuple[type[Exception], ...],
+        split: Split | None = None,
     ) -> None:
         self._engine = engine
         self._options = options
         self._encode = encode
         self._is_delayed = is_delayed
+        self._split = split
+        self.decode_result = engine.codec.decode_result
+        self.decode_error = engine.codec.decode_error
         self.pending: deque[MapCall] = deque()
         self.awaited: MapCall | None = None
         self._bell = allocate_lock()
         self._bell.acquire()
 
-    def submit(self, batch: Sequence[tuple[tuple[Any, ...], int, int]]) -> None:
-        """Submit calls, all or none.
+    def submit(self, batch: Batch) -> None:
+        """Submit calls, all or none."""
+        calls = self._encoded(batch)
+        # First, so that an interrupt finds the calls there. To cancel a call that the engine has not is harmless.
+        self.pending.extend(calls)
+        self._accept(calls)
 
-        Args:
-            batch: for each call its arguments, the number of its first item, and the number of its items.
-        """
-        engine, options, encode = self._engine, self._options, self._encode
+    def replace_first(self, batch: Batch) -> None:
+        """Remove the first call, which is settled, and submit these calls in its place."""
+        calls = self._encoded(batch)
+        self.pending.popleft()
+        self.pending.extendleft(reversed(calls))
+        self._accept(calls)
+
+    def _encoded(self, batch: Batch) -> list[MapCall]:
+        engine, options, encode, split = self._engine, self._options, self._encode, self._split
         ids, max_payload = engine.ids, engine.options.max_payload
         calls: list[MapCall] = []
-        new: list[MapCall] = []
         for arguments, first, size in batch:
             try:
                 payload = sendable(encode(arguments), max_payload)
             except self._is_delayed as error:
-                new.append(self._failed(error, first, size))
+                if split is not None and size > 1:
+                    calls += self._encoded(split(arguments, first, size))
+                else:
+                    calls.append(self._failed(error, first, size))
                 continue
             call = MapCall(next(ids), payload, options.limits(), self, first, size)
-            new.append(call)
+            if split is not None:
+                call.arguments = arguments
             calls.append(call)
-        # First, so that an interrupt finds the calls there. To cancel a call that the engine has not is harmless.
-        self.pending.extend(new)
-        if calls:
-            engine.accept(calls)
+        return calls
+
+    def _accept(self, calls: Sequence[MapCall]) -> None:
+        unsettled = [call for call in calls if not call.is_settled]
+        if unsettled:
+            self._engine.accept(unsettled)
 
     def fail(self, error: Exception) -> None:
         """Raise an error, which belongs to no item, after the results before it."""
