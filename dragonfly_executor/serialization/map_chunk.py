@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from operator import length_hint
-from os import getpid
 from time import perf_counter
 
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
@@ -63,7 +62,7 @@ class ItemOutcomes:
         self.seconds = seconds
 
 
-def run_items(fn: Callable[..., object], columns: Columns, first: int) -> ItemOutcomes:
+def run_items(fn: Callable[..., object], columns: Columns, first: int, *, is_here: Callable[[], bool]) -> ItemOutcomes:
     """Call `fn` with the arguments of each item, as if each item was a call of its own.
 
     An exception ends its own item alone. After `OVERDUE` seconds the items that were not begun are left out: the items
@@ -71,12 +70,13 @@ def run_items(fn: Callable[..., object], columns: Columns, first: int) -> ItemOu
 
     Args:
         fn, columns, first: see `run_chunk`.
+        is_here: returns False in a child process that an item has forked.
     """
     values: list[Any] = []
     failures: list[tuple[int, BaseException]] = []
     is_single = len(columns) == 1
     call: Callable[[Any], object] = fn if is_single else lambda arguments: fn(*arguments)
-    process, began, now = getpid(), perf_counter(), 0.0
+    now = began = perf_counter()
     for one in columns[0] if is_single else zip(*columns, strict=True):
         try:
             values.append(call(one))
@@ -85,8 +85,8 @@ def run_items(fn: Callable[..., object], columns: Columns, first: int) -> ItemOu
             failures.append((len(values), error))
             values.append(None)
         now = perf_counter()
-        if now - began > OVERDUE or getpid() != process:
-            break  # late, or in a child process that the item has forked
+        if now - began > OVERDUE or not is_here():
+            break
     return ItemOutcomes(values, failures, now - began)
 
 

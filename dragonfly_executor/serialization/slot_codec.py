@@ -36,6 +36,7 @@ from dragonfly_executor.serialization.module_origin import forget_replaced
 from dragonfly_executor.serialization.rebuild import main_attribute
 from dragonfly_executor.serialization.slot_main import SlotMain
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
+from dragonfly_executor.util.process_mark import ProcessMark
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -56,6 +57,7 @@ class SlotCodec:
 
     Attributes:
         main: the script's own module.
+        mark: tells this process from the children that calls fork.
         shared: returns a shared object by its number, while a call that uses the object is decoded.
     """
 
@@ -66,6 +68,7 @@ class SlotCodec:
         self._place = place
         self._path = b""
         """The parent's pickled import path, as the last call brought it."""
+        self.mark = ProcessMark()
         self.main = SlotMain(self._setup["main"] if place is None else self._moved_main(place.root))
         self._format = SerializerFormat(self._setup["serializer"] or "cloudpickle")
 
@@ -299,6 +302,8 @@ def perform(
         first = args[2] if fn is run_chunk or fn is run_items else None
         if on_begin is not None:
             on_begin()
+        if fn is run_items:
+            kwargs["is_here"] = codec.mark.is_here
         try:
             value = fn(*args, **kwargs)
         except BaseException as exc:
