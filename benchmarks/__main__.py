@@ -15,7 +15,7 @@ from pathlib import Path
 
 from benchmarks.interpreters import ROOT, Interpreters
 from benchmarks.plots import write_plots
-from benchmarks.report import block, verdict
+from benchmarks.report import block, change, verdict
 from benchmarks.results import Results
 from benchmarks.rounds import Run
 from benchmarks.rows import ROWS
@@ -36,6 +36,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         *(verdict(results, name) for name in ROWS if name in results.rows),
         sep="\n",
     )
+    if options.beside:
+        print(
+            f"\n{'ratio to the other checkout':<50}{'got':>8}",
+            *(change(results, name) for name in results.rows),
+            sep="\n",
+        )
     if results.failures:
         print("\nnot measured:", *results.failures, sep="\n  ")
     results.write(Path(options.json))

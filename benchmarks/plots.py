@@ -10,7 +10,7 @@ from pathlib import Path
 from benchmarks.report import number
 from benchmarks.results import Results, advantage
 from benchmarks.rows import ROWS, Row
-from benchmarks.subjects import BASELINE, LIMITS, MEMCPY, OTHER, OURS, POOL, SOCKETS
+from benchmarks.subjects import BASELINE, MEMCPY, NO_PEERS, OURS, POOL, SOCKETS
 from benchmarks.svg import Drawing, LogScale
 
 WIDTH, LEFT, RIGHT = 900, 330, 860
@@ -38,7 +38,7 @@ class Bar:
     Attributes:
         row: the row.
         ours, limit, target: how many times better than the baseline; None if it is not known.
-        peers: the same for each other executor.
+        peers: the same for each other executor with processes.
     """
 
     row: Row
@@ -58,7 +58,7 @@ def bar_of(results: Results, name: str) -> Bar | None:
     row = ROWS[name]
     if (ours := results.ratio(name, OURS)) is None:
         return None
-    hidden = (*LIMITS, OURS, OTHER, row.baseline, row.limit)
+    hidden = (*NO_PEERS, row.baseline, row.limit)
     better = {
         subject: advantage(row, ratio)
         for subject in results.rows[name]
@@ -115,11 +115,11 @@ def _key(image: Drawing) -> None:
     image.rectangle(x, y - 9, 22, 11, "c0 fill")
     image.text(x + 28, y, OURS)
     image.circle(x + 182, y - 4, 3.5, "ring")
-    image.text(x + 192, y, "other executors")
-    image.line(x + 320, y - 12, x + 320, y + 4, "c1 stroke")
-    image.text(x + 328, y, "target")
-    image.line(x + 396, y - 12, x + 396, y + 4, "c2 stroke d2")
-    image.text(x + 404, y, "limit, measured in the same run")
+    image.text(x + 192, y, "other executors with processes")
+    image.line(x + 420, y - 12, x + 420, y + 4, "c1 stroke")
+    image.text(x + 428, y, "target")
+    image.line(x + 496, y - 12, x + 496, y + 4, "c2 stroke d2")
+    image.text(x + 504, y, "limit, measured in the same run")
 
 
 def _about(results: Results) -> str:

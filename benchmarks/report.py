@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from benchmarks.results import Results, Rounds, ratios
+from benchmarks.results import Results, Rounds, advantage, ratios
 from benchmarks.rows import ROWS, Row
-from benchmarks.subjects import LIMITS, OURS
+from benchmarks.subjects import LIMITS, OTHER, OURS
+
+NOISE = 0.1
+"""Share by which two runs of the same code differ on a quiet machine."""
 
 
 def block(results: Results, name: str) -> str:
@@ -30,6 +33,16 @@ def verdict(results: Results, name: str) -> str:
     met = results.is_met(name)
     word = "" if row.bound is None else "not measured" if met is None else "met" if met else "MISSED"
     return f"{row.title:<50}{row.target:>12}{'-' if ratio is None else f'{ratio:.2f}':>8}  {word}"
+
+
+def change(results: Results, name: str) -> str:
+    """Return a line that compares ours with the other checkout."""
+    row, ratio = ROWS[name], results.ratio(name, OURS, OTHER)
+    if ratio is None:
+        return f"{row.title:<50}{'-':>8}"
+    gain = advantage(row, ratio)
+    word = "better" if gain > 1 + NOISE else "WORSE" if gain < 1 - NOISE else "as before"
+    return f"{row.title:<50}{ratio:>8.2f}  {word}"
 
 
 def markdown(results: Results) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -44,6 +45,7 @@ class Run:
         self._rows = rows
         self._subjects = [name for name in subjects if is_installed(name)]
         self._number = 0
+        self._began = time.monotonic()
         self.results.failures += [f"{name} is not installed" for name in subjects if not is_installed(name)]
 
     def compile(self) -> None:
@@ -92,7 +94,7 @@ class Run:
         return self._other if subject == OTHER and self._other else self._interpreters
 
     def _take(self, subject: str, names: Sequence[str]) -> None:
-        print(f"  {subject}: {', '.join(names)}", file=sys.stderr)
+        print(f"{time.monotonic() - self._began:6.0f} s  {subject}: {', '.join(names)}", file=sys.stderr)
         for name, answer in self._interpreters_of(subject).measure(subject, names).items():
             reason = answer.get("failed") or answer.get("left_out")
             if reason:
@@ -116,7 +118,7 @@ class Run:
 
     def _wire(self, way: str) -> None:
         """Measure what `benchmarks.wire` measures: one round, in an interpreter of its own."""
-        print(f"  {way}", file=sys.stderr)
+        print(f"{time.monotonic() - self._began:6.0f} s  {way}", file=sys.stderr)
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder, "figures")
             command = [sys.executable, "-m", "benchmarks.wire", "--rounds", "1", "--ways", way, "--json", str(file)]

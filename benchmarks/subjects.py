@@ -12,6 +12,7 @@ OURS = "DragonflyExecutor"
 BASELINE = "ProcessPoolExecutor (fork)"
 SPAWN = "ProcessPoolExecutor (spawn)"
 FORKSERVER = "ProcessPoolExecutor (forkserver)"
+THREADS = "ThreadPoolExecutor"
 POOL = "multiprocessing.Pool"
 RAY = "Ray"
 MPIRE = "mpire"
@@ -21,7 +22,7 @@ EXECUTORS: dict[str, type[Adapter]] = {
     OURS: Dragonfly,
     FORKSERVER: ForkServer,
     SPAWN: Spawn,
-    "ThreadPoolExecutor": Threads,
+    THREADS: Threads,
     POOL: MultiprocessingPool,
     "loky": Loky,
     MPIRE: Mpire,
@@ -37,6 +38,8 @@ EMPTY_PROGRAM = "python -c pass"
 ADAPTERS: dict[str, type[Adapter]] = {**EXECUTORS, OTHER: Dragonfly, SOCKETS: BareSockets}
 """All that calls can be submitted to."""
 LIMITS = (SOCKETS, MEMCPY, FUTURE, EMPTY_PROGRAM)
+NO_PEERS = (*LIMITS, OURS, OTHER, THREADS)
+"""Limits, ourselves, and threads: a call there pickles nothing and leaves no process."""
 
 
 def is_installed(name: str) -> bool:

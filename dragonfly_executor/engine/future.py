@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from concurrent.futures import CancelledError, InvalidStateError
+from concurrent.futures import CancelledError
 from concurrent.futures import Future as BaseFuture
 
 from dragonfly_executor.core.actions import CANCELLED
@@ -24,8 +24,10 @@ else:
     T = object
 
 
+PENDING, FINISHED = "PENDING", "FINISHED"
+OPEN_STATES = (PENDING, "RUNNING")
 CANCELLED_STATES = ("CANCELLED", "CANCELLED_AND_NOTIFIED")
-"""The standard library's states of a cancelled future, for checks without its lock."""
+"""The standard library's states of a future, for checks without its lock."""
 
 
 class DeferredCallback:
@@ -67,20 +69,38 @@ class Future(BaseFuture[T]):
     cancels_running = True
     _handed_over = False
 
-    # On the class, because these cost memory, and most futures are never cancelled.
-    _told = False
+    # On the class, because these cost time and memory, and most futures never set them. The base class's `__init__`,
+    # which sets some of them for each future, is not called: it also makes a condition, a deque and two lists.
+    call: Call | None = None
+    """The core's record of the call; set once, by the engine."""
     captured: CapturedOutput | None = None
     """The output of the call; set by the engine."""
-    _callbacks: tuple[DeferredCallback, ...] = ()
+    _told = False
+    _state = PENDING
+    _result: Any = None
+    _exception: BaseException | None = None
+    _waiter_list: list[Any] | None = None
+    _callback_list: list[Any] | None = None
 
     def __init__(self, engine: FutureContext) -> None:
-        super().__init__()
+        self._engine = engine
         # An interrupt during enter or exit leaves the standard library's own condition locked. Then the engine would
         # wait for it without end.
         self._condition: Condition = Condition()  # type: ignore[assignment]
-        self._engine = engine
-        self.call: Call | None = None
-        """The core's record of the call; set once, by the engine."""
+
+    @property
+    def _waiters(self) -> list[Any]:  # type: ignore[override]
+        """The base class's list of waiters. `concurrent.futures.wait` and `as_completed` use it under the lock."""
+        if self._waiter_list is None:
+            self._waiter_list = []
+        return self._waiter_list
+
+    @property
+    def _done_callbacks(self) -> list[Any]:
+        """The base class's list of callbacks, which it uses under the lock until the future is done."""
+        if self._callback_list is None:
+            self._callback_list = []
+        return self._callback_list
 
     def cancel(self) -> bool:
         """Cancel the call, and stop it if it runs. Returns False if it has ended."""
@@ -101,7 +121,7 @@ class Future(BaseFuture[T]):
             return
         self._condition.acquire_and_notify_all()
         self._engine.cancel((self.call,))
-        for callback in self._callbacks:
+        for callback in self._done_callbacks:
             self._engine.call_back(callback, self)
 
     def hand_over(self) -> bool:
@@ -133,24 +153,44 @@ class Future(BaseFuture[T]):
             outcome: an `Outcome`, an exception, or `CANCELLED`.
         """
         lock = self._condition
-        lock.acquire_surely()
+        if not lock.acquire(False):
+            lock.acquire_surely()
         try:
-            if type(outcome) is Outcome:
+            if type(outcome) is Outcome and self._state in OPEN_STATES:
+                # Threads look at the state without the lock, so it is set last.
                 if outcome.is_error:
-                    self.set_exception(UndecodedError(outcome))
+                    self._exception = UndecodedError(outcome)
                 else:
-                    self.set_result(outcome)  # type: ignore[arg-type]  # `result` opens it
-            elif isinstance(outcome, BaseException):
-                self.set_exception(outcome)
-            elif outcome is CANCELLED:
-                self._cancel_by_engine()
+                    self._result = outcome  # `result` opens it
+                self._state = FINISHED
+                if self._waiter_list:
+                    self._notify_waiters(is_error=outcome.is_error)
+                if lock.waiting:
+                    lock.notify_all()
             else:
-                raise TypeError(f"no outcome of a call: {outcome!r}")
-        except InvalidStateError:
-            # The future was just cancelled, and the threads that wait for it have not been notified.
-            self._cancel_by_engine()
+                self._settle_unrun(outcome)
+                return
         finally:
             lock.release()
+        if self._callback_list:
+            self._invoke_callbacks()  # type: ignore[attr-defined]  # the base class has it
+
+    def _notify_waiters(self, *, is_error: bool) -> None:
+        for waiter in self._waiters:
+            if is_error:
+                waiter.add_exception(self)
+            else:
+                waiter.add_result(self)
+
+    def _settle_unrun(self, outcome: object) -> None:
+        """Settle the future with anything but the outcome of a call that ran; or the future was cancelled before."""
+        if outcome is CANCELLED or self._state not in OPEN_STATES:
+            # A future that was just cancelled has not notified the threads that wait for it.
+            self._cancel_by_engine()
+        elif isinstance(outcome, BaseException):
+            self.set_exception(outcome)
+        else:
+            raise TypeError(f"no outcome of a call: {outcome!r}")
 
     def _cancel_by_engine(self) -> None:
         """Settle the future as cancelled, and notify the threads that wait for it."""
@@ -162,12 +202,22 @@ class Future(BaseFuture[T]):
             self._told = True
             self.set_running_or_notify_cancel()
 
+    # The state is one attribute, so these need no lock.
+
+    def done(self) -> bool:
+        """Return whether the call has ended, or was cancelled."""
+        return self._state not in OPEN_STATES
+
+    def cancelled(self) -> bool:
+        """Return whether the future was cancelled."""
+        return self._state in CANCELLED_STATES
+
     def running(self) -> bool:
         """Return whether a slot runs the call now."""
-        if super().running():
+        if self._state == "RUNNING":
             return True
         call = self.call
-        return call is not None and call.state is CallState.STARTED and not self.done()
+        return call is not None and call.state is CallState.STARTED and self._state in OPEN_STATES
 
     def result(self, timeout: float | None = None) -> T:
         """Return the call's value, or raise its exception.
@@ -181,23 +231,14 @@ class Future(BaseFuture[T]):
             ResultDeserializationError: the result has arrived, and cannot be opened here.
             RunnerLostError, CallTimeoutError, BootError, ...: the call did not end by itself.
         """
-        self._refuse_in_forked_child()
+        if self._state != FINISHED:
+            self._wait(timeout)
+        value: T
+        value, error = self._end()
+        if error is None:
+            return value
         try:
-            outcome: T | Outcome = super().result(timeout)
-        except UndecodedError as unopened:
-            error = unopened.outcome.open()[1]
-        except KeyboardInterrupt:
-            self._condition.release_fully()
-            raise
-        else:
-            if not isinstance(outcome, Outcome):
-                return outcome  # the engine did not set it
-            value: T
-            value, error = outcome.open()
-            if error is None:
-                return value
-        try:
-            raise error from error.__cause__  # type: ignore[misc, union-attr]  # no value, so an error
+            raise error from error.__cause__
         finally:
             # The traceback holds this frame, and this frame holds the error. Without this the two would keep each other
             # alive.
@@ -205,16 +246,41 @@ class Future(BaseFuture[T]):
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
         """Return the call's exception, or None if it returned a value. Waits and raises as `result` does."""
-        self._refuse_in_forked_child()
-        try:
-            error = super().exception(timeout)
-        except KeyboardInterrupt:
-            self._condition.release_fully()
-            raise
+        if self._state != FINISHED:
+            self._wait(timeout)
+        return self._end()[1]
+
+    def _wait(self, timeout: float | None) -> None:
+        """Wait until the future is done.
+
+        Raises:
+            TimeoutError, CancelledError: as `result` does.
+        """
+        if self._engine.forked and not self.done():
+            raise ForkedExecutorError(
+                "this call belongs to the process that this one was forked from: its result arrives only there"
+            )
+        self._condition.wait_unless(self.done, timeout)
+        if self._state in CANCELLED_STATES:
+            raise CancelledError
+        if self._state != FINISHED:
+            raise TimeoutError
+
+    def _end(self) -> tuple[Any, BaseException | None]:
+        """Return the value and None, or None and the error, of a future that is finished."""
+        outcome, error = self._result, self._exception
         if type(error) is UndecodedError:
-            return error.outcome.open()[1]
-        outcome: Any = super().result(0) if error is None else None
-        return outcome.open()[1] if type(outcome) is Outcome else error
+            outcome = error.outcome
+        return outcome.open() if type(outcome) is Outcome else (outcome, error)  # the engine did not set it
+
+    def _get_snapshot(self) -> tuple[bool, bool, Any, BaseException | None]:
+        """Return whether the future is done, whether it was cancelled, its value and its error.
+
+        From Python 3.14 on, the base class has this method, and asyncio uses it.
+        """
+        if self._state != FINISHED:
+            return self.done(), self.cancelled(), None, None
+        return True, False, *self._end()
 
     def output(self) -> str:
         """Return the call's output so far to stdout and stderr, in a pool with ``output="capture"``.
@@ -237,10 +303,8 @@ class Future(BaseFuture[T]):
 
     def add_done_callback(self, fn: Callable[[BaseFuture[T]], object]) -> None:
         """Call ``fn(future)`` when the future is done: at once if it is, otherwise on the pool's callback thread."""
-        callback = DeferredCallback(self._engine, fn)
         try:
-            super().add_done_callback(callback)
-            self._callbacks += (callback,)
+            super().add_done_callback(DeferredCallback(self._engine, fn))
         except KeyboardInterrupt:
             self._condition.release_fully()
             raise
@@ -249,11 +313,10 @@ class Future(BaseFuture[T]):
         """Return the state of the call in the standard library's words, such as "finished returned int"."""
         if not self.done():
             return "running" if self.running() else "pending"
-        try:
-            error = super().exception(0)
-            outcome: Any = error if error is not None else super().result(0)
-        except CancelledError:
+        if self.cancelled():
             return "cancelled"
+        error = self._exception
+        outcome = self._result if error is None else error
         outcome = outcome.outcome if type(outcome) is UndecodedError else outcome
         if type(outcome) is Outcome:
             return f"finished {outcome.described()}"
@@ -272,9 +335,3 @@ class Future(BaseFuture[T]):
 
         word, _, what = self._standing().partition(" ")
         return table(type(self).__name__, {"state": word, **({"outcome": what} if what else {})})
-
-    def _refuse_in_forked_child(self) -> None:
-        if self._engine.forked and not self.done():
-            raise ForkedExecutorError(
-                "this call belongs to the process that this one was forked from: its result arrives only there"
-            )

@@ -6,6 +6,8 @@ import pickle
 from importlib import import_module
 from pickle import Pickler
 
+from dragonfly_executor.serialization.code_table import CodeTable
+from dragonfly_executor.serialization.function_pickler import FunctionPickler
 from dragonfly_executor.serialization.layout import BY_CUSTOM, BY_DILL, Buffers, Sink
 from dragonfly_executor.serialization.main_pickler import NamePickler, NameTracking, NeedsValueError
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
@@ -29,10 +31,12 @@ class SerializerFormat:
         custom: the user's object with dumps and loads, or None.
         flags: the flags of a box written by this serializer.
         standard_flags: the flags of a box written without the user's object.
+        codes: the code objects that were written.
     """
 
     def __init__(self, serializer: object) -> None:
         self.custom: Any = None
+        self.codes = CodeTable()
         self.flags = self.standard_flags = 0
         if isinstance(serializer, str):
             if serializer not in ("cloudpickle", "dill", "pickle"):
@@ -101,8 +105,9 @@ class SerializerFormat:
         Raises:
             Exception: any error of the pickler or of user code.
         """
+        first = FunctionPickler if self.name == "cloudpickle" else NamePickler
         try:
-            return self._run(NamePickler, value, main, owners, returning, inline)
+            return self._run(first, value, main, owners, returning, inline)
         except NeedsValueError as exc:
             if self.name == "pickle":
                 raise pickle.PicklingError(f"{exc}, and serializer='pickle' sends by reference only") from None
@@ -138,12 +143,11 @@ class SerializerFormat:
             return import_module("dragonfly_executor.serialization.dill_pickler").DillPickler
         return import_module("dragonfly_executor.serialization.cloudpickle_pickler").ValuePickler
 
-    @staticmethod
     def _run(
-        kind: Any, value: Any, main: MainView, owners: frozenset[str], returning: bool, inline: bool
+        self, kind: Any, value: Any, main: MainView, owners: frozenset[str], returning: bool, inline: bool
     ) -> tuple[Sink, Buffers, NameTracking]:
         sink, buffers = Sink(), Buffers()
         pickler = kind(sink, protocol=5, buffer_callback=None if inline else buffers.add)
-        pickler.track(main, owners, returning)
+        pickler.track(main, owners, returning, self.codes)
         pickler.dump(value)
         return sink, buffers, pickler

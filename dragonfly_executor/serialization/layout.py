@@ -42,9 +42,12 @@ BY_CUSTOM = 0x04
 BY_NAME = 0x08  # the body's function is a name in __main__
 WITH_PATH = 0x10  # the definitions begin with the parent's import path: its length in 8 bytes, then its pickle
 WITH_SHARED = 0x20  # the definitions begin, before the path, with a table of shared objects: its length, then the table
+BY_CODE = 0x40  # the body begins with the function's code; see `function_call`
 
 _HEAD = Struct("<BBHI")
 _LENGTH = Struct("<Q")
+_EMPTY_HEAD = Struct("<BBHIQQ")
+"""The head of a box without buffers."""
 _WRITABLE = 1 << 63
 _ALIGN = 64
 ATOMS = frozenset({NoneType, bool, float, int, str})
@@ -55,6 +58,8 @@ ATOMS = frozenset({NoneType, bool, float, int, str})
 """
 # A smaller buffer is cheaper inside the pickle than beside it.
 IN_BAND_BELOW = 4096
+_JOINED = 32 * 1024
+"""Size of the largest body that is joined with its head at once."""
 
 
 class Sink(list["Any"]):
@@ -153,6 +158,9 @@ def pack(
         first: how many of the buffers belong to the definitions; they come first.
     """
     size = sum(map(len, body))
+    if not buffers:
+        alone = [_EMPTY_HEAD.pack(BOX, flags, 0, 0, len(definitions), size), definitions, *body]
+        return alone if size > _JOINED else [b"".join(alone)]
     head = [_HEAD.pack(BOX, flags, first, len(buffers)), _LENGTH.pack(len(definitions)), _LENGTH.pack(size)]
     head += [_LENGTH.pack(view.nbytes | (0 if view.readonly else _WRITABLE)) for view in buffers]
     head.append(definitions)
@@ -186,7 +194,12 @@ def unpack_all(data: Received) -> tuple[int, memoryview, memoryview, list[bytear
     """
     whole = memoryview(data)
     try:
-        _, flags, first, count = _HEAD.unpack_from(whole)
+        _, flags, first, count, definitions, size = _EMPTY_HEAD.unpack_from(whole)
+        if not count:
+            body = _EMPTY_HEAD.size + definitions
+            if body + size > len(whole):
+                raise ValueError("the payload is cut short")
+            return flags, whole[_EMPTY_HEAD.size : body], whole[body : body + size], [], 0
         lengths = [length for (length,) in _LENGTH.iter_unpack(whole[8 : 8 * (3 + count)])]
     except error as exc:
         raise ValueError("the payload is cut short") from exc

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from types import CodeType
     from typing import Any
 
+    from dragonfly_executor.serialization.code_table import CodeTable
     from dragonfly_executor.serialization.shared_object import SharedContent
 
 # The names of the script's own module: in the parent, and in a process that imported it (multiprocessing's convention).
@@ -86,6 +87,7 @@ class NameTracking:
         soft: top-level names that the code in this pickle uses when it runs.
         attributes: every name that this code uses, attributes included.
         codes: the code objects in this pickle, each with the package that its relative imports start from.
+        table: the code objects that this side has written.
         shared: the shared objects in this pickle, and those inside them, by number.
     """
 
@@ -96,11 +98,12 @@ class NameTracking:
     soft: set[str]
     attributes: set[str]
     codes: list[tuple[CodeType, str]]
+    table: CodeTable
     shared: dict[int, SharedContent]
 
-    def track(self, main: MainView, owners: frozenset[str], returning: bool) -> None:
+    def track(self, main: MainView, owners: frozenset[str], returning: bool, table: CodeTable) -> None:
         """Set the parameters, and clear the recorded names."""
-        self.main, self.owners, self.returning = main, owners, returning
+        self.main, self.owners, self.returning, self.table = main, owners, returning, table
         self.hard, self.soft, self.attributes, self.codes = set(), set(), set(), []
         self.shared = {}
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import pickle
 import sys
 from pickle import Pickler
@@ -11,15 +10,16 @@ from types import BuiltinFunctionType, FunctionType
 
 from dragonfly_executor import errors
 from dragonfly_executor.protocol.shared_entries import pack_entries
-from dragonfly_executor.protocol.stdlib_json import is_stdlib
-from dragonfly_executor.serialization import exceptions
-from dragonfly_executor.serialization.authkey import own_key
+from dragonfly_executor.serialization import exceptions, slot_setup
 from dragonfly_executor.serialization.buffer_cache import LEAST, RepeatedBuffers, holding_contents
 from dragonfly_executor.serialization.formats import MARK, MARKS, SerializerFormat
-from dragonfly_executor.serialization.import_environment import ImportEnvironment, directory, path_from
+from dragonfly_executor.serialization.function_call import function_body, nested_function
+from dragonfly_executor.serialization.function_pickler import home_of
+from dragonfly_executor.serialization.import_environment import ImportEnvironment
 from dragonfly_executor.serialization.layout import (
     ATOMS,
     BOX,
+    BY_CODE,
     BY_NAME,
     MAIN_CALL,
     NEEDS_MAIN,
@@ -38,7 +38,6 @@ from dragonfly_executor.serialization.layout import (
 from dragonfly_executor.serialization.main_pickler import MAIN_NAMES, importable
 from dragonfly_executor.serialization.parent_main import ParentMain
 from dragonfly_executor.serialization.rebuild import main_module
-from dragonfly_executor.serialization.script import describe
 from dragonfly_executor.serialization.shared_object import EncodedObject
 from dragonfly_executor.util import validation
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
@@ -57,6 +56,7 @@ if TYPE_CHECKING:
     OnCode = Callable[[list[tuple[CodeType, str]]], object]
 
 _MAIN_CALL = bytes([MAIN_CALL])
+_NO_NAMES: frozenset[str] = frozenset()
 
 
 class CallCodec:
@@ -124,6 +124,9 @@ class CallCodec:
                 self._forget_imports()
             if self._format.custom is not None:
                 return self._custom_call(call)
+            nested = nested_function(call) if self._format.name == "cloudpickle" else None
+            if nested is not None:
+                return self._function_call(nested, call) or self._any_call(call)
             home = getattr(fn, "__module__", None)
             if home not in self._importable:
                 if home in MAIN_NAMES:
@@ -201,16 +204,7 @@ class CallCodec:
         Raises:
             CallSerializationError: the serializer object itself cannot travel.
         """
-        cwd = directory()
-        path = path_from(cwd)
-        self._environment.told(path)
-        here = {
-            "path": path,
-            "cwd": cwd,
-            "authkey": own_key(),
-            "main": describe(main_module()),
-        }
-        return self._described(here | _shadowing(), [str(word) for word in getattr(sys, "argv", [])])
+        return slot_setup.here(self._environment, self._serializer())
 
     def setup_elsewhere(self, main: dict[str, Any], *, same_image: bool = False, same_directory: bool = False) -> bytes:
         """Return the setup of a slot that does not see this machine's files.
@@ -226,31 +220,15 @@ class CallCodec:
         Raises:
             CallSerializationError: the serializer object itself cannot travel.
         """
-        first, *rest = [str(word) for word in getattr(sys, "argv", [])] or [""]
-        cwd = directory() if same_image else ""
-        path = path_from(cwd) if same_image else []
-        if same_image:
-            self._environment.told(path)
-        elsewhere: dict[str, Any] = {
-            "path": path,
-            "cwd": cwd if same_image and same_directory else None,
-            "authkey": None,
-            "main": main,
-        }
-        return self._described(elsewhere | _shadowing(), [os.path.basename(first), *rest])
+        return slot_setup.elsewhere(self._environment, self._serializer(), main, same_image, same_directory)
 
-    def _described(self, place: dict[str, Any], argv: list[str]) -> bytes:
-        description = {
-            **place,
-            "argv": argv,
-            "serializer": self._format.name,
-            "custom": None,
-        }
+    def _serializer(self) -> dict[str, Any]:
+        """Return what a slot's setup says about the serializer."""
         custom = self._format.custom
-        if custom is not None:
-            plain = CallCodec(script_travels=self._script_travels)
-            description |= {"serializer": None, "custom": join(plain.encode_call(_same, (custom,), {}))}
-        return pickle.dumps(description, 5)
+        if custom is None:
+            return {"serializer": self._format.name, "custom": None}
+        plain = CallCodec(script_travels=self._script_travels)
+        return {"serializer": None, "custom": join(plain.encode_call(_same, (custom,), {}))}
 
     def _plain_call(self, call: tuple[Any, ...]) -> list[Buffer]:
         """Encode a call of an importable function: with plain pickle, if the rest needs no more."""
@@ -291,15 +269,47 @@ class CallCodec:
         flags = BY_NAME | (NEEDS_MAIN if imported else 0)
         return self._pack(flags, definitions, snapshot(body), buffers.views, large, shared)
 
+    def _function_call(self, function: FunctionType, call: tuple[Any, ...]) -> list[Buffer] | None:
+        """Encode a call of a function by value: None if the rest needs more than plain pickle."""
+        home, known = self._home(function)
+        written = self._format.codes[function.__code__]
+        body = function_body(written, function, home, call, self._format, self._marks) if known else None
+        if body is None:
+            return None
+        if self._on_code is not None:
+            self._on_code([(written.code, function.__globals__.get("__package__") or "")])
+        flags, definitions, large, shared = self._needed(written.names if home is None else _NO_NAMES, BY_CODE)
+        pieces, buffers = body
+        return self._pack(flags, definitions, snapshot(pieces), buffers, large, shared)
+
+    def _home(self, function: FunctionType) -> tuple[str | None, bool]:
+        """Return the module whose namespace a function uses, and whether slots have it. None is ``__main__``."""
+        namespace = function.__globals__
+        if namespace is self._main.namespace:
+            return None, True
+        home = namespace.get("__name__")
+        if type(home) is str and home in self._importable and sys.modules[home].__dict__ is namespace:
+            return home, True
+        home, known = home_of(function, self._main)
+        if known:
+            self._importable.add(home)
+        return home, known
+
+    def _needed(
+        self, names: frozenset[str], flags: int
+    ) -> tuple[int, bytes, list[memoryview], dict[int, SharedContent]]:
+        """Return the flags of a call that uses these names of ``__main__``, and what travels for the names."""
+        if not names:
+            return flags, b"", [], {}
+        if self._main.script is not None:
+            self.needs_script = True
+            flags |= NEEDS_MAIN
+        return flags, *self._main.definitions(names)
+
     def _any_call(self, call: tuple[Any, ...]) -> list[Buffer]:
         sink, buffers, pickler = self._format.tracked(call, self._main)
         self._code_travels(pickler)
-        names = frozenset(pickler.hard | pickler.soft)
-        definitions, large, shared = self._main.definitions(names) if names else (b"", [], {})
-        flags = self._format.flags
-        if names and self._main.script is not None:
-            self.needs_script = True
-            flags |= NEEDS_MAIN
+        flags, definitions, large, shared = self._needed(frozenset(pickler.hard | pickler.soft), self._format.flags)
         return self._pack(flags, definitions, snapshot(sink), buffers.views, large, pickler.shared | shared)
 
     def _custom_call(self, call: tuple[Any, ...]) -> list[Buffer]:
@@ -385,10 +395,3 @@ def _named(fn: Any) -> str:
         return str(getattr(fn, "__qualname__", None) or type(fn).__qualname__)
     except Exception:  # a callable object's own __getattr__ may raise
         return "the call"
-
-
-def _shadowing() -> dict[str, Any]:
-    """Return the standard library names under which the program has its own modules, for example a ``json.py``."""
-    loaded = sys.stdlib_module_names & sys.modules.keys()
-    names = tuple(name for name in loaded if not is_stdlib(getattr(sys.modules[name], "__file__", None)))
-    return {"shadowing": names} if names else {}

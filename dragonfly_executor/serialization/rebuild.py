@@ -8,9 +8,11 @@ from __future__ import annotations
 import sys
 from functools import lru_cache
 from importlib import import_module
+from marshal import loads
 from types import CellType, CodeType, FunctionType, ModuleType
 
 from dragonfly_executor.errors import SharedObjectError
+from dragonfly_executor.serialization.code_table import LARGEST
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -64,17 +66,29 @@ def empty_cell() -> CellType:
     return CellType()
 
 
-def new_function(home: str | None, code: CodeType, name: str, cells: tuple[CellType, ...] | None) -> FunctionType:
+@lru_cache(maxsize=512)
+def _small_code(data: bytes) -> CodeType:
+    return loads(data)  # type: ignore[no-any-return]  # noqa: S302  # from a peer that has proven itself, like pickles
+
+
+def code(data: bytes) -> CodeType:
+    """Return the code object that `marshal` wrote. Code that came before is not opened again: code never changes."""
+    return _small_code(data) if len(data) <= LARGEST else loads(data)  # noqa: S302  # as above
+
+
+def new_function(
+    home: str | None, body: bytes | CodeType, name: str, cells: tuple[CellType, ...] | None
+) -> FunctionType:
     """Make a function whose globals are a module's namespace.
 
     Args:
         home: the module's name; None for ``__main__``.
-        code: its code.
+        body: its code, as `marshal` wrote it, or the code object itself.
         name: its ``__name__``.
         cells: its closure.
     """
     namespace = main_module().__dict__ if home is None else import_module(home).__dict__
-    return FunctionType(code, namespace, name, None, cells)
+    return FunctionType(code(body) if isinstance(body, bytes) else body, namespace, name, None, cells)
 
 
 def fill_function(function: FunctionType, state: tuple[dict[str, Any], dict[str, Any], tuple[Any, ...], Any]) -> None:

@@ -10,11 +10,12 @@ from types import CoroutineType
 
 from dragonfly_executor import errors
 from dragonfly_executor.errors.base import UnopenedCallError
-from dragonfly_executor.serialization import authkey, exceptions
+from dragonfly_executor.serialization import authkey, exceptions, function_call
 from dragonfly_executor.serialization.formats import MARK, SerializerFormat
 from dragonfly_executor.serialization.layout import (
     ATOMS,
     BOX,
+    BY_CODE,
     BY_NAME,
     MAIN_CALL,
     NEEDS_MAIN,
@@ -257,6 +258,9 @@ class SlotCodec:
             self.main.ensure_imported()
         if definitions:
             self.main.apply(definitions, buffers[:first], lambda data: self._definition(data, shared))
+        if flags & BY_CODE:
+            code, body = function_call.split(body)
+            return function_call.made(code, pickle.loads(body, buffers=buffers[first:]))
         opened = self._format.open(flags, body, buffers[first:], shared)
         if flags & BY_NAME:
             name, *rest = opened

@@ -43,10 +43,11 @@ class Condition(RLock):
     It is acquired and released in C. An interrupt cannot come in between, because no Python bytecode runs.
     """
 
-    __slots__ = ("_waiting",)
+    __slots__ = ("waiting",)
 
     def __init__(self) -> None:
-        self._waiting: tuple[LockType, ...] = ()
+        self.waiting: tuple[LockType, ...] = ()
+        """The locks of the threads that wait."""
 
     def wait(self, timeout: float | None = None) -> bool:
         """Release the lock until `notify_all`, then acquire it once.
@@ -59,7 +60,7 @@ class Condition(RLock):
         """
         waiter = allocate_lock()
         waiter.acquire()
-        self._waiting += (waiter,)
+        self.waiting += (waiter,)
         try:
             # Release every level of the lock: an earlier interrupt may have left it locked.
             self._release_save()
@@ -72,8 +73,21 @@ class Condition(RLock):
             self._take_back()
             raise
         finally:
-            self._waiting = tuple(each for each in self._waiting if each is not waiter)
+            self.waiting = tuple(each for each in self.waiting if each is not waiter)
         return came
+
+    def wait_unless(self, is_done: Callable[[], bool], timeout: float | None) -> None:
+        """Acquire the lock, and wait as `wait` does unless `is_done()`. No interrupt leaves the lock locked.
+
+        This is not in the caller's module: `_is_meant_by` must see that the thread uses the lock.
+        """
+        try:
+            with self:
+                if not is_done():
+                    self.wait(timeout)
+        except KeyboardInterrupt:
+            self.release_fully()
+            raise
 
     def _take_back(self) -> None:
         if not self._is_owned():
@@ -82,7 +96,7 @@ class Condition(RLock):
 
     def notify_all(self) -> None:
         """Wake all waiting threads. A caller that is interrupted may call it again."""
-        for waiter in self._waiting:
+        for waiter in self.waiting:
             if waiter.locked():
                 waiter.release()
 

@@ -14,11 +14,11 @@ from benchmarks.interpreters import Interpreters, run
 from benchmarks.measures.alone import total_calls
 from benchmarks.measures.effort import QUICK
 from benchmarks.measures.processor import thread_name
-from benchmarks.report import absolute_markdown, block, markdown, threads_markdown, verdict
+from benchmarks.report import absolute_markdown, block, change, markdown, threads_markdown, verdict
 from benchmarks.results import Results
 from benchmarks.rounds import wire_seconds
 from benchmarks.rows import ROWS
-from benchmarks.subjects import ADAPTERS, BASELINE, MPIRE, OURS, POOL, RAY, SOCKETS, SPAWN
+from benchmarks.subjects import ADAPTERS, BASELINE, MPIRE, OTHER, OURS, POOL, RAY, SOCKETS, SPAWN, THREADS
 
 
 def results(row: str, **figures: list[float | None]) -> Results:
@@ -54,6 +54,19 @@ def test_the_median_ratio_is_held_against_the_target(row: str, ours: float | Non
     assert OURS in block(run_of_three, row)
 
 
+@pytest.mark.parametrize(
+    ("row", "ours", "word"),
+    [
+        ("submits", 12.0, "better"),
+        ("submits", 8.0, "WORSE"),
+        ("round_trip_p50", 12.0, "WORSE"),
+        ("memory", 10.5, "as before"),
+    ],
+)
+def test_a_row_is_compared_with_the_other_checkout(row: str, ours: float, word: str) -> None:
+    assert change(Results(rows={row: {OURS: [ours], OTHER: [10.0]}}), row).endswith(word)
+
+
 def test_a_target_may_be_another_executor() -> None:
     row = "echo_64m_numpy"
     assert results(row, base=[1.0], ours=[20.0], ray=[25.0]).is_met(row) is False
@@ -67,9 +80,9 @@ def test_a_row_has_a_baseline_of_its_own() -> None:
 
 
 @pytest.mark.parametrize(("row", "best"), [("submits", MPIRE), ("round_trip_p50", POOL)])
-def test_the_best_peer_is_neither_ours_nor_the_baseline_nor_a_limit(row: str, best: str) -> None:
+def test_the_best_peer_is_neither_ours_nor_the_baseline_nor_a_limit_nor_threads(row: str, best: str) -> None:
     figures: dict[str, list[float | None]] = {
-        BASELINE: [1.0], OURS: [9.0], POOL: [2.0], MPIRE: [3.0], SOCKETS: [8.0], RAY: [None],
+        BASELINE: [1.0], OURS: [9.0], POOL: [2.0], MPIRE: [3.0], SOCKETS: [8.0], RAY: [None], THREADS: [20.0],
     }  # fmt: skip
     assert (Results(rows={row: figures}).best_peer(row) or ("",))[0] == best
 
