@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 
-from dragonfly_executor import DragonflyExecutor, Pool
+from dragonfly_executor import Pool
+from dragonfly_executor.api.submitter import Submitter
 from dragonfly_executor.core.chunk_size import ChunkSize
 from dragonfly_executor.errors import (
     CallDeserializationError,
@@ -26,7 +27,7 @@ from tests.support import payloads
 from tests.support.helpers import PATIENCE, SOON, Gate, Mailbox, all_ended, values, watching
 
 
-def auto(ex: DragonflyExecutor | Pool, fn: Any, *iterables: Any, **options: Any) -> Iterator[Any]:
+def auto(ex: Submitter, fn: Any, *iterables: Any, **options: Any) -> Iterator[Any]:
     return ex.map(fn, *iterables, chunksize="auto", **options)
 
 
@@ -246,7 +247,8 @@ class Marshalling:
     def dumps(self, value: Any) -> bytes:
         import cloudpickle
 
-        return b"mine" + cloudpickle.dumps(value)
+        data: bytes = cloudpickle.dumps(value)
+        return b"mine" + data
 
     def loads(self, data: bytes) -> Any:
         import pickle
