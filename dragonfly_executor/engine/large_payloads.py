@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from mmap import mmap
-from sys import getsizeof
 
 from dragonfly_executor import errors
 from dragonfly_executor.engine.outcome import Outcome
@@ -13,6 +12,7 @@ from dragonfly_executor.protocol.frames import MAX_INLINE, Flag, Frame, split_bu
 from dragonfly_executor.protocol.memory_bounds import Download
 from dragonfly_executor.serialization.buffer_cache import PayloadParts, joined
 from dragonfly_executor.transport.link import Link
+from dragonfly_executor.transport.payload_buffer import PayloadBuffer
 from dragonfly_executor.transport.sockets import Buffer
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
@@ -102,7 +102,7 @@ class LargePayloads:
         """
         if ref in self._downloads:
             raise ProtocolError(f"the result of call {ref[0]} begins twice")
-        self._downloads[ref] = Download(head, self._max_payload)
+        self._downloads[ref] = Download(head, self._max_payload, PayloadBuffer)
 
     def chunk_arrived(self, ref: Ref, frame: Frame) -> Result | None:
         """Add a chunk to a result. Returns the result if this was the last chunk, otherwise None.
@@ -126,11 +126,9 @@ class LargePayloads:
 
     def _keep_headroom(self, download: Download) -> None:
         """Drop a result that would leave too little memory: only its call fails, and not all later allocations."""
-        if download.data is None:
-            return
-        taken = getsizeof(download.data)
+        taken = download.allocated
         if taken != download.taken:
-            # It grows by an eighth each time, so this check is rare.
+            # It grows by a quarter each time, so this check is rare.
             download.taken = taken
             if not has_memory(min(taken // 4, MOST_HEADROOM)):
                 download.drop()
@@ -138,13 +136,13 @@ class LargePayloads:
     @property
     def most_held(self) -> int:
         """Bytes of the largest result that is being received; 0 if there is none."""
-        return max((len(download.data or b"") for download in self._downloads.values()), default=0)
+        return max((download.held for download in self._downloads.values()), default=0)
 
     def drop_largest(self) -> None:
         """Drop the largest result that is being received. Its call fails when all chunks have arrived."""
-        held = [download for download in self._downloads.values() if download.data]
-        if held:
-            max(held, key=lambda download: len(download.data or b"")).drop()
+        largest = max(self._downloads.values(), key=lambda download: download.held, default=None)
+        if largest is not None:
+            largest.drop()
 
     # -- both ---------------------------------------------------------------------------------------------------------
 

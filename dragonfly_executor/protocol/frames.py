@@ -39,6 +39,10 @@ MAX_INLINE = 64 * 1024
 """Largest payload that travels in one frame; a call's packet to a slot must also fit a default socket buffer."""
 CHUNK_SIZE = 256 * 1024
 MAX_FRAME = 1024 * 1024
+LONG_FRAME = 128 * 1024
+"""Bytes of a frame above which its rest is received in place."""
+TRUST = 4
+"""Memory for a long frame, as a multiple of its bytes that have arrived, that its claimed length may allocate."""
 MAX_DETAIL = 2**32 - 1
 FORGOTTEN_AT_ONCE = 64
 """Maximum number of shared objects in one SHARED_FORGET to a slot. The agent may take it back from the slot's queue."""
@@ -147,7 +151,10 @@ KIND_NUMBERS = frozenset(int(kind) for kind in Kind)
 
 
 class Frame(namedtuple("Frame", "kind flags attempt detail call_id raw")):  # noqa: PYI024  # typing is slow to import
-    """One received frame. `raw` is header and payload together, so that it can be forwarded unchanged."""
+    """One received frame.
+
+    `raw` is header and payload together, so that it can be forwarded unchanged. Of a long frame it is a bytearray.
+    """
 
     __slots__ = ()
     kind: int
@@ -187,7 +194,8 @@ class Decoder:
     """A decoder from a byte stream to frames.
 
     After a `ProtocolError` the decoder stays failed, because a stream that is out of step cannot be trusted again. The
-    decoder holds at most the bytes that have arrived.
+    decoder holds at most the bytes that have arrived. For a long frame, of which a part has arrived, it holds at most
+    `TRUST` times that part, and offers the room for the rest: bytes that the caller receives there are not copied.
     """
 
     def __init__(self, max_frame: int = MAX_FRAME, *, one_by_one: bool = False) -> None:
@@ -195,12 +203,16 @@ class Decoder:
         self.one_by_one = one_by_one
         """True if `feed` returns one frame at a time, because the size limit of the next frame may depend on it."""
         self._pending = bytearray()
+        self._long: bytearray | None = None
+        """A long frame that is incomplete."""
+        self._filled = 0
+        """Number of bytes of the long frame that have arrived."""
         self._failure: str | None = None
 
     @property
     def pending(self) -> int:
         """Return the number of buffered bytes of an incomplete frame."""
-        return len(self._pending)
+        return len(self._pending) if self._long is None else self._filled
 
     def feed(self, data: bytes) -> list[Frame]:
         """Return the frames that `data` completes.
@@ -211,6 +223,8 @@ class Decoder:
         """
         if self._failure is not None:
             raise ProtocolError(self._failure)
+        if self._long is not None:
+            return self._feed_long(data)
         before = len(self._pending)
         try:
             if before:
@@ -220,19 +234,67 @@ class Decoder:
                 data = bytes(self._pending)
             frames: list[Frame] = []
             position = self._split(data, frames)
-            self._pending = bytearray(data[position:]) if position < len(data) else bytearray()
+            if position < len(data):
+                self._keep(data, position)
+            else:
+                self._pending = bytearray()
         except MemoryError:
             del self._pending[before:]
             raise
         return frames
 
+    def gap(self) -> memoryview | None:
+        """Return the room for the missing bytes of a long frame, or None. `filled` says how many were received."""
+        return None if self._long is None else memoryview(self._long)[self._filled :]
+
+    def filled(self, count: int) -> list[Frame]:
+        """Record that the first `count` bytes of the gap were received. Return the frame if it is complete."""
+        long = self._long
+        if long is None:
+            raise ValueError("there is no gap")
+        self._filled += count
+        if self._filled < len(long):
+            return []
+        self._long = None
+        kind, flags, attempt, detail, call_id, _ = HEADER.unpack_from(long)
+        return [Frame(kind, flags, attempt, detail, call_id, long)]
+
+    def _feed_long(self, data: bytes) -> list[Frame]:
+        gap, long, filled = self.gap(), self._long, self._filled
+        assert gap is not None  # noqa: S101  # the caller has checked it
+        count = min(len(gap), len(data))
+        gap[:count] = memoryview(data)[:count]
+        frames = self.filled(count)
+        if count == len(data):
+            return frames
+        try:
+            return frames + self.feed(data[count:])
+        except MemoryError:
+            self._long, self._filled = long, filled
+            raise
+
+    def _keep(self, data: bytes, position: int) -> None:
+        """Keep the beginning of a frame that is incomplete."""
+        rest = memoryview(data)[position:]
+        size = HEADER_SIZE + HEADER.unpack_from(rest)[5] if len(rest) >= HEADER_SIZE else 0
+        if size > LONG_FRAME and size <= TRUST * len(rest) and not self.one_by_one:
+            long = bytearray(size)
+            long[: len(rest)] = rest
+            self._pending = bytearray()
+            self._long, self._filled = long, len(rest)
+        else:
+            self._pending = bytearray(rest)
+
     def _complete(self) -> bool:
-        """Return whether the buffer holds a whole frame. Without this check each read copies a long frame."""
+        """Return whether the buffer is to be split. Without this check each read copies a long frame."""
         if len(self._pending) < HEADER_SIZE:
             return False
         header = HEADER.unpack_from(self._pending)
         self._check(header[0], header[5])
-        return bool(len(self._pending) >= HEADER_SIZE + header[5])
+        size = HEADER_SIZE + header[5]
+        if size > LONG_FRAME and not self.one_by_one:
+            size = -(-size // TRUST)
+        return bool(len(self._pending) >= size)
 
     def _check(self, kind: int, length: int) -> None:
         if kind not in KIND_NUMBERS:

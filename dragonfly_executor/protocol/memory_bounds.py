@@ -9,6 +9,10 @@ from __future__ import annotations
 from dragonfly_executor.errors import ProtocolError
 from dragonfly_executor.protocol.frames import MAX_INLINE, TOTAL, Flag, Frame
 from dragonfly_executor.protocol.output_window import WINDOW
+from dragonfly_executor.util.lazy_typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 MAX_SLOTS = 2**16
 """Maximum number of slots of a runner: no machine has as many processors."""
@@ -64,6 +68,24 @@ def announced_length(head: Frame, max_payload: int) -> int:
     return total
 
 
+class Memory(Protocol):
+    """Memory for a payload that arrives in pieces; see `transport.payload_buffer`."""
+
+    @property
+    def allocated(self) -> int:
+        """Bytes of memory that are taken."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def append(self, piece: memoryview) -> None:
+        """Add a piece. Raises MemoryError if there is no room for it."""
+
+    def view(self) -> memoryview:
+        """Return the bytes that have arrived."""
+        ...
+
+
 class Download:
     """A large result that arrives in pieces. It takes no more memory than has arrived.
 
@@ -72,23 +94,38 @@ class Download:
     Args:
         head: the frame that announces the result.
         max_payload: maximum size of a result in bytes.
+        make_memory: makes the memory for so many bytes, of which it takes no more than it needs.
 
     Raises:
         ProtocolError: the head is invalid, or announces too much.
     """
 
-    def __init__(self, head: Frame, max_payload: int) -> None:
+    def __init__(self, head: Frame, max_payload: int, make_memory: Callable[[int], Memory]) -> None:
         self.head = head
         self.total = announced_length(head, max_payload)
-        self.data: bytearray | None = bytearray()
-        """The bytes that have arrived; None after `drop`."""
+        self._memory: Memory | None = make_memory(self.total)
         self.taken = 0
         """Bytes of memory that the caller has counted for this result."""
         self._received = 0
 
+    @property
+    def data(self) -> memoryview | None:
+        """The bytes that have arrived; None after `drop`. Nothing can be added while they are in use."""
+        return None if self._memory is None else self._memory.view()
+
+    @property
+    def held(self) -> int:
+        """The number of bytes that have arrived and are kept."""
+        return 0 if self._memory is None else len(self._memory)
+
+    @property
+    def allocated(self) -> int:
+        """Bytes of memory that the result takes."""
+        return 0 if self._memory is None else self._memory.allocated
+
     def drop(self) -> None:
         """Discard the bytes that have arrived, and those that will."""
-        self.data = None
+        self._memory = None
 
     def add(self, chunk: Frame) -> bool:
         """Add a piece, and return whether it was the last.
@@ -97,10 +134,10 @@ class Download:
             ProtocolError: more or fewer bytes came than were announced.
         """
         payload = chunk.payload
-        if self.data is not None:
+        if self._memory is not None:
             try:
                 # Append each piece as it arrives. Joining the pieces at the end needs the memory twice.
-                self.data += payload
+                self._memory.append(payload)
             except MemoryError:
                 self.drop()
         self._received += len(payload)

@@ -46,8 +46,13 @@ class AgentStream:
             OSError: the agent is gone.
         """
         with self._lock:
-            self._send(header)
-            self._send(piece)
+            # One write, so that the agent is woken once.
+            sent = self._sock.sendmsg((header, piece))
+            if sent < len(header):
+                self._send(memoryview(header)[sent:])
+                sent = len(header)
+            if sent < len(header) + len(piece):
+                self._send(memoryview(piece)[sent - len(header) :])
 
     def receive_into(self, view: memoryview) -> None:
         """Fill the view with the next bytes that the agent sends. If the stream ends early, exit: the agent is gone."""

@@ -16,6 +16,8 @@ SLOT_BACKLOG = 4 * 1024 * 1024
 
 Also the bytes that may be queued for the parent before the agent stops reading from a slot.
 """
+REQUEST = 8
+"""Chunks of a call that the agent requests at once. Each request wakes the parent."""
 
 
 class LargeCalls:
@@ -47,8 +49,9 @@ class LargeCalls:
         self._request_more(call)
 
     def _request_more(self, call: SlotCall) -> None:
-        """Request as many chunks as were forwarded, unless too many wait for the slot."""
-        if call.slot is None or call.missing <= 0 or not call.chunks_owed:
+        """Request as many chunks as were forwarded, unless they are few, or too many wait for the slot."""
+        # The slot has requested many more at first, so others are on their way while few are owed.
+        if call.slot is None or call.missing <= 0 or call.chunks_owed < REQUEST:
             return
         link = self._dispatcher.slots[call.slot.pid].link
         if link.queued_bulk > SLOT_BACKLOG:

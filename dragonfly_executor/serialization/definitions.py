@@ -6,12 +6,12 @@ import pickle
 import sys
 
 from dragonfly_executor.serialization.buffer_cache import LEAST
-from dragonfly_executor.serialization.global_fingerprint import fingerprint, same
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from typing import Any, TypeAlias
 
+    from dragonfly_executor.serialization.global_fingerprint import Fingerprint
     from dragonfly_executor.serialization.shared_object import SharedContent
 
     # Maps the names of a definition to a version number, which grows when the bytes change, and to the bytes.
@@ -28,7 +28,7 @@ class Definition:
         self.data = data  # None: the slot binds this name by importing the script
         self.hard = hard  # names that must exist before this pickle is opened
         self.soft = soft  # names that the code of this global uses
-        self.parts: list[Any] | None = None  # fingerprint; None: the value may change in place
+        self.parts: Fingerprint | None = None  # None: the value may change in place in a way that cannot be checked
         self.shared: dict[int, SharedContent] = {}  # the shared objects in the value, whose handles may be closed
         self.modules = 0  # for a module: len(sys.modules) when its submodules were looked up
 
@@ -48,7 +48,7 @@ class Definition:
             return False
         if self.modules:
             return self.modules == len(sys.modules)
-        return self.data is None or (self.parts is not None and same(self.parts, fingerprint(value)))
+        return self.data is None or (self.parts is not None and self.parts.holds())
 
 
 class Plan:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import sys
+from operator import attrgetter, is_
 from types import (
     BuiltinFunctionType,
     FunctionType,
@@ -19,7 +21,7 @@ from dragonfly_executor.serialization.working_directory import WorkingDirectory
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Collection, Iterable, Mapping
     from typing import Any
 
 _CONSTANT = frozenset({
@@ -36,103 +38,158 @@ _CLASS_OWN = frozenset({
 _TUPLE_OWN = frozenset({"__getnewargs__", "__new__", "__replace__", "__repr__", "_asdict", "_make", "_replace"})
 _FIELD = type(WorkingDirectory.root)  # the type of a named tuple's field
 _DEEPEST = 8
+_MOST_ITEMS = 256
+"""Items of the largest list, dict or set that is checked item by item. To pickle a larger one again takes as long."""
+_FUNCTION = attrgetter(
+    "__code__", "__name__", "__qualname__", "__doc__", "__module__", "__defaults__", "__kwdefaults__", "__closure__",
+    "__annotations__", "__dict__",
+)  # fmt: skip
+_TYPE_PARAMETERS = attrgetter("__type_params__", "__code__")
+# All that they are pickled from, but the parameters of a cache, which never change.
+_WRAPPERS: dict[type, Callable[[Any], tuple[Any, ...]]] = {
+    staticmethod: attrgetter("__func__", "__wrapped__"),
+    classmethod: attrgetter("__func__", "__wrapped__"),
+    property: attrgetter("fget", "fset", "fdel", "__doc__"),
+    type(functools.lru_cache(len)): attrgetter("__wrapped__", "__module__"),
+    functools.cached_property: attrgetter("func", "attrname"),
+}
+_CONTAINERS = frozenset({list, dict, set})
+_CLASS = attrgetter("__name__", "__qualname__", "__bases__")
 
 
-def fingerprint(value: Any) -> list[Any] | None:
-    """Return the objects that make up a constant, a function or a class; None if the value may change in place.
+class Fingerprint:
+    """The very objects that a constant, a function, a class or a small container consists of.
 
-    Two fingerprints are equal if they hold the very same objects (see `same`).
+    To check them takes a few operations for each function and class: all loops over objects run in C.
     """
-    parts: list[Any] = []
-    return parts if _collect(value, parts, set(), 0) else None
 
+    __slots__ = ("_attributes", "_cells", "_items", "_values", "met")
 
-def same(one: list[Any] | None, other: list[Any] | None) -> bool:
-    """Return True if two fingerprints were taken of the same unchanged value."""
-    if one is None or other is None or len(one) != len(other):
-        return False
-    return all(a is b for a, b in zip(one, other, strict=True))
+    def __init__(self) -> None:
+        self.met: set[int] = set()
+        """The ids of the objects that are in it already: a method's own class, for example."""
+        self._attributes: list[tuple[Any, Callable[[Any], tuple[Any, ...]], tuple[Any, ...]]] = []
+        self._items: list[tuple[Collection[Any], tuple[Any, ...]]] = []
+        self._values: list[tuple[Mapping[Any, Any], tuple[Any, ...]]] = []
+        self._cells: list[tuple[Any, Any]] = []
 
-
-def _collect(value: Any, parts: list[Any], met: set[int], depth: int) -> bool:
-    """Add the objects that make up a value to its fingerprint.
-
-    Args:
-        value: a global, or a part of a global.
-        parts: the fingerprint so far.
-        met: the ids of the functions and classes that are in it already: a method's own class, for example.
-        depth: how far the value lies below the global.
-
-    Returns:
-        False if the value may change in place.
-    """
-    parts.append(value)
-    kind = type(value)
-    if kind in _CONSTANT:
-        return True
-    if depth > _DEEPEST:
-        return False
-    if kind is tuple:
-        return _all(value, parts, met, depth)
-    if kind is staticmethod or kind is classmethod:
-        return _collect(value.__func__, parts, met, depth + 1)
-    if kind is property:
-        return _all((value.fget, value.fset, value.fdel, value.__doc__), parts, met, depth)
-    if kind is not FunctionType and not isinstance(value, type):
-        return False
-    if id(value) in met:
-        return True
-    met.add(id(value))
-    if value.__module__ not in MAIN_NAMES:
-        # An object that travels by reference is not sent, so changes to it do not matter.
-        return value.__module__ == "builtins" or by_reference(value)
-    return _function(value, parts, met, depth) if isinstance(value, FunctionType) else _class(value, parts, met, depth)
-
-
-def _function(function: FunctionType, parts: list[Any], met: set[int], depth: int) -> bool:
-    parts += (function.__code__, function.__name__, function.__qualname__, function.__doc__, function.__module__)
-    parts += getattr(function, "__type_params__", ())
-    # User code does not change an annotation in place, but a deep check reports most of them as changeable.
-    for annotation in function.__annotations__.items():
-        parts += annotation
-    return (
-        _all(function.__defaults__ or (), parts, met, depth)
-        and _named(function.__kwdefaults__ or {}, parts, met, depth)
-        and _named(function.__dict__, parts, met, depth)
-        and all(_cell(cell, parts, met, depth) for cell in function.__closure__ or ())
-    )
-
-
-def _cell(cell: Any, parts: list[Any], met: set[int], depth: int) -> bool:
-    try:
-        return _collect(cell.cell_contents, parts, met, depth + 1)
-    except ValueError:  # no value assigned yet
-        return False
-
-
-def _class(value: type, parts: list[Any], met: set[int], depth: int) -> bool:
-    parts += (value.__name__, value.__qualname__, *value.__bases__)
-    own = vars(value)
-    enum = sys.modules.get("enum")
-    if enum is not None and isinstance(value, enum.EnumType):
-        for item in own.items():  # the enum machinery makes the members, and they do not change
-            parts += item
-        return True
-    if not all(_base(base, parts, met, depth) for base in value.__bases__):
-        return False
-    for name, part in own.items():
-        parts.append(name)
-        if _is_generated(name, part, own):
-            parts.append(part)  # its closure belongs to the generator, and user code does not change it
-        elif name not in _CLASS_OWN and not _collect(part, parts, met, depth + 1):
+    def holds(self) -> bool:
+        """Return True if each object still consists of the same objects."""
+        try:
+            return (
+                all(all(map(is_, get(found), parts)) for found, get, parts in self._attributes)
+                and all(len(found) == len(parts) and all(map(is_, found, parts)) for found, parts in self._items)
+                and all(all(map(is_, found.values(), parts)) for found, parts in self._values)
+                and all(cell.cell_contents is content for cell, content in self._cells)
+            )
+        except (RuntimeError, ValueError):  # another thread changes it; a variable has lost its value
             return False
-    return True
+
+    def add(self, value: Any, depth: int) -> bool:
+        """Add the objects that make up a value.
+
+        Args:
+            value: a global, or a part of a global.
+            depth: how far the value lies below the global.
+
+        Returns:
+            False if the value may change in a way that cannot be checked.
+        """
+        kind = type(value)
+        if kind in _CONSTANT:
+            return True
+        if depth > _DEEPEST:
+            return False
+        if kind is tuple:
+            return self._all(value, depth)
+        if kind in _WRAPPERS:
+            get = _WRAPPERS[kind]
+            self._attributes.append((value, get, get(value)))
+            return self._all(get(value), depth)
+        if kind in _CONTAINERS:
+            return self._container(value, depth)
+        if kind is not FunctionType and not isinstance(value, type):
+            return False
+        if id(value) in self.met:
+            return True
+        self.met.add(id(value))
+        if value.__module__ not in MAIN_NAMES:
+            # An object that travels by reference is not sent, so changes to it do not matter.
+            return value.__module__ == "builtins" or by_reference(value)
+        return self._function(value, depth) if isinstance(value, FunctionType) else self._class(value, depth)
+
+    def _function(self, function: FunctionType, depth: int) -> bool:
+        self._attributes.append((function, _FUNCTION, _FUNCTION(function)))
+        if hasattr(function, "__type_params__"):
+            self._attributes.append((function, _TYPE_PARAMETERS, _TYPE_PARAMETERS(function)))
+        # User code does not change an annotation in place, but a deep check reports most of them as changeable.
+        self._mapping(function.__annotations__)
+        self._mapping(function.__dict__)
+        if function.__kwdefaults__ is not None:
+            self._mapping(function.__kwdefaults__)
+        return (
+            self._all(function.__defaults__ or (), depth)
+            and self._all((function.__kwdefaults__ or {}).values(), depth)
+            and self._all(function.__dict__.values(), depth)
+            and all(self._cell(cell, depth) for cell in function.__closure__ or ())
+        )
+
+    def _cell(self, cell: Any, depth: int) -> bool:
+        try:
+            content = cell.cell_contents
+        except ValueError:  # no value assigned yet
+            return False
+        self._cells.append((cell, content))
+        return self.add(content, depth + 1)
+
+    def _class(self, value: type, depth: int) -> bool:
+        self._attributes.append((value, _CLASS, _CLASS(value)))
+        own = vars(value)
+        self._mapping(own)
+        enum = sys.modules.get("enum")
+        if enum is not None and isinstance(value, enum.EnumType):
+            return True  # the enum machinery makes the members, and they do not change
+        if not all(self._base(base, depth) for base in value.__bases__):
+            return False
+        return all(
+            name in _CLASS_OWN
+            # The closure of a generated method belongs to the generator, and user code does not change it.
+            or _is_generated(name, part, own)
+            or self.add(part, depth + 1)
+            for name, part in own.items()
+        )
+
+    def _base(self, base: type, depth: int) -> bool:
+        main = main_module().__dict__
+        # A base class that has a name in the script is a definition of its own.
+        return name_in(main, base) is not None or self.add(base, depth + 1)
+
+    def _container(self, value: Any, depth: int) -> bool:
+        if len(value) > _MOST_ITEMS:
+            return False
+        if id(value) in self.met:
+            return True
+        self.met.add(id(value))
+        if type(value) is dict:
+            self._mapping(value)
+            return self._all((*value, *value.values()), depth)
+        parts = tuple(value)
+        self._items.append((value, parts))
+        return self._all(parts, depth)
+
+    def _mapping(self, value: Mapping[Any, Any]) -> None:
+        self._items.append((value, tuple(value)))
+        if value:
+            self._values.append((value, tuple(value.values())))
+
+    def _all(self, values: Iterable[Any], depth: int) -> bool:
+        return all(self.add(value, depth + 1) for value in values)
 
 
-def _base(base: type, parts: list[Any], met: set[int], depth: int) -> bool:
-    main = main_module().__dict__
-    # A base class that has a name in the script is a definition of its own.
-    return name_in(main, base) is not None or _collect(base, parts, met, depth + 1)
+def fingerprint(value: Any) -> Fingerprint | None:
+    """Return the fingerprint of a value; None if the value may change in a way that cannot be checked."""
+    found = Fingerprint()
+    return found if found.add(value, 0) else None
 
 
 def _is_generated(name: str, part: Any, own: Mapping[str, Any]) -> bool:
@@ -143,12 +200,3 @@ def _is_generated(name: str, part: Any, own: Mapping[str, Any]) -> bool:
         return False
     code = getattr(getattr(part, "__wrapped__", part), "__code__", None)
     return name.startswith("__") and name.endswith("__") and getattr(code, "co_filename", None) == "<string>"
-
-
-def _named(values: dict[str, Any], parts: list[Any], met: set[int], depth: int) -> bool:
-    parts += values
-    return _all(values.values(), parts, met, depth)
-
-
-def _all(values: Iterable[Any], parts: list[Any], met: set[int], depth: int) -> bool:
-    return all(_collect(value, parts, met, depth + 1) for value in values)

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 MAIN_NAMES = frozenset({"__main__", "__mp_main__"})
 
 
+_ALWAYS_FOUND = frozenset({"builtins", rebuild.__name__})
 _DEFAULT_REDUCE: tuple[Any, Any] = (object.__reduce_ex__, object.__reduce__)
 
 
@@ -130,9 +131,10 @@ class NameTracking:
         return rebuild.shared_object, (content.entry.number,)
 
     def _definition(self, found: Any) -> Any:
-        if getattr(found, "__module__", None) in MAIN_NAMES:
+        home = getattr(found, "__module__", None)
+        if home in MAIN_NAMES:
             return self._by_name(found) or self.by_value(found)
-        if getattr(found, "__module__", None) == "builtins" or by_reference(found):
+        if home in _ALWAYS_FOUND or by_reference(found):
             return NotImplemented
         return self.by_value(found)
 

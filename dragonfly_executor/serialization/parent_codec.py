@@ -256,7 +256,9 @@ class CallCodec:
     def _main_call(self, call: tuple[Any, ...]) -> list[Buffer]:
         """Encode a call of a function in ``__main__``: by the function's name, if the rest needs only plain pickle."""
         name = self._main.name_of(call[0])
-        plain = None if name is None else self._format.plain((name, *call[1:]), self._marks)
+        # Objects of the script's own classes refer to __main__, so a plain pickle of them is not enough.
+        simple = name is not None and not any(type(argument).__module__ in MAIN_NAMES for argument in call[1])
+        plain = self._format.plain((name, *call[1:]), self._marks) if simple else None
         if name is None or plain is None:
             return self._any_call(call)
         body, buffers = plain

@@ -31,6 +31,7 @@ from dragonfly_executor.serialization.layout import (
     unpack_all,
     views,
 )
+from dragonfly_executor.serialization.main_pickler import MAIN_NAMES
 from dragonfly_executor.serialization.map_chunk import ItemOutcomes, run_chunk, run_items
 from dragonfly_executor.serialization.missing_module import explain_missing_module
 from dragonfly_executor.serialization.module_origin import forget_replaced
@@ -224,9 +225,11 @@ class SlotCodec:
 
     def _dump_standard(self, value: Any) -> list[Buffer]:
         sink, buffers = Sink(), Buffers()
+        done = type(value).__module__ not in MAIN_NAMES
         try:
-            Pickler(sink, 5, buffer_callback=buffers.add).dump(value)
-            done = MARK not in sink[0] if len(sink) == 1 else not any(MARK in piece for piece in sink)
+            if done:
+                Pickler(sink, 5, buffer_callback=buffers.add).dump(value)
+                done = MARK not in sink[0] if len(sink) == 1 else not any(MARK in piece for piece in sink)
         except Exception:  # the value needs more than pickle, or fails below as well, with the same error
             done = False
         if done and not buffers.views:

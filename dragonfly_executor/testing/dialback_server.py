@@ -15,7 +15,7 @@ from dragonfly_executor.errors import BootError
 from dragonfly_executor.protocol.parent import Parent
 from dragonfly_executor.transport.listener import Listener
 from dragonfly_executor.transport.loop import Loop
-from dragonfly_executor.transport.tls import TlsSocket
+from dragonfly_executor.transport.tls_socket import TlsSocket
 
 T = TypeVar("T")
 

@@ -210,7 +210,13 @@ class Link:
             self._on_closed(reason)
 
     def _read(self) -> bool:
-        """Read once. Return True if there may be more."""
+        """Read once, or finish a long frame and read once. Return True if there may be more."""
+        gap = self._decoder.gap()
+        if gap is not None:
+            count = self._read_into(gap)
+            if count < len(gap) or self.closed:
+                return count > 0
+            # Read on: a TLS socket may hold bytes that no poller sees, and the next frame often has arrived.
         try:
             data = self._sock.recv(self._read_size)
         except (BlockingIOError, InterruptedError):
@@ -228,18 +234,41 @@ class Link:
             self._fail(None)
             return False
         self.last_heard = self._time()
-        # A large buffer is mapped anew for each read, which only pays while large payloads flow.
-        self._read_size = LARGE_READ_SIZE if len(data) == self._read_size else READ_SIZE
+        is_full = len(data) == self._read_size
         try:
-            frames = self._feed(data)
-            while frames:
-                self._on_frames(frames)
-                # During a handshake there may be more frames, under the limits that the last frame has set.
-                frames = self._feed(b"") if self._decoder.pending and not self.closed else []
+            self._pass_on(self._feed(data))
         except ProtocolError as error:
             self._fail(error)
             return False
+        # A large buffer is mapped anew for each read, which only pays while many small frames flow. The rest of a long
+        # frame is received in place.
+        self._read_size = LARGE_READ_SIZE if is_full and self._decoder.gap() is None else READ_SIZE
         return True
+
+    def _read_into(self, gap: memoryview) -> int:
+        """Read bytes of a long frame, once. Return their number."""
+        try:
+            count = self._sock.recv_into(gap)
+        except (BlockingIOError, InterruptedError):
+            return 0
+        except OSError as error:
+            self._fail(error)
+            return 0
+        if not count:
+            self._fail(None)
+            return 0
+        self.last_heard = self._time()
+        try:
+            self._pass_on(self._decoder.filled(count))
+        except ProtocolError as error:
+            self._fail(error)
+        return count
+
+    def _pass_on(self, frames: list[Frame]) -> None:
+        while frames:
+            self._on_frames(frames)
+            # During a handshake there may be more frames, under the limits that the last frame has set.
+            frames = self._feed(b"") if self._decoder.pending and not self.closed else []
 
     def _feed(self, data: bytes) -> list[Frame]:
         while True:

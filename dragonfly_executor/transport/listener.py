@@ -21,7 +21,8 @@ from dragonfly_executor.protocol.frames import MAX_HANDSHAKE_FRAME, Decoder
 from dragonfly_executor.transport.loop import Loop
 from dragonfly_executor.transport.pending_connections import Networks, PendingConnections, networks_of
 from dragonfly_executor.transport.tcp import set_tcp_options
-from dragonfly_executor.transport.tls import TlsSocket, wrap_accepted
+from dragonfly_executor.transport.tls import wrap_accepted
+from dragonfly_executor.transport.tls_socket import TlsSocket
 
 BACKLOG = 1024
 """Number of connections that the kernel queues until they are accepted.
@@ -263,18 +264,15 @@ class PendingConnection:
         assert self._tls is not None  # noqa: S101  # TLS has begun
         try:
             self._tls.do_handshake()
-        except ssl.SSLWantReadError:
-            self._loop.remove_writer(self._fd)
-            self._loop.add_reader(self._fd, self._shake_hands)
-        except ssl.SSLWantWriteError:
-            self._loop.remove_reader(self._fd)
-            self._loop.add_writer(self._fd, self._shake_hands)
+        except BlockingIOError:
+            return
         except (OSError, ValueError) as error:
             self._refuse(f"it does not speak TLS 1.3: {error}", answer=b"")
         else:
             self._listener.speaks_tls(self)
-            self._loop.remove_writer(self._fd)
             self._loop.add_reader(self._fd, self._read)
+            # Its first frame may have come with the end of the handshake, so no poller sees it.
+            self._read()
 
     # -- frames -------------------------------------------------------------------------------------------------------
 

@@ -39,6 +39,10 @@ class DescriptorPair:
         """Return the available bytes, at most `size`; no bytes at the end."""
         return os.read(self._reading, size)
 
+    def recv_into(self, view: memoryview) -> int:
+        """Fill the view with the available bytes, and return their number; 0 at the end."""
+        return os.readv(self._reading, [view])
+
     def send(self, data: Buffer) -> int:
         """Write `data`, and return how many bytes were written."""
         return os.write(self._writing, data)

@@ -20,7 +20,8 @@ from dragonfly_executor.protocol.parent import VARIABLE, Parent
 from dragonfly_executor.runner import process_tree
 from dragonfly_executor.testing import dialback_server
 from dragonfly_executor.transport.tcp import split_address
-from dragonfly_executor.transport.tls import TlsSocket, connect
+from dragonfly_executor.transport.tls import connect
+from dragonfly_executor.transport.tls_socket import TlsSocket
 from tests.support.helpers import PATIENCE
 
 MARKER = "DRAGONFLY_DIALING_RUNNER"

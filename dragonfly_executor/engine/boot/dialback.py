@@ -19,7 +19,8 @@ from dragonfly_executor.protocol.versions import versions
 from dragonfly_executor.transport import listener
 from dragonfly_executor.transport.listener import Listener
 from dragonfly_executor.transport.tcp import WILDCARDS, join_address
-from dragonfly_executor.transport.tls import TlsSocket, server_context
+from dragonfly_executor.transport.tls import server_context
+from dragonfly_executor.transport.tls_socket import TlsSocket
 
 if TYPE_CHECKING:
     from dragonfly_executor.backends.base import Backend, BootRequest

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from dragonfly_executor.engine.boot.boot_helpers import BootHelpers
     from dragonfly_executor.protocol import handshake
     from dragonfly_executor.transport.loop import Timer
-    from dragonfly_executor.transport.tls import TlsSocket
+    from dragonfly_executor.transport.tls_socket import TlsSocket
 
 INFINITY = float("inf")
 PROGRESS_LOG_INTERVAL = 600.0

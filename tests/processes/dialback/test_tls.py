@@ -26,7 +26,8 @@ from dragonfly_executor.transport.certificate import make_certificate
 from dragonfly_executor.transport.link import Link
 from dragonfly_executor.transport.listener import bind
 from dragonfly_executor.transport.loop import Loop
-from dragonfly_executor.transport.tls import RECORD, TlsSocket, connect, server_context, wrap_accepted
+from dragonfly_executor.transport.tls import connect, server_context, wrap_accepted
+from dragonfly_executor.transport.tls_socket import BATCH, RECORD, TlsSocket
 from tests.support.helpers import PATIENCE
 
 
@@ -42,7 +43,7 @@ def accept(listener: socket.socket, context: ssl.SSLContext) -> TlsSocket:
     while True:
         try:
             sock.do_handshake()
-        except ssl.SSLWantReadError:
+        except BlockingIOError:
             select.select([sock], [], [], PATIENCE)
         else:
             return sock
@@ -128,7 +129,7 @@ def test_what_is_decrypted_never_stays_where_no_poller_sees_it(pair: Pair, asked
         wait_readable(pair.parent)
         with suppress(BlockingIOError):
             received += len(pair.parent.recv(asked))
-        assert pair.parent.pending() == 0
+        assert pair.parent._tls.pending() == pair.parent._incoming.pending == 0
     assert received == sum(sent)
 
 
@@ -179,25 +180,85 @@ def test_several_buffers_go_out_in_order_as_far_as_there_is_room(pair: Pair) -> 
     assert received == b"one two three"
 
 
-def test_a_read_or_write_that_has_to_wait_for_the_other_way_is_no_error(
-    pair: Pair, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A change of keys."""
+def test_a_part_of_a_record_is_nothing_to_read_yet(pair: Pair) -> None:
+    raw = socket.socket(fileno=os.dup(pair.runner.fileno()))
+    pair.runner._tls.write(b"whole")
+    record = pair.runner._outgoing.read()
+    with raw:
+        for position in range(len(record) - 1):
+            raw.send(record[position : position + 1])
+            wait_readable(pair.parent)
+            with pytest.raises(BlockingIOError):
+                pair.parent.recv(100)
+        raw.send(record[-1:])
+    wait_readable(pair.parent)
+    assert pair.parent.recv(100) == b"whole"
 
-    def wait(*_: object) -> bytes:
-        raise ssl.SSLWantWriteError
 
-    def wait_too(*_: object) -> int:
-        raise ssl.SSLWantReadError
+def test_a_forged_record_ends_the_stream_after_what_came_before(pair: Pair) -> None:
+    """And a poller sees that, although no byte is left in the kernel."""
+    raw = socket.socket(fileno=os.dup(pair.runner.fileno()))
+    pair.runner._tls.write(b"genuine")
+    genuine = pair.runner._outgoing.read()
+    with raw:
+        raw.send(genuine + b"\x17\x03\x03\x00\x20" + bytes(32))
+    wait_readable(pair.parent)
+    assert pair.parent.recv(100) == b"genuine"
+    for _ in range(2):
+        wait_readable(pair.parent)
+        with pytest.raises(ssl.SSLError):
+            pair.parent.recv(100)
+    with pytest.raises(ssl.SSLError):
+        pair.parent.recv_into(bytearray(10))
 
-    monkeypatch.setattr(ssl.SSLSocket, "read", wait)
-    monkeypatch.setattr(ssl.SSLSocket, "send", wait_too)
-    with pytest.raises(BlockingIOError):
-        pair.parent.recv(100)
-    with pytest.raises(BlockingIOError):
-        pair.parent.send(b"x")
-    with pytest.raises(BlockingIOError):
-        pair.parent.sendmsg([b"x", b"y"])
+
+@pytest.mark.parametrize("size", [1, RECORD - 1, RECORD, RECORD + 1, BATCH, 5 * BATCH + 7])
+@pytest.mark.parametrize("room", [1, 1000, RECORD, RECORD + 1, BATCH])
+def test_bytes_that_are_received_in_place_are_those_that_were_sent(pair: Pair, size: int, room: int) -> None:
+    """If the room is filled, a plain read finds the rest; no poller may be asked before."""
+    data = os.urandom(size)
+    sent, received, buffer = 0, bytearray(), memoryview(bytearray(room))
+    while len(received) < size:
+        if sent < size:
+            with suppress(BlockingIOError):
+                sent += pair.runner.send(memoryview(data)[sent:])
+        wait_readable(pair.parent)
+        with suppress(BlockingIOError):
+            count = pair.parent.recv_into(buffer)
+            received += buffer[:count]
+            if count == room:
+                received += pair.parent.recv(100)
+    assert received == data
+
+
+def test_nothing_leaves_in_the_clear(pair: Pair) -> None:
+    for name in ("recvfrom", "recvmsg", "sendto", "sendfile", "makefile"):
+        with pytest.raises(NotImplementedError, match="TLS socket"):
+            getattr(pair.parent, name)(b"secret")
+
+
+def test_what_was_sent_with_the_end_of_the_handshake_is_read(server: tuple[ssl.SSLContext, bytes]) -> None:
+    """The last message of the handshake and the first frame arrive in one read, so no poller reports the frame."""
+    context = server[0]
+    with closing(bind("127.0.0.1", 0)) as listener:
+        sock = socket.create_connection(listener.getsockname())
+        select.select([listener], [], [], PATIENCE)
+        accepted = wrap_accepted(context, listener.accept()[0])
+        client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        client.check_hostname, client.verify_mode = False, ssl.CERT_NONE
+        with closing(TlsSocket(client, sock, is_server=False)) as runner, closing(accepted):
+            runner.setblocking(False)
+            for end in (runner, accepted):
+                with pytest.raises(BlockingIOError):
+                    end.do_handshake()
+            wait_readable(runner)
+            runner._receive(RECORD)
+            runner._tls.do_handshake()
+            runner._tls.write(b"first")
+            runner._send_control()
+            wait_readable(accepted)
+            accepted.do_handshake()
+            assert accepted.recv(100) == b"first"
 
 
 def test_links_speak_over_it_both_ways_at_once_with_large_payloads(pair: Pair) -> None:

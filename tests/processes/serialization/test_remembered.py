@@ -14,7 +14,7 @@ import pytest
 
 from dragonfly_executor.errors import CallSerializationError
 from dragonfly_executor.serialization import CallCodec
-from dragonfly_executor.serialization.global_fingerprint import fingerprint, same
+from dragonfly_executor.serialization.global_fingerprint import fingerprint
 from dragonfly_executor.serialization.layout import BOX, unpack
 from tests.support.codec_process import CodecProcess
 
@@ -193,6 +193,10 @@ def test_what_changes_in_itself_is_sent_again(make: Make, first: str, second: st
         ("", "Plain.__name__ = 'Other'"),
         ("", "Plain.__doc__ = 'text'"),
         ("Plain.items = [1]", "Plain.items.append(2)"),
+        ("Plain.f = functools.lru_cache(made(1))", "Plain.f.__wrapped__.x = 1"),
+        ("Plain.f = functools.lru_cache(other)", "Plain.f = functools.lru_cache(maxsize=3)(other)"),
+        ("Plain.f = functools.cached_property(made(1))", "Plain.f.func.x = 1"),
+        ("Plain.f = functools.cached_property(made(1))", "Plain.f = functools.cached_property(made(2))"),
         ("Plain.inner = type('Inner', (), {'x': 1})", "Plain.inner.x = 2"),
         ("Plain.itself = Plain; Plain.last = made(other)", "Plain.last.x = 1"),
         ("Plain = type('Plain', (type('Hidden', (), {'x': 1}),), {})", "Plain.__bases__[0].x = 2"),
@@ -344,6 +348,10 @@ CLASSES = {
     "slotted by a dict": "class Plain:\n    __slots__ = {'x': 'its text'}",
     "pickled": "class Plain: pass\nimport copy; copy.copy(Plain())",
     "named tuple": "class Plain(typing.NamedTuple):\n    x: int = 1",
+    "cached": (
+        "class Plain:\n    @functools.lru_cache\n    def f(self): return 1\n"
+        "    @functools.cached_property\n    def g(self): return 1"
+    ),
     "enumeration": "class Plain(enum.Enum):\n    A = [1]",
     "flag": "class Plain(enum.Flag):\n    A = 1\n    B = 2",
     "borrowed": (
@@ -377,13 +385,66 @@ def test_what_lies_deep_in_each_way_is_seen_to_lie_deep(make: Make) -> None:
     assert fingerprint(program.module.g) is not None
 
 
-@pytest.mark.parametrize("value", ["[1]", "{1: 2}", "Plain()", "made([1])", "(1, [2])", "functools.partial(int)"])
+@pytest.mark.parametrize(
+    "value",
+    [
+        "Plain()",
+        "[Plain()]",
+        "{1: Plain()}",
+        "bytearray(1)",
+        "functools.partial(int)",
+        "list(range(1000))",
+        "dict.fromkeys(range(1000))",
+        "made(list(range(1000)))",
+    ],
+)
 def test_what_may_change_is_pickled_each_time_and_travels_once(make: Make, value: str) -> None:
     program = make(FUNCTION)
     program.run(f"g = {value}")
     first = program.submit("use")
     assert program.pickles("use") == ["g"]
     assert program.submit("use") == first
+
+
+CHANGES = {
+    "[1]": ["g.append(2)", "g[0] = 2", "g.clear()", "g[:] = [2]", "g[:] = [True]"],
+    "[1, 2]": ["g.reverse()", "del g[0]"],
+    "{1: 2}": ["g[2] = 3", "g[1] = 3", "del g[1]", "g[3] = g.pop(1)", "g.clear()"],
+    "{'a': 1, 'b': 2}": ["g['a'] = g.pop('a')", "g.update(a=2, b=1)"],
+    "{1}": ["g.add(2)", "g.discard(1)", "g.clear(); g.add(2)"],
+    "{}": ["g['a'] = 1"],
+    "[]": ["g.append(1)"],
+    "set()": ["g.add(1)"],
+    "[[1], {2: [3]}]": ["g[0].append(2)", "g[1][2].append(4)", "g[1][2][0] = 5", "g[0] = [1]; g[0].append(2)"],
+    "(1, [2])": ["g[1].append(3)"],
+    "made([1])": ["g.__closure__[0].cell_contents.append(2)"],
+    "{'f': other}": ["other.x = 1", "g['f'] = made", "other.__code__ = (lambda: 7).__code__"],
+    "{'c': Plain}": ["Plain.level = 3", "Plain.method.x = 1"],
+}
+
+
+@pytest.mark.parametrize(("value", "change"), [(value, change) for value in CHANGES for change in CHANGES[value]])
+def test_a_small_container_is_pickled_again_only_when_it_has_changed(make: Make, value: str, change: str) -> None:
+    program = make(FUNCTION)
+    program.run(f"g = {value}")
+    assert program.pickles("use") == []
+    assert {"g", "other", "Plain"} & program.changed("use", change)
+    assert program.pickles("use") == []
+
+
+def test_a_container_that_contains_itself_is_checked_too(make: Make) -> None:
+    program = make("def use(): return g\ng = [1]\ng.append(g)")
+    assert program.pickles("use") == []
+    assert program.changed("use", "g.append(2)") == {"g"}
+
+
+def test_a_class_that_holds_a_registry_is_pickled_once(make: Make) -> None:
+    program = make(FUNCTION)
+    program.run("Plain.items = {}; Plain.names = []")
+    assert [names for names in program.pickles("with_class") if "Plain" in names.split()] == []
+    assert "Plain" in program.changed("with_class", "Plain.items['a'] = [1]")
+    assert "Plain" in program.changed("with_class", "Plain.items['a'].append(2)")
+    assert "Plain" in program.changed("with_class", "Plain.names.append('a')")
 
 
 @pytest.mark.parametrize("value", [*CONSTANT.values(), "textwrap"])
@@ -403,11 +464,13 @@ def test_a_plan_is_used_again_while_nothing_changes(make: Make, value: str, guar
 
 
 def test_what_may_change_is_not_kept_alive(make: Make) -> None:
-    program = make("def use(): return g\ng = [1]")
-    program.submit("use")
-    assert "g" not in program.codec._main._known
-    assert program.codec._main._plans == {}
-    assert set(program.codec._main._known) == {"use"}
+    program = make("def use(): return g\nclass Plain: pass\ng = Plain()")
+    for value in ("Plain()", "[Plain()]", "list(range(1000))"):
+        program.run(f"g = {value}")
+        program.submit("use")
+        assert "g" not in program.codec._main._known
+        assert program.codec._main._plans == {}
+    assert set(program.codec._main._known) <= {"use", "Plain"}
 
 
 OWN = (
@@ -562,14 +625,28 @@ def test_only_so_many_sets_of_names_are_remembered(make: Make, monkeypatch: pyte
 # -- fingerprints ------------------------------------------------------------------------------------------------------
 
 
-def test_fingerprints_of_what_may_change_are_never_the_same() -> None:
-    assert fingerprint([]) is None
-    assert not same(None, None)
-    assert not same(fingerprint(1), None)
-    assert not same(None, fingerprint(1))
-    assert same(fingerprint(1), fingerprint(1))
-    assert not same(fingerprint(()), fingerprint((1,)))
-    assert not same(fingerprint((1,)), fingerprint(()))
+def test_what_may_change_has_no_fingerprint() -> None:
+    for value in (object(), bytearray(1), [object()], list(range(1000)), memoryview(b"")):
+        assert fingerprint(value) is None
+
+
+def test_a_fingerprint_holds_until_the_value_changes() -> None:
+    for value in (1, (), (1, (2,)), "text", len):
+        assert fingerprint(value).holds()
+    items: Any = [1, {"a": {2}}]
+    found = fingerprint(items)
+    assert found.holds()
+    items[1]["a"].add(3)
+    assert not found.holds()
+    assert fingerprint(items).holds()
+
+
+def test_a_variable_that_loses_its_value_has_changed(make: Make) -> None:
+    program = make("def outer(value):\n    def inner(): return value\n    return inner\nuse = outer(1)")
+    found = fingerprint(program.module.use)
+    assert found.holds()
+    del program.module.use.__closure__[0].cell_contents
+    assert not found.holds()
 
 
 def nested(depth: int) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import tracemalloc
 from itertools import pairwise
 
@@ -11,12 +12,15 @@ from hypothesis import strategies as st
 
 from dragonfly_executor.errors import ProtocolError
 from dragonfly_executor.protocol.frames import (
+    CHUNK_SIZE,
     HEADER,
     HEADER_SIZE,
     KIND_NUMBERS,
+    LONG_FRAME,
     MAX_FRAME,
     MAX_HANDSHAKE_FRAME,
     PROTOCOL_VERSION,
+    TRUST,
     Decoder,
     Flag,
     Frame,
@@ -206,3 +210,40 @@ def test_an_unknown_kind_ends_the_link(kind: int) -> None:
     """Ends of one version know the same kinds, so this is no newer peer."""
     with pytest.raises(ProtocolError, match=str(kind)):
         list(Decoder().feed(HEADER.pack(kind, 0, 0, 0, 0, 0)))
+
+
+@settings(max_examples=40)
+@given(st.lists(st.sampled_from([0, 10, LONG_FRAME, CHUNK_SIZE]), min_size=1, max_size=4), st.integers(0, 2**32))
+def test_a_long_frame_is_received_in_place_or_fed_in_any_pieces(sizes: list[int], seed: int) -> None:
+    rng = random.Random(seed)
+    stream = memoryview(b"".join(encode(Kind.CHUNK, number, bytes(size)) for number, size in enumerate(sizes)))
+    decoder, frames, position = Decoder(), [], 0
+    while position < len(stream):
+        gap = decoder.gap()
+        step = rng.choice([1, HEADER_SIZE, 30_000, 100_000, 300_000])
+        if gap is not None and rng.random() < 0.5:
+            count = min(step, len(gap), len(stream) - position)
+            gap[:count] = stream[position : position + count]
+            frames += decoder.filled(count)
+        else:
+            count = min(step, len(stream) - position)
+            frames += decoder.feed(bytes(stream[position : position + count]))
+        position += count
+    assert decoder.pending == 0
+    assert [(frame.call_id, len(frame.payload)) for frame in frames] == list(enumerate(sizes))
+    assert b"".join(frame.raw for frame in frames) == stream
+
+
+@given(st.integers(LONG_FRAME, MAX_FRAME), st.integers(HEADER_SIZE, MAX_FRAME))
+def test_a_claimed_length_allocates_at_most_a_multiple_of_what_has_arrived(size: int, arrived: int) -> None:
+    decoder = Decoder()
+    data = encode(Kind.CHUNK, 1, bytes(size))[: min(arrived, HEADER_SIZE + size - 1)]
+    assert decoder.feed(data) == []
+    gap = decoder.gap()
+    assert (0 if gap is None else len(data) + len(gap)) <= TRUST * len(data)
+
+
+def test_a_long_frame_waits_for_the_end_of_the_handshake() -> None:
+    decoder = Decoder(MAX_FRAME, one_by_one=True)
+    decoder.feed(encode(Kind.CHUNK, 1, bytes(CHUNK_SIZE))[:-1])
+    assert decoder.gap() is None
