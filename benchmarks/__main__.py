@@ -8,6 +8,7 @@ import platform
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -20,6 +21,8 @@ from benchmarks.results import Results
 from benchmarks.rounds import Run
 from benchmarks.rows import ROWS
 from benchmarks.subjects import EXECUTORS, LIMITS, OTHER
+
+PACKAGE = "dragonfly_executor"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -54,7 +57,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _measure(options: argparse.Namespace) -> Results:
     executors = [*dict.fromkeys(options.executors), *([OTHER] if options.beside else [])]
     interpreters = Interpreters(options.workers, options.quick)
-    beside = Interpreters(options.workers, options.quick, Path(options.beside).resolve()) if options.beside else None
+    # A folder of its own, because a checkout has its own `benchmarks` as well.
+    with tempfile.TemporaryDirectory() as folder:
+        beside = None
+        if options.beside:
+            Path(folder, PACKAGE).symlink_to(Path(options.beside, PACKAGE).resolve(strict=True))
+            beside = Interpreters(options.workers, options.quick, Path(folder))
+        return _rounds(options, executors, interpreters, beside)
+
+
+def _rounds(
+    options: argparse.Namespace, executors: Sequence[str], interpreters: Interpreters, beside: Interpreters | None
+) -> Results:
     run = Run(interpreters, [*executors, *(() if options.no_limits else LIMITS)], options.rows, beside)
     # Other load on the machine disturbs figures most, so the report shows it.
     run.results.machine = machine(options.workers, options.rounds)

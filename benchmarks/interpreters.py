@@ -31,12 +31,12 @@ class Interpreters:
     Attributes:
         workers: number of concurrent calls.
         quick: whether to look only at whether everything runs.
-        checkout: the folder that has the `dragonfly_executor` to measure.
+        place: the folder that has the `dragonfly_executor` to measure, and no `benchmarks` but this one.
     """
 
     workers: int
     quick: bool = False
-    checkout: Path = ROOT
+    place: Path = ROOT
 
     def measure(self, subject: str, names: Sequence[str]) -> dict[str, Figures]:
         """Take some measurements of a subject in one new interpreter.
@@ -45,7 +45,7 @@ class Interpreters:
             For each measurement either its `figures`, or why it `failed` or is `left_out`.
         """
         effort = "quick" if self.quick else "full"
-        # With -P the working directory is not searched, so PYTHONPATH decides which checkout is imported.
+        # With -P the working directory is not searched, so PYTHONPATH decides which package is imported.
         command = [sys.executable, "-P", "-c", SCRIPT, subject, str(self.workers), effort, *names]
         limit = sum(CURVE_LIMIT if name.startswith("curve_") else LIMIT for name in names)
         output, reason = run(command, self.environment(), limit)
@@ -58,7 +58,7 @@ class Interpreters:
         # Modules compile once, as they are when they were installed, and not at each start.
         environment = {key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"}
         return environment | {
-            "PYTHONPATH": os.pathsep.join([str(self.checkout), str(ROOT)]),
+            "PYTHONPATH": os.pathsep.join([str(self.place), str(ROOT)]),
             "PYTHONWARNINGS": "ignore",
             "RAY_USAGE_STATS_ENABLED": "0",
             "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",

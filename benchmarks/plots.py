@@ -10,7 +10,7 @@ from pathlib import Path
 from benchmarks.report import number
 from benchmarks.results import Results, advantage
 from benchmarks.rows import ROWS, Row
-from benchmarks.subjects import BASELINE, MEMCPY, NO_PEERS, OURS, POOL, SOCKETS
+from benchmarks.subjects import BASELINE, MEMCPY, OURS, PEERS, POOL, SOCKETS
 from benchmarks.svg import Drawing, LogScale
 
 WIDTH, LEFT, RIGHT = 900, 330, 860
@@ -58,7 +58,6 @@ def bar_of(results: Results, name: str) -> Bar | None:
     row = ROWS[name]
     if (ours := results.ratio(name, OURS)) is None:
         return None
-    hidden = (*NO_PEERS, row.baseline, row.limit)
     better = {
         subject: advantage(row, ratio)
         for subject in results.rows[name]
@@ -67,7 +66,7 @@ def bar_of(results: Results, name: str) -> Bar | None:
     rival = results.ratio(name, row.rival) if row.rival else 1.0
     target = None if row.bound is None or rival is None else advantage(row, row.bound * rival)
     limit = None if row.limit == row.baseline else better.get(row.limit)
-    peers = {subject: value for subject, value in better.items() if subject not in hidden}
+    peers = {subject: value for subject, value in better.items() if subject in PEERS and subject != row.baseline}
     return Bar(row, advantage(row, ours), limit, target, peers)
 
 

@@ -10,7 +10,7 @@ from statistics import median
 from typing import Any
 
 from benchmarks.rows import ROWS, Row
-from benchmarks.subjects import NO_PEERS, OURS
+from benchmarks.subjects import OURS, PEERS
 
 Rounds = list[float | None]
 """One figure for each round; None if it could not be taken."""
@@ -81,7 +81,7 @@ class Results:
     def best_peer(self, name: str) -> tuple[str, float] | None:
         """Return the best of the other executors with processes, the baseline left out, and its ratio."""
         row = ROWS[name]
-        others = [subject for subject in self.rows[name] if subject not in (*NO_PEERS, row.baseline, row.limit)]
+        others = [subject for subject in self.rows[name] if subject in PEERS and subject != row.baseline]
         known = [(subject, ratio) for subject in others if (ratio := self.ratio(name, subject)) is not None]
         choose = max if row.more_is_better else min
         return choose(known, key=lambda pair: pair[1]) if known else None

@@ -81,7 +81,11 @@ class Run:
 
     @staticmethod
     def _at_once(subject: str, name: str) -> bool:
-        return subject in ADAPTERS and ADAPTERS[subject].starts_slowly and name in measures.STARTED
+        """Return whether a subject takes a measurement together with others.
+
+        Memory is measured alone: what other measurements have freed is used again.
+        """
+        return subject in ADAPTERS and ADAPTERS[subject].starts_slowly and name in measures.STARTED and name != "memory"
 
     @staticmethod
     def _has(subject: str, name: str) -> bool:

@@ -38,8 +38,8 @@ EMPTY_PROGRAM = "python -c pass"
 ADAPTERS: dict[str, type[Adapter]] = {**EXECUTORS, OTHER: Dragonfly, SOCKETS: BareSockets}
 """All that calls can be submitted to."""
 LIMITS = (SOCKETS, MEMCPY, FUTURE, EMPTY_PROGRAM)
-NO_PEERS = (*LIMITS, OURS, OTHER, THREADS)
-"""Limits, ourselves, and threads: a call there pickles nothing and leaves no process."""
+PEERS = tuple(name for name in EXECUTORS if name not in (OURS, THREADS))
+"""The other executors with processes. With threads, a call pickles nothing and leaves no process."""
 
 
 def is_installed(name: str) -> bool:

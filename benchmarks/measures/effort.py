@@ -20,7 +20,7 @@ class Effort:
         share: of the usual number of calls.
     """
 
-    seconds: float = 0.8
+    seconds: float = 0.6
     share: float = 1.0
 
     def count(self, usual: int, speed: float = 1.0) -> int:

@@ -50,6 +50,8 @@ def make_engine(
         options.serializer,
         # A call is encoded before its runner is known, so it must be able to travel to every tier.
         script_travels=all(snapshot.script_travels for snapshot in snapshots),
+        # Otherwise a large call is copied once, into shared memory.
+        copies=not all(tier.backend.shares_memory for tier in tiers),
         path_travels=all(tier.file_snapshot is None or tier.backend.shares_image for tier in tiers),
         on_code=_code_handler(snapshots),
     )

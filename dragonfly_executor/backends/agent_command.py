@@ -53,7 +53,8 @@ def agent_command(python: str, fd: int, *starts: int) -> list[str]:
     Args:
         python: the interpreter to run. It gets the options of the interpreter that runs here.
         fd: the descriptor number of the agent's end of the link.
-        starts: the descriptor numbers of a `CallStartTable` that the agent inherits.
+        starts: the descriptor numbers of a `CallStartTable` that the agent inherits, and of the socket at which slots
+            connect to share memory with the parent.
     """
     # Only the parent's sys.path may lead to this package, so the command says where the package is.
     home = __file__.rpartition("/dragonfly_executor/")[0]

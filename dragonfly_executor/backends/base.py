@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from dragonfly_executor.sync import Sync
     from dragonfly_executor.transport.call_start_table import CallStartTable
     from dragonfly_executor.transport.loop import Loop
+    from dragonfly_executor.transport.sockets import Socket
 
 __all__ = ["BOOT_FAILED", "Backend", "BootClock", "BootRequest", "Buffer", "CancelToken", "Node", "Signal", "Stream"]
 
@@ -66,6 +67,7 @@ class Node:
         labels: free labels of the node, in addition to the backend's.
         price: estimated US dollars per second of this node. None if only `Backend.price` is known.
         sessions: process session ids of the slots on the node, as the agent reported them. The pool updates this.
+        memory: the socket at which slots connect to share memory with the parent. None if they cannot.
         starts: shared memory in which the slots mark each call that they begin; `stop` settles it. None if there is
             none: then every call of a lost runner may have begun.
         is_silent: whether the pool stops the node because its runner has sent nothing for too long. The pool sets this
@@ -92,6 +94,7 @@ class Node:
     price: float | None = None
     sessions: Collection[int] = ()
     starts: CallStartTable | None = None
+    memory: Socket | None = None
     is_silent: bool = False
     facts: Mapping[str, str] = MappingProxyType({})
     renew_every: float | None = None
@@ -167,6 +170,7 @@ class Backend:
             needs one, even if nothing is to be sent: ``self.sync = Sync(sync, requirements=requirements)`` in its
             constructor is enough.
         shares_image: whether all nodes run the same image as the parent; see `Node`.
+        shares_memory: whether slots share memory with the parent; see `shared_memory_limit`.
         labels: free labels of all nodes.
         max, idle_shutdown_after, budget: limits that the user has set for the runners of this backend; see
             `set_limits`. None if the user has not.
@@ -181,6 +185,7 @@ class Backend:
     max_boots_per_request: int = 1
     sync: Sync | None = None
     shares_image: bool = False
+    shares_memory: bool = False
     labels: frozenset[str] = frozenset()
     phases: tuple[str, ...] = ("create", "connect", "handshake")
     dials_back: bool = False
@@ -219,6 +224,10 @@ class Backend:
     def default_slots(self) -> int | None:
         """Return the number of slots per runner if the user gives none. None means the runner's CPU count."""
         return None
+
+    def shared_memory_limit(self) -> int:
+        """Return the most bytes of memory that a pool shares with the slots on nodes of this backend."""
+        return 0
 
     def capacities(self) -> Sequence[Capacity]:
         """Return what runners of this backend can have, one item for each sort of runner; empty if that is unknown.

@@ -47,7 +47,7 @@ class FrozenAgent:
     """The agent in the form that `multiprocessing.spawn` unpickles and runs, in place of a `Process`.
 
     Args:
-        starts: the descriptor numbers of a `CallStartTable` that the agent inherits.
+        starts: further descriptor numbers that the agent inherits; see `agent_command`.
     """
 
     def __init__(self, *starts: int) -> None:

@@ -21,8 +21,9 @@ from dragonfly_executor.protocol.parent import VARIABLE
 from dragonfly_executor.runner import process_tree
 from dragonfly_executor.runner.machine import RunnerMachine, default_slots
 from dragonfly_executor.transport.call_start_table import CallStartTable
-from dragonfly_executor.transport.sockets import Socket, socketpair
+from dragonfly_executor.transport.sockets import PACKETS, Socket, socketpair
 from dragonfly_executor.util import validation
+from dragonfly_executor.util.byte_sizes import byte_size
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("dragonfly_executor")
 
+DEFAULT_SHARE = 4
+"""The default of `shared_memory` is one in so many bytes that this process may use."""
 STOP_TIMEOUT = 2.0
 """Seconds that an agent gets to exit once its link is closed."""
 NO_SLOTS_TIMEOUT = 1.0
@@ -50,6 +53,8 @@ class LocalBackend(Backend):
         labels: free labels of the runners, such as ``{"big"}``.
         slots: number of slots of each runner; default: the CPUs that this process may use. The pool's `max_concurrency`
             wins.
+        shared_memory: most bytes of memory in which a pool exchanges large payloads with its slots, as a number or as
+            text such as ``"2GiB"``; 0 for none. Default: a quarter of what this process may use (machine, cgroup).
         tier: `max`, `idle_shutdown_after` and `budget` of the runners of this backend; see `Backend.set_limits`.
 
     Raises:
@@ -67,6 +72,7 @@ class LocalBackend(Backend):
         env: dict[str, str] | None = None,
         labels: Iterable[str] = (),
         slots: int | None = None,
+        shared_memory: int | str | None = None,
         **tier: Unpack[TierKeywords],
     ) -> None:
         self.set_limits(**tier)
@@ -76,6 +82,9 @@ class LocalBackend(Backend):
         self._env = dict(env or {})
         self.labels = validation.labels(labels, "labels")
         self._capacity: Capacity | None = None
+        self._shared_memory = None if shared_memory is None else byte_size(shared_memory, "shared_memory")
+        # Without memfd (macOS), all payloads travel over the stream.
+        self.shares_memory = self._shared_memory != 0 and hasattr(os, "memfd_create")
 
     def __repr__(self) -> str:
         return f"LocalBackend(python={self._python!r})"
@@ -90,6 +99,14 @@ class LocalBackend(Backend):
             self._capacity = Capacity(*RunnerMachine({**os.environ, **self._env}).capacity, self.labels)
         return (self._capacity,)
 
+    def shared_memory_limit(self) -> int:
+        """See `Backend.shared_memory_limit`."""
+        if not self.shares_memory:
+            return 0
+        if self._shared_memory is None:
+            self._shared_memory = RunnerMachine().memory // DEFAULT_SHARE
+        return self._shared_memory
+
     def boot(self, request: BootRequest) -> Node:
         """Start an agent process.
 
@@ -102,6 +119,10 @@ class LocalBackend(Backend):
         own_end, agent_end = socketpair()
         starts = _start_table()
         inherited = [agent_end.fileno(), *(starts.inherited if starts is not None else ())]
+        memory = slots_end = None
+        if starts is not None and self.shares_memory:
+            memory, slots_end = socketpair(PACKETS)
+            inherited.append(slots_end.fileno())
         marker = os.urandom(8).hex()
         environment = {
             **os.environ,
@@ -123,6 +144,8 @@ class LocalBackend(Backend):
             )
         except BaseException as error:
             own_end.close()
+            if memory is not None:
+                memory.close()
             if starts is not None:
                 starts.handed_over()
                 starts.settle(0.0)
@@ -131,11 +154,13 @@ class LocalBackend(Backend):
             raise
         finally:
             agent_end.close()
+            if slots_end is not None:
+                slots_end.close()
         if starts is not None:
             starts.handed_over()
         if preamble:
             _send(own_end, preamble)
-        return LocalNode(process, own_end, f"{MARKER}={marker}".encode(), starts)
+        return LocalNode(process, own_end, f"{MARKER}={marker}".encode(), starts, memory)
 
     def _command(self, inherited: list[int]) -> list[str]:
         if not self._is_program:
@@ -161,8 +186,10 @@ class LocalNode(Node):
         stream: Socket,
         marker: bytes,
         starts: CallStartTable | None = None,
+        memory: Socket | None = None,
     ) -> None:
         self.stream = self._socket = stream
+        self.memory = memory
         self.starts = starts
         self._process = process
         self._marker = marker
@@ -172,12 +199,15 @@ class LocalNode(Node):
         return f"LocalNode(pid={self._process.pid})"
 
     def descriptors(self) -> Collection[int]:
-        """Return the descriptors of the call start table; see `Node`."""
-        return () if self.starts is None else self.starts.descriptors()
+        """Return the descriptors of the call start table, and of the socket for shared memory; see `Node`."""
+        memory = () if self.memory is None or self.memory.fileno() < 0 else (self.memory.fileno(),)
+        return memory if self.starts is None else (*self.starts.descriptors(), *memory)
 
     def stop(self) -> None:
         """Wait until the agent has exited, or kill its process tree. Then kill processes that outlived the agent."""
         self._socket.close()
+        if self.memory is not None:
+            self.memory.close()
         timeout = STOP_TIMEOUT if self.sessions else min(STOP_TIMEOUT, NO_SLOTS_TIMEOUT)
         try:
             self._process.wait(0.0 if self.is_silent else timeout)

@@ -9,7 +9,7 @@ from dragonfly_executor.serialization.buffer_cache import PayloadParts
 INFINITY = float("inf")
 
 
-def call_frame(call: Call, number: int, now: float) -> bytes:
+def call_frame(call: Call, number: int, now: float, location: bytes = b"") -> bytes:
     """Return the CALL frame of a call: with its payload, or with only the head of a large payload.
 
     Args:
@@ -17,6 +17,7 @@ def call_frame(call: Call, number: int, now: float) -> bytes:
             that it requires go in front of the payload.
         number: its number in the runner's table of call starts.
         now: the time, in monotonic seconds.
+        location: where the payload is in shared memory; empty if it is not there.
     """
     payload, limits = call.payload, call.limits
     flags, prefix, required = 0, b"", limits.requirements
@@ -28,6 +29,9 @@ def call_frame(call: Call, number: int, now: float) -> bytes:
         prefix = CALL_OPTIONS.pack(time_left, run_timeout, limits.key, memory, gpus)
     if isinstance(payload, bytes):
         body = payload
+    elif location:
+        flags |= Flag.SHARED
+        body = location
     else:
         flags |= Flag.LARGE
         if isinstance(payload, PayloadParts):

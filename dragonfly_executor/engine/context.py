@@ -19,8 +19,10 @@ if TYPE_CHECKING:
     from dragonfly_executor.engine.options import PoolOptions
     from dragonfly_executor.engine.output.router import OutputRouter
     from dragonfly_executor.engine.shared_contents import SharedContents
+    from dragonfly_executor.engine.shared_memory import SharedSegments
     from dragonfly_executor.engine.tier_settings import TierSettings
     from dragonfly_executor.serialization import CallCodec
+    from dragonfly_executor.transport.sockets import Buffer
 
     T = TypeVar("T")
 
@@ -51,6 +53,10 @@ class EngineContext(Protocol):
 
     def setup_failed(self, payload: bytes, is_error: bool) -> None:
         """Break the pool: the initializer failed in a slot."""
+
+    def shared_memory(self) -> SharedSegments | None:
+        """Return the memory that the pool shares with slots on this machine; None if it shares none."""
+        ...
 
 
 class FutureContext(Protocol):
@@ -90,6 +96,10 @@ class MapContext(Protocol):
     codec: CallCodec
     ids: Iterator[int]
     forked: bool
+
+    def payload_of(self, parts: Sequence[Buffer]) -> bytes | Sequence[Buffer]:
+        """Return an encoded call in the form in which a `Call` keeps it: a snapshot of its arguments."""
+        ...
 
     def accept(self, calls: Sequence[Call]) -> None:
         """Accept new calls, all or none."""

@@ -26,6 +26,7 @@ from dragonfly_executor.engine.shutdown import ForkGuard, watch_exit
 from dragonfly_executor.engine.startup import EngineStart
 from dragonfly_executor.engine.submit_queue import SubmitQueue
 from dragonfly_executor.protocol.versions import usable_cpus
+from dragonfly_executor.serialization.buffer_cache import PayloadParts
 from dragonfly_executor.transport.loop import Loop, Timer
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from dragonfly_executor.engine.options import PoolOptions
     from dragonfly_executor.engine.output.router import OutputRouter
     from dragonfly_executor.engine.runner_links import RunnerLinks
+    from dragonfly_executor.engine.shared_memory import SharedSegments
     from dragonfly_executor.engine.tier_settings import TierSettings
     from dragonfly_executor.serialization import CallCodec
     from dragonfly_executor.transport.sockets import Buffer
@@ -88,6 +90,8 @@ class Engine:
         """The engine thread; None until all threads and descriptors exist."""
         self._thread_id = 0
         self._has_ended = Latch()
+        self._memory: SharedSegments | None = None
+        self._memories: dict[str, SharedSegments] = {}
         self._timer: Timer | None = None
         self._turn_is_due = False
         self._components: EngineComponents
@@ -108,7 +112,7 @@ class Engine:
             FrameTooLargeError: the payload is larger than ``max_payload``.
             StartError: the engine could not be started.
         """
-        payload = sendable(parts, self.options.max_payload)
+        payload = self.payload_of(parts)
         future: Future[Any] = Future(self)
         call = future.call = Call(next(self.ids), payload, future, limits, limits.kind)
         if not cancel_running:
@@ -134,6 +138,39 @@ class Engine:
         except BaseException:
             self._submit_queue.withdraw(calls)
             raise
+
+    def payload_of(self, parts: Sequence[Buffer]) -> bytes | Sequence[Buffer]:
+        """Return an encoded call in the form in which a `Call` keeps it: a snapshot of its arguments.
+
+        Raises:
+            FrameTooLargeError: the payload is larger than ``max_payload``.
+        """
+        return sendable(parts, self.options.max_payload, self._keep)
+
+    def _keep(self, parts: Sequence[Buffer], size: int) -> Sequence[Buffer]:
+        """Return a snapshot of a large payload: in shared memory if there is room, otherwise in parts."""
+        memory = self.shared_memory()
+        lasting = parts if isinstance(parts, PayloadParts) else None
+        # Pieces that slots cache are for runners elsewhere too, so they stay as they are.
+        kept = None if memory is None or (lasting is not None and lasting.kept) else memory.keep(parts, size)
+        if kept is None:
+            return self.codec.keep(parts)
+        if lasting is not None:
+            kept.contents = lasting.contents
+        return kept
+
+    def shared_memory(self) -> SharedSegments | None:
+        """Return the memory that the pool shares with slots on this machine; None if it shares none."""
+        if self._memory is None and any(tier.backend.shares_memory for tier in self.tiers):
+            # Imported for the first large payload. Two threads may come here at once, and get one object.
+            try:
+                from dragonfly_executor.engine.shared_memory import SharedSegments
+            except (ImportError, MemoryError, OSError):
+                return None  # no descriptor or memory for the import: payloads travel over the stream
+
+            limit = sum(tier.backend.shared_memory_limit() for tier in self.tiers)
+            self._memory = self._memories.setdefault("", SharedSegments(limit))
+        return self._memory
 
     def check_open(self) -> None:
         """Raise the error that a submit would raise now."""
@@ -225,6 +262,8 @@ class Engine:
     def abandon_in_forked_child(self) -> None:
         """Close the descriptors in a forked child, and send nothing. They belong to the process that forked."""
         self.forked = True
+        if self._memory is not None:
+            self._memory.abandon()
         if self._thread is not None:
             self._components.abandon()
 
@@ -260,6 +299,8 @@ class Engine:
         finally:
             try:
                 self._components.close()
+                if self._memory is not None:
+                    self._memory.close()
             finally:
                 self._questions.end()
                 self._has_ended.open()

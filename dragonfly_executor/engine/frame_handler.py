@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from dragonfly_executor.core import events
+from dragonfly_executor.engine.large_payloads import no_memory_for
+from dragonfly_executor.engine.outcome import Outcome
 from dragonfly_executor.engine.runner_messages import Ref, RunnerMessages, read_end
 from dragonfly_executor.errors import ProtocolError
 from dragonfly_executor.protocol import memory_bounds
-from dragonfly_executor.protocol.frames import MAX_DETAIL, Flag, Frame, Kind, encode
+from dragonfly_executor.protocol.frames import MAX_DETAIL, SHARED, Flag, Frame, Kind, encode
 from dragonfly_executor.protocol.output_window import weight
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
+    from dragonfly_executor.engine.context import EngineContext
     from dragonfly_executor.engine.large_payloads import LargePayloads
-    from dragonfly_executor.engine.output.router import OutputRouter
+    from dragonfly_executor.engine.runner_messages import Result
     from dragonfly_executor.engine.shared_uploads import SharedUploads
     from dragonfly_executor.transport.call_start_table import CallStartTable
     from dragonfly_executor.transport.link import Link
@@ -56,12 +59,13 @@ class FrameHandler:
         peer: the runner.
         transfers: its large calls and results.
         shared: the shared objects that it asks for.
-        outputs: routes the output of its calls.
+        engine: the pool's, for the output of its calls, and their results in shared memory.
         starts: which of its calls have begun; None if that cannot be known.
 
     Attributes:
         account: its slots, and the bytes of their output that are not consumed yet.
         sessions: the process ids of its slots.
+        has_memory: whether a slot of it has connected to share memory.
         is_asked: whether an idle check was sent and is not answered.
         unwritten: while the link is blocked, the calls that may still wait to be written, with their places in its
             first lane.
@@ -72,18 +76,20 @@ class FrameHandler:
         peer: Peer,
         transfers: LargePayloads,
         shared: SharedUploads,
-        outputs: OutputRouter,
+        engine: EngineContext,
         starts: CallStartTable | None,
     ) -> None:
         self.account = memory_bounds.OutputAccount()
         self.sessions: set[int] = set()
         self.is_asked = False
+        self.has_memory = False
         self.unwritten: dict[Ref, int] = {}
         self._gone: dict[Ref, None] = {}
         self._peer = peer
         self._transfers = transfers
         self._shared = shared
-        self._outputs = outputs
+        self._engine = engine
+        self._outputs = engine.outputs
         self._starts = starts
 
     def on_frame(self, frame: Frame, said: RunnerMessages) -> None:
@@ -138,6 +144,8 @@ class FrameHandler:
     def _on_call_frame(self, ref: Ref, frame: Frame, said: RunnerMessages) -> None:
         """Handle a frame about one call."""
         match frame.kind:
+            case Kind.RESULT if frame.flags & Flag.SHARED:
+                said.results.append(self._shared_result(frame))
             case Kind.RESULT:
                 if self._is_here(ref, "the result"):
                     self._transfers.expect(ref, frame)
@@ -165,6 +173,34 @@ class FrameHandler:
                     del self._gone[next(iter(self._gone))]
                 said.gone.append(ref)
 
+    def _shared_result(self, frame: Frame) -> Result:
+        """Return a result whose payload is in shared memory.
+
+        Raises:
+            ProtocolError: it is not there, or is larger than it may be.
+        """
+        if len(frame.payload) != SHARED.size:
+            raise ProtocolError(f"the place of a result has {len(frame.payload)} bytes, not {SHARED.size}")
+        number, index, length = SHARED.unpack(frame.payload)
+        if length > (most := memory_bounds.max_result_bytes(self._engine.options.max_payload, frame.flags)):
+            raise ProtocolError(f"a result of {length} bytes in shared memory, more than {most}")
+        memory = self._engine.shared_memory()
+        if memory is None:
+            raise ProtocolError("a result in shared memory, which this pool does not use")
+        try:
+            data = memory.result(number, index, length)
+            outcome = Outcome(self._engine.codec, data, bool(frame.flags & Flag.ERROR))
+        except MemoryError:
+            outcome = Outcome.failed(no_memory_for(length))
+        return frame.call_id, frame.attempt, frame.detail * 1e-6, outcome, bool(frame.flags & Flag.RETRYABLE)
+
+    def close(self) -> None:
+        """Give up what the runner's slots shared, because the link has ended."""
+        if self.has_memory:
+            memory = self._engine.shared_memory()
+            if memory is not None:
+                memory.runner_is_gone(self._peer.id)
+
     def _forget(self, ref: Ref) -> None:
         """Release the state of a call that has left the runner without a result."""
         self._transfers.forget(ref)
@@ -186,6 +222,8 @@ class FrameHandler:
                 self.sessions.add(frame.detail)
             case Kind.SLOT_DOWN:
                 self.sessions.discard(frame.detail)
+                if self.has_memory and (memory := self._engine.shared_memory()) is not None:
+                    memory.slot_is_down(frame.detail)
                 if self.account.slot_is_down(frame.detail):
                     self._outputs.slot_is_down(self._peer, frame.detail)
             case Kind.PING:

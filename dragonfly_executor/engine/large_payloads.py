@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from mmap import mmap
 
 from dragonfly_executor import errors
 from dragonfly_executor.engine.outcome import Outcome
 from dragonfly_executor.errors import ProtocolError
-from dragonfly_executor.protocol.frames import MAX_INLINE, Flag, Frame, split_bulk
+from dragonfly_executor.protocol.frames import MAX_INLINE, SHARED, Flag, Frame, split_bulk
 from dragonfly_executor.protocol.memory_bounds import Download
 from dragonfly_executor.serialization.buffer_cache import PayloadParts, joined
 from dragonfly_executor.transport.link import Link
@@ -19,10 +19,45 @@ from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from dragonfly_executor.engine.runner_messages import Ref, Result
     from dragonfly_executor.serialization import CallCodec
+    from dragonfly_executor.transport.segment_pool import Block
 
 EMPTY = memoryview(b"")
 MOST_HEADROOM = 4 * 1024 * 1024
 """Maximum number of bytes that must stay free while a result is received; a quarter of its size if that is less."""
+
+
+class SharedPayload(list["Buffer"]):
+    """A large payload in shared memory. Its only piece is a view of the block, for runners that need a stream.
+
+    When the payload is not needed any more, its block is put back, unless a slot may still come to read it.
+
+    Args:
+        block: the block that has the payload.
+        length: the payload's size in bytes.
+        put_back: puts the block back into its pool.
+
+    Raises:
+        MemoryError: there is no address space for the view.
+    """
+
+    contents: tuple[object, ...] = ()
+    """The shared objects that the payload needs. They are kept while the payload exists."""
+    unanswered = 0
+    """Number of times that the payload was sent to a runner whose answer has not come."""
+
+    def __init__(self, block: Block, length: int, put_back: Callable[[Block], object]) -> None:
+        self._put_back = put_back
+        self._block = block
+        super().__init__((block.view()[:length],))
+
+    def location(self) -> bytes:
+        """Return the place of the payload, as a CALL frame carries it."""
+        return SHARED.pack(self._block.segment.number, self._block.index, len(self[0]))
+
+    def __del__(self) -> None:
+        if not self.unanswered:
+            self.clear()
+            self._put_back(self._block)
 
 
 class LargePayloads:
@@ -43,6 +78,8 @@ class LargePayloads:
         self._unasked: dict[Ref, PayloadParts] = {}
         """Calls of which a slot may have cached parts, and has not said so yet."""
         self._downloads: dict[Ref, Download] = {}
+        self.shared: dict[Ref, SharedPayload] = {}
+        """Calls on the runner whose payload is in shared memory."""
 
     def attach(self, link: Link) -> None:
         """Send over this link from now on."""
@@ -68,6 +105,9 @@ class LargePayloads:
             ProtocolError: the answer cannot be understood.
         """
         upload = self._uploads.get(ref)
+        if upload is None and ref in self.shared:
+            # The slot cannot have the shared memory.
+            upload = self._uploads[ref] = split_bulk(*ref, self.shared[ref])
         if upload is None or self._link is None:
             return
         parts = self._unasked.pop(ref, None)
@@ -91,6 +131,17 @@ class LargePayloads:
         self._unasked.pop(ref, None)
         if self._link is not None:
             self._link.drop_bulk(*ref)
+
+    def share(self, ref: Ref, payload: SharedPayload) -> None:
+        """Note that a call was sent whose payload is in shared memory."""
+        payload.unanswered += 1
+        self.shared[ref] = payload
+
+    def answered(self, ref: Ref) -> None:
+        """Note that the slot that had this call has answered, or that no slot has it any more."""
+        payload = self.shared.pop(ref, None)
+        if payload is not None:
+            payload.unanswered -= 1
 
     # -- results ------------------------------------------------------------------------------------------------------
 
@@ -149,6 +200,7 @@ class LargePayloads:
     def forget(self, ref: Ref) -> None:
         """Drop the chunks of a call that has left the runner, and of its result."""
         self.stop_upload(ref)
+        self.answered(ref)
         self._downloads.pop(ref, None)
 
     def close(self) -> set[Ref]:
@@ -157,6 +209,7 @@ class LargePayloads:
         self._uploads.clear()
         self._unasked.clear()
         self._downloads.clear()
+        self.shared.clear()
         return unsent
 
 
@@ -180,8 +233,15 @@ def no_memory_for(size: int) -> errors.ResultDeserializationError:
     return error
 
 
-def sendable(parts: Sequence[Buffer], max_payload: int) -> bytes | Sequence[Buffer]:
-    """Return a payload in the form that a call keeps: one `bytes` if it fits into a frame, otherwise its parts.
+def sendable(
+    parts: Sequence[Buffer], max_payload: int, keep: Callable[[Sequence[Buffer], int], Sequence[Buffer]]
+) -> bytes | Sequence[Buffer]:
+    """Return a payload in the form that a call keeps: one `bytes` if it fits into a frame.
+
+    Args:
+        parts: the encoded call.
+        max_payload: maximum size in bytes.
+        keep: called with the parts of a larger payload and their size, to return the form in which it is kept.
 
     Raises:
         FrameTooLargeError: the payload is larger than `max_payload` bytes.
@@ -192,4 +252,4 @@ def sendable(parts: Sequence[Buffer], max_payload: int) -> bytes | Sequence[Buff
         raise errors.FrameTooLargeError(text)
     if len(parts) == 1 and type(parts[0]) is bytes and size <= MAX_INLINE:
         return parts[0]
-    return joined(parts) if size <= MAX_INLINE else parts
+    return joined(parts) if size <= MAX_INLINE else keep(parts, size)

@@ -10,7 +10,6 @@ from concurrent.futures import CancelledError
 
 from dragonfly_executor.core.actions import CANCELLED
 from dragonfly_executor.core.calls import Call, CallLimits
-from dragonfly_executor.engine.large_payloads import sendable
 from dragonfly_executor.engine.outcome import Outcome
 from dragonfly_executor.errors import ForkedExecutorError
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
@@ -101,8 +100,8 @@ class MapCalls:
         engine: runs the calls.
         options: the options of each call.
         encode: encodes a call with these arguments.
-        is_delayed: exception types of `encode` and of `sendable` that are raised in the call's turn. All others are
-            raised by `submit`.
+        is_delayed: exception types of `encode` and of `Engine.payload_of` that are raised in the call's turn. All
+            others are raised by `submit`.
         split: returns a call of several items as calls of one item each, if one of them cannot be encoded. None if such
             a call fails as a whole.
 
@@ -147,11 +146,11 @@ class MapCalls:
 
     def _encoded(self, batch: Batch) -> list[MapCall]:
         engine, options, encode, split = self._engine, self._options, self._encode, self._split
-        ids, max_payload = engine.ids, engine.options.max_payload
+        ids, payload_of = engine.ids, engine.payload_of
         calls: list[MapCall] = []
         for arguments, first, size in batch:
             try:
-                payload = sendable(encode(arguments), max_payload)
+                payload = payload_of(encode(arguments))
             except self._is_delayed as error:
                 if split is not None and size > 1:
                     calls += self._encoded(split(arguments, first, size))

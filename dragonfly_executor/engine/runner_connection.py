@@ -10,7 +10,7 @@ from dragonfly_executor.core.events import ResultsArrived
 from dragonfly_executor.engine.call_frames import call_frame
 from dragonfly_executor.engine.file_updates import FileUpdates
 from dragonfly_executor.engine.frame_handler import FrameHandler
-from dragonfly_executor.engine.large_payloads import LargePayloads
+from dragonfly_executor.engine.large_payloads import LargePayloads, SharedPayload
 from dragonfly_executor.engine.outcome import Outcome
 from dragonfly_executor.engine.runner_messages import Ref, Result, RunnerMessages, read_hello
 from dragonfly_executor.engine.shared_uploads import SharedUploads
@@ -31,7 +31,8 @@ if TYPE_CHECKING:
 PUMP_TIMEOUT = 5.0
 """Seconds to wait for the threads of a pump, after the link has ended, before an error is logged."""
 # As plain module names, because an enum lookup takes longer than the comparison.
-CALL, RESULT, LARGE, ERROR, RETRYABLE = int(Kind.CALL), int(Kind.RESULT), Flag.LARGE, Flag.ERROR, Flag.RETRYABLE
+CALL, RESULT, ERROR, RETRYABLE = int(Kind.CALL), int(Kind.RESULT), Flag.ERROR, Flag.RETRYABLE
+NOT_INLINE = Flag.LARGE | Flag.SHARED
 
 
 class RunnerHandler(Protocol):
@@ -95,7 +96,10 @@ class RunnerLink:
         self._transfers = LargePayloads(engine.codec, max_payload)
         self._starts = node.starts
         self._shared = SharedUploads(engine.shared)
-        self._frame_handler = FrameHandler(self, self._transfers, self._shared, engine.outputs, node.starts)
+        self._frame_handler = FrameHandler(self, self._transfers, self._shared, engine, node.starts)
+        if node.memory is not None:
+            # For slots with large payloads, which connect at this socket.
+            loop.add_reader(node.memory.fileno(), self._on_connections)
         # Each slot leads a session of its own. If the agent is killed, the node finds the slots' processes by these
         # sessions.
         node.sessions = self._frame_handler.sessions
@@ -161,6 +165,10 @@ class RunnerLink:
             if not limits.concern_runner:
                 link.queue(HEADER.pack(CALL, 0, call.attempt, number, call.id, len(payload)) + payload)
                 return
+        elif type(payload) is SharedPayload and self.node.memory is not None:
+            self._transfers.share((call.id, call.attempt), payload)
+            link.queue(call_frame(call, number, now, payload.location()))
+            return
         else:
             self._transfers.offer((call.id, call.attempt), payload)
         link.queue(call_frame(call, number, now))
@@ -253,8 +261,18 @@ class RunnerLink:
         """Drop the largest result that is being received."""
         self._transfers.drop_largest()
 
+    def _on_connections(self) -> None:
+        sock, memory = self.node.memory, self._engine.shared_memory()
+        self._frame_handler.has_memory = True
+        if sock is not None and (memory is None or not memory.connect(self._loop, sock, self.id)):
+            self._loop.remove_reader(sock.fileno())
+
     def close(self) -> None:
         """Close the link."""
+        if self.node.memory is not None and self.node.memory.fileno() >= 0:
+            self._loop.remove_reader(self.node.memory.fileno())
+            self.node.memory.close()
+        self._frame_handler.close()
         if self._link is not None:
             self._link.close()
             self.never_left |= self._link.unwritten
@@ -293,7 +311,7 @@ class RunnerLink:
         codec, inline_size, said = self._engine.codec, self._inline_size, None
         for frame in frames:
             kind, flags, attempt, detail, call_id, raw = frame
-            if kind == RESULT and not flags & LARGE:
+            if kind == RESULT and not flags & NOT_INLINE:
                 if len(raw) > inline_size:
                     memory_bounds.check_inline(frame, inline_size - HEADER_SIZE)
                 outcome = Outcome(codec, memoryview(raw)[HEADER_SIZE:], bool(flags & ERROR))
@@ -303,6 +321,9 @@ class RunnerLink:
                 self._frame_handler.on_frame(frame, said)
         if self._starts is not None:
             self._starts.release_results(results)
+        if self._transfers.shared:
+            for result in results:
+                self._transfers.answered((result[0], result[1]))
         if self._frame_handler.unwritten:
             self._frame_handler.check_written(said or RunnerMessages(results), self._link)
         # Nearly all reads bring only small results, so these take a short path.

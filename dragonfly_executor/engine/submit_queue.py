@@ -25,5 +25,9 @@ class SubmitQueue(deque[Sequence[Call]]):
 
     def take(self, calls: list[Call] | deque[Call]) -> None:
         """Remove all entries, and append their calls to `calls`."""
-        while self:
-            calls.extend(self.popleft())
+        try:
+            while self:
+                calls.extend(self.popleft())
+        except IndexError:
+            # Without the GIL, a thread may withdraw the last entry between the look and the removal.
+            pass

@@ -53,6 +53,10 @@ GPUs that it requires.
 """
 TOTAL = struct.Struct("!Q")
 """Suffix of a head's payload with `Flag.LARGE`: the number of bytes in the chunks."""
+SHARED = struct.Struct("!QQQ")
+"""Suffix of the payload of a CALL or RESULT with `Flag.SHARED`: the segment of shared memory, the block in it, and the
+number of bytes there.
+"""
 SETUP_HEAD = struct.Struct("!QQB")
 """Head of SETUP's payload: the pool's ``max_payload``, the size of the codec's part in bytes, and a `ScriptImport`.
 
@@ -135,13 +139,18 @@ class ScriptImport:
 
 
 class Flag:
-    """Bits of a frame's flags. They are plain ints: the operators of IntFlag run in Python code, at every frame."""
+    """Bits of a frame's flags.
+
+    A bit may mean something else in another kind of frame. They are plain ints: the operators of IntFlag run in Python
+    code, at every frame.
+    """
 
     ERROR = 1  # the payload is an error
     RETRYABLE = 2  # the error may be retried, according to the call's options
     MORE = 4  # chunks follow
     OPTIONS = 8  # the payload starts with `CALL_OPTIONS`
     LARGE = 16  # the payload ends with `TOTAL`; before it, a CALL names parts that its slot may already have
+    SHARED = 32  # a CALL's or RESULT's payload is in shared memory, and `SHARED` says where
     STDERR = 32  # an OUTPUT is from stderr, not stdout
     LOG = 64  # an OUTPUT is a log record: JSON
     END = 128  # an OUTPUT is empty: the output of this call is complete

@@ -1,8 +1,8 @@
 """Runs a runner from the command line.
 
-``python -m dragonfly_executor.runner --fd N [MEMORY PIPE]`` uses the stream that it inherited as descriptor N. Its
-slots mark in MEMORY the calls that they start, and hold PIPE open as long as they live; see
-`transport.call_start_cells`.
+``python -m dragonfly_executor.runner --fd N [MEMORY PIPE [SOCKET]]`` uses the stream that it inherited as descriptor N.
+Its slots mark in MEMORY the calls that they start, and hold PIPE open as long as they live; see
+`transport.call_start_cells`. At SOCKET they connect to share memory with the parent; see `transport.memory_channel`.
 
 ``python -P -m dragonfly_executor.runner`` dials back to the parent that the environment variable DRAGONFLY_PARENT
 describes. The parent must admit it within ``--failsafe SECONDS`` (20). ``--max-lifetime SECONDS`` starts a watchdog
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 USAGE = (
     "usage: python -m dragonfly_executor.runner "
-    "[--fd NUMBER [MEMORY PIPE] | [--failsafe SECONDS] [--keep-token 1] [--end-with PID] "
+    "[--fd NUMBER [MEMORY PIPE [SOCKET]] | [--failsafe SECONDS] [--keep-token 1] [--end-with PID] "
     "[--max-lifetime SECONDS [--max-idle SECONDS] [--stop-grace SECONDS]]]"
 )
 WHOLE_NODE = sys.maxsize
@@ -52,13 +52,12 @@ TOKENS = ("FLY_API_TOKEN", "FLY_ACCESS_TOKEN")
 def main(arguments: list[str]) -> None:
     """Run a runner by these arguments. Does not return."""
     if arguments[:1] == ["--fd"]:
-        if len(arguments) not in (2, 4) or not all(argument.isdigit() for argument in arguments[1:]):
+        if len(arguments) not in (2, 4, 5) or not all(argument.isdigit() for argument in arguments[1:]):
             sys.exit(USAGE)
         fd, *starts = (int(argument) for argument in arguments[1:])
         for inherited in (fd, *starts):
             os.set_inheritable(inherited, False)
-        memory = starts[0] if starts else None
-        run(Socket(fileno=fd), prepare=lambda agent: agent.share_start_cells(memory))
+        run(Socket(fileno=fd), prepare=lambda agent: agent.share_memory(*starts))
         return
     seconds = {
         "--failsafe": FAILSAFE,

@@ -115,9 +115,17 @@ class Agent:
         gc.freeze()
         gc.enable()
 
-    def share_start_cells(self, memory: int | None) -> None:
-        """Have slots mark the calls that they start in this shared memory, given by its descriptor."""
-        self._starts_memory = memory
+    def share_memory(self, starts: int | None = None, pipe: int = -1, rendezvous: int = -1) -> None:
+        """Have slots share memory with the parent. All arguments are descriptors that the slots inherit.
+
+        Args:
+            starts: memory in which slots mark the calls that they start.
+            pipe: a pipe that slots hold open while they live.
+            rendezvous: the socket at which slots connect to the parent; -1 if there is none.
+        """
+        self._starts_memory = starts
+        if rendezvous >= 0:
+            self._child_processes.rendezvous = Socket(fileno=rendezvous)
 
     def end_with(self, starter: int) -> None:
         """End when this process ends. It has started the agent, and is not the parent."""

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from dragonfly_executor.transport.call_start_cells import Cells
     from dragonfly_executor.transport.link import Link
     from dragonfly_executor.transport.loop import Loop
+    from dragonfly_executor.transport.sockets import Socket
 
 MAX_SETUP_CRASHES = 3
 """Slots in a row that may die before they are ready. After that the setup itself counts as the reason."""
@@ -67,6 +68,8 @@ class ChildProcesses:
         """The environment variables that slots set; None before WELCOME."""
         self.starts: Cells | None = None
         """Shared memory in which slots mark the calls that they start, by the number that the call brings."""
+        self.rendezvous: Socket | None = None
+        """The socket at which slots connect to share memory with the parent."""
         self._script: int | None = None
         """The `ScriptImport` mode of slots forked from now on; None to use the parent's."""
         self.title: ProcessTitle | None = None
@@ -109,6 +112,7 @@ class ChildProcesses:
                 progress,
                 setup=setup,
                 place=place,
+                rendezvous=self.rendezvous,
                 inherited=self._descriptors,
                 on_frames=self._on_frames,
                 output=output,

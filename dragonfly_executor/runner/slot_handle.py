@@ -101,6 +101,7 @@ class Slot:
         *,
         setup: bytes,
         place: WorkingDirectory | None,
+        rendezvous: Socket | None,
         inherited: Callable[[], list[int]],
         on_frames: Callable[[Slot, list[Frame]], None],
         output: SlotOutput,
@@ -110,6 +111,7 @@ class Slot:
     ) -> None:
         self.output = output
         self.progress = progress
+        self._rendezvous = rendezvous
         self._role = f"slot {progress.number}"
         self._title = title
         self._environment = environment
@@ -153,6 +155,7 @@ class Slot:
                 slot_end,
                 setup=setup,
                 place=place,
+                rendezvous=self._rendezvous,
                 agent_pid=agent,
                 take_over_output=self.output.take_over,
                 progress=self.progress,

@@ -10,9 +10,10 @@ from __future__ import annotations
 import gc
 import os
 import signal
+import struct
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from dragonfly_executor import errors
 from dragonfly_executor.errors.base import UnopenedCallError
@@ -25,6 +26,7 @@ from dragonfly_executor.protocol.frames import (
     MAX_FRAME,
     MAX_INLINE,
     SETUP_HEAD,
+    SHARED,
     TOTAL,
     Flag,
     Kind,
@@ -42,11 +44,12 @@ from dragonfly_executor.serialization import SlotCodec, perform
 from dragonfly_executor.serialization.buffer_cache import BufferCache, read_table, segments, write_answer
 from dragonfly_executor.serialization.layout import BOX, PICKLE, WITH_SHARED
 from dragonfly_executor.transport.payload_buffer import memory_for
-from dragonfly_executor.transport.sockets import Socket
+from dragonfly_executor.transport.sockets import SO_RCVTIMEO, SOL_SOCKET, Socket
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 from dragonfly_executor.util.process_mark import ProcessMark
 
 if TYPE_CHECKING:
+    from dragonfly_executor.runner.slot_memory import SlotMemory
     from dragonfly_executor.runner.slot_output import SlotStreams
     from dragonfly_executor.runner.slot_progress import Progress
     from dragonfly_executor.serialization.working_directory import WorkingDirectory
@@ -59,6 +62,8 @@ LARGE_WINDOW = 32
 
 They are on their way at once, so their size over the round-trip time bounds the rate: 80 MB/s at 100 ms.
 """
+MEMORY_IDLE = struct.pack("@ll", 5, 0)
+"""Time without a call after which a slot gives shared memory back, as a C ``struct timeval``: 5 s."""
 SCRAP_SIZE = 16 * 1024
 """Size in bytes of the buffer that drains a payload for which there is no memory. It is allocated at the start."""
 CALL = int(Kind.CALL)
@@ -75,6 +80,7 @@ def main(
     *,
     setup: bytes,
     place: WorkingDirectory | None,
+    rendezvous: Socket | None,
     agent_pid: int,
     take_over_output: Callable[[AgentStream], SlotStreams | None],
     progress: Progress,
@@ -86,6 +92,7 @@ def main(
         results: the slot's end of the link to the agent.
         setup: the payload of the parent's SETUP frames.
         place: where the slot starts if it does not see the parent's files; None if it does.
+        rendezvous: the socket at which slots connect to share memory with the parent; None if there is none.
         agent_pid: the process id of the agent.
         take_over_output: makes the object that sends the output of calls to the agent; returns None if none is sent.
         progress: the page that tells the agent what the slot is doing.
@@ -96,7 +103,7 @@ def main(
         slot_shutdown.forget_inherited_handlers()
         slot_identity.set_identity(progress.number, agent_pid)
         stream = AgentStream(results)
-        status = _Slot(calls, stream, take_over_output(stream), progress).serve(setup, place)
+        status = _Slot(calls, stream, take_over_output(stream), progress, rendezvous).serve(setup, place)
         slot_shutdown.end_in_order()
         slot_shutdown.flush_standard_streams()
     except OSError:
@@ -121,8 +128,17 @@ def become_session_leader(agent_pid: int) -> None:
 
 
 class _Slot:
-    def __init__(self, calls: Socket, agent: AgentStream, output: SlotStreams | None, progress: Progress) -> None:
+    def __init__(
+        self,
+        calls: Socket,
+        agent: AgentStream,
+        output: SlotStreams | None,
+        progress: Progress,
+        rendezvous: Socket | None,
+    ) -> None:
         self._calls = calls
+        self._rendezvous = rendezvous
+        self._memory: SlotMemory | None = None
         self._agent = agent
         self._output = output
         self._progress = progress
@@ -161,18 +177,32 @@ class _Slot:
         self._agent.send(encode(Kind.READY))
         if self._output is not None:
             self._output.wait_for_agent()
-        self._run_calls()
+        while self._run_calls():
+            # There was no call for a while.
+            if self._memory is not None:
+                self._memory.trim()
         return 0
 
-    def _run_calls(self) -> None:
-        """Run calls until the agent closes the queue, or until this slot declines one."""
+    def _run_calls(self) -> bool:
+        """Run calls until the agent closes the queue, or until this slot declines one.
+
+        Returns:
+            True if the slot shares memory, and no call came for a while.
+        """
         packet = memoryview(bytearray(PACKET_SIZE))
         receive, clock, loaded, run = self._calls.recv_into, time.perf_counter, self._loaded, self._run
-        while size := receive(packet):
-            self._since = clock()
-            if loaded is not None and loaded.are_stale(self._since, self._ended) and self._declines(packet):
-                break
-            run(packet, size)
+        try:
+            while size := receive(packet):
+                self._since = clock()
+                if loaded is not None and loaded.are_stale(self._since, self._ended) and self._declines(packet):
+                    break
+                run(packet, size)
+        except BlockingIOError:
+            # The timeout that `_shared_memory` sets, unless a call has made the socket a non-blocking one.
+            if self._memory is None or not os.get_blocking(self._calls.fileno()):
+                raise
+            return True
+        return False
 
     def _declines(self, packet: memoryview) -> bool:
         """Give a call back, so that a slot with the current files runs it. This slot then ends."""
@@ -215,6 +245,12 @@ class _Slot:
                 self._send_error(call_id, attempt, UnopenedCallError(f"MemoryError: {error}"))
                 return
             self._since = time.perf_counter()
+        elif flags & Flag.SHARED:
+            try:
+                data = self._receive_shared(call_id, attempt, data)
+            except MemoryError as error:
+                self._send_error(call_id, attempt, UnopenedCallError(f"MemoryError: {error}"))
+                return
         if kind != CALL:
             self._on_notice(kind, data)
             return
@@ -247,6 +283,7 @@ class _Slot:
         if self._output is not None:
             self._output.end_call(call_id, attempt)
         result_flags = (Flag.ERROR if is_error else 0) | (Flag.RETRYABLE if retryable else 0)
+        del data
         self._send_result(call_id, attempt, min(microseconds, MAX_DETAIL), result_flags, parts)
         # Flush now, so that the call's output appears now and not when the slot ends.
         slot_shutdown.flush_standard_streams()
@@ -318,6 +355,41 @@ class _Slot:
                 self._kept.keep(key, view[place : place + size])
         return view
 
+    def _shared_memory(self) -> SlotMemory | None:
+        if self._memory is None and self._rendezvous is not None:
+            # Imported at the first large payload.
+            try:
+                from dragonfly_executor.runner.slot_memory import SlotMemory
+            except (ImportError, MemoryError, OSError):
+                return None  # no descriptor or memory for the import: the payload travels over the stream
+
+            self._memory = SlotMemory(self._rendezvous)
+            self._calls.setsockopt(SOL_SOCKET, SO_RCVTIMEO, MEMORY_IDLE)
+        return self._memory
+
+    def _receive_shared(self, call_id: int, attempt: int, place: Buffer) -> Buffer:
+        """Return the payload of a call that is in shared memory. If the slot cannot have that, request the bytes."""
+        number, index, length = SHARED.unpack(place)
+        memory = self._shared_memory()
+        try:
+            data = None if memory is None else memory.arguments(number, index, length)
+        except MemoryError:
+            raise MemoryError(f"the slot has no memory for a call of {length} bytes") from None
+        return self._request_stream(call_id, attempt, length) if data is None else data
+
+    def _request_stream(self, call_id: int, attempt: int, length: int) -> bytearray:
+        """Request the payload of a call over the stream, some chunks at a time."""
+        pull = encode(Kind.PULL, call_id, attempt=attempt, detail=LARGE_WINDOW)
+        try:
+            data = bytearray(length)
+        except MemoryError:
+            raise MemoryError(f"the slot has no memory for a call of {length} bytes") from None
+        view, window = memoryview(data), LARGE_WINDOW * CHUNK_SIZE
+        for start in range(0, length, window):
+            self._agent.send(pull)
+            self._take(start, min(start + window, length), view)
+        return data
+
     def _take(self, start: int, end: int, view: memoryview | None) -> None:
         """Receive this part of a large call's payload. Without a view, discard it."""
         header = memoryview(bytearray(HEADER_SIZE))
@@ -341,7 +413,9 @@ class _Slot:
         """Send an error that the slot itself raises for a call."""
         self._send_result(call_id, attempt, 0, Flag.ERROR, self._codec.encode_error(error))
 
-    def _send_result(self, call_id: int, attempt: int, microseconds: int, flags: int, parts: Sequence[Buffer]) -> None:
+    def _send_result(
+        self, call_id: int, attempt: int, microseconds: int, flags: int, parts: list[bytes | memoryview]
+    ) -> None:
         total = len(parts[0]) if len(parts) == 1 else sum(map(len, parts))
         if total > max_result_bytes(self._max_payload, flags):
             what = "error" if flags & Flag.ERROR else "result"
@@ -351,6 +425,22 @@ class _Slot:
         if total <= MAX_INLINE:
             header = HEADER.pack(RESULT, flags, attempt, microseconds, call_id, total)
             self._agent.send(header + parts[0] if len(parts) == 1 else b"".join((header, *parts)))
+            return
+        memory = self._shared_memory()
+        place = None if memory is None else memory.put(parts, total)
+        if place is not None:
+            # The parent may then use the arguments' memory again as soon as it has the result.
+            parts.clear()
+            self._agent.send(
+                encode(
+                    Kind.RESULT,
+                    call_id,
+                    SHARED.pack(*place, total),
+                    flags=flags | Flag.SHARED,
+                    attempt=attempt,
+                    detail=microseconds,
+                )
+            )
             return
         flags |= Flag.LARGE | Flag.MORE
         self._agent.send(

@@ -125,7 +125,7 @@ def snapshot(pieces: Iterable[bytes | bytearray | memoryview]) -> list[Buffer]:
 
 def views(pieces: Iterable[bytes | bytearray | memoryview]) -> list[Buffer]:
     """Return the pieces without a copy."""
-    return [memoryview(piece) if isinstance(piece, bytearray) else piece for piece in pieces]
+    return [piece if type(piece) is bytes else memoryview(piece).cast("B") for piece in pieces]
 
 
 def _copy(piece: bytes | bytearray | memoryview | PickleBuffer) -> bytes:

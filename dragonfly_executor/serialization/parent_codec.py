@@ -11,7 +11,7 @@ from types import BuiltinFunctionType, FunctionType
 from dragonfly_executor import errors
 from dragonfly_executor.protocol.shared_entries import pack_entries
 from dragonfly_executor.serialization import exceptions, slot_setup
-from dragonfly_executor.serialization.buffer_cache import LEAST, RepeatedBuffers, holding_contents
+from dragonfly_executor.serialization.buffer_cache import LEAST, PayloadParts, RepeatedBuffers, holding_contents
 from dragonfly_executor.serialization.formats import MARK, MARKS, SerializerFormat
 from dragonfly_executor.serialization.function_call import function_body, nested_function
 from dragonfly_executor.serialization.function_pickler import home_of
@@ -44,7 +44,7 @@ from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 from dragonfly_executor.util.validation import SUSPENDS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
     from types import CodeType
     from typing import Any
 
@@ -66,6 +66,7 @@ class CallCodec:
         serializer: how objects that cannot travel by reference travel: "cloudpickle" (the default), "dill", "pickle"
             (not at all), or an object with ``dumps(obj) -> bytes`` and ``loads(bytes) -> obj``.
         script_travels: whether slots can import the script; if not, its definitions travel by value.
+        copies: whether `encode_call` copies what the caller can still change. If not, `keep` does.
         path_travels: whether slots import from this program's ``sys.path``; calls then bring along its changes.
         on_code: called with all code that travels by value, each with the package that its relative imports start from.
 
@@ -80,8 +81,11 @@ class CallCodec:
         *,
         script_travels: bool = True,
         path_travels: bool = False,
+        copies: bool = True,
         on_code: OnCode | None = None,
     ) -> None:
+        self._copies = copies
+        self._pieces = snapshot if copies else views
         self._format = SerializerFormat(serializer)
         self._format.require()
         self._main = ParentMain(self._define, script_travels=script_travels)
@@ -106,7 +110,7 @@ class CallCodec:
         kwargs: Mapping[str, Any],
         retry_on: tuple[type[BaseException], ...] = (),
     ) -> list[Buffer]:
-        """Encode a call as the pieces of a payload. The arguments are a snapshot: later changes to them do not travel.
+        """Encode a call as the pieces of a payload. The arguments are a snapshot, unless the codec copies nothing.
 
         Raises:
             CallSerializationError: a part of the call cannot travel; the text says which part, its cause says why.
@@ -139,6 +143,25 @@ class CallCodec:
             raise
         except BaseException as exc:  # __reduce__ and __getstate__ are user code
             raise errors.CallSerializationError(self._error_text(fn, args, kwargs, exc)) from exc
+
+    def keep(self, parts: Sequence[Received]) -> Sequence[Received]:
+        """Return the pieces of an encoded call in a form that may be kept: a snapshot of its arguments.
+
+        Raises:
+            CallSerializationError: there is no memory for the snapshot.
+        """
+        if self._copies:
+            return parts
+        try:
+            kept = snapshot(parts)
+        except MemoryError as exc:
+            size = sum(map(len, parts))
+            text = f"the call's arguments, of {size} bytes, cannot be copied: there is no memory for them"
+            raise errors.CallSerializationError(text) from exc
+        if max(map(len, kept)) >= LEAST:
+            with self._lock:
+                kept = self._repeats.mark(kept, [])
+        return holding_contents(kept, parts.contents) if isinstance(parts, PayloadParts) else kept
 
     def sends_by_reference(self, home: str | None) -> bool:
         """Return True if plain pickle is enough for calls of this module's functions that refer to nothing else."""
@@ -250,7 +273,7 @@ class CallCodec:
                 if MARK not in sink[0]:
                     return [sink[0]]
             elif not any(mark in piece for piece in sink for mark in self._marks):
-                return self._marked(snapshot(sink), [])
+                return self._marked(self._pieces(sink), [])
         return self._any_call(call)
 
     def _main_call(self, call: tuple[Any, ...]) -> list[Buffer]:
@@ -267,9 +290,9 @@ class CallCodec:
         if imported:
             self.needs_script = True
         if imported and not definitions and not buffers.views and not self._environment.path:
-            return [_MAIN_CALL + body[0]] if len(body) == 1 else self._marked([_MAIN_CALL, *snapshot(body)], [])
+            return [_MAIN_CALL + body[0]] if len(body) == 1 else self._marked([_MAIN_CALL, *self._pieces(body)], [])
         flags = BY_NAME | (NEEDS_MAIN if imported else 0)
-        return self._pack(flags, definitions, snapshot(body), buffers.views, large, shared)
+        return self._pack(flags, definitions, self._pieces(body), buffers.views, large, shared)
 
     def _function_call(self, function: FunctionType, call: tuple[Any, ...]) -> list[Buffer] | None:
         """Encode a call of a function by value: None if the rest needs more than plain pickle."""
@@ -282,7 +305,7 @@ class CallCodec:
             self._on_code([(written.code, function.__globals__.get("__package__") or "")])
         flags, definitions, large, shared = self._needed(written.names if home is None else _NO_NAMES, BY_CODE)
         pieces, buffers = body
-        return self._pack(flags, definitions, snapshot(pieces), buffers, large, shared)
+        return self._pack(flags, definitions, self._pieces(pieces), buffers, large, shared)
 
     def _home(self, function: FunctionType) -> tuple[str | None, bool]:
         """Return the module whose namespace a function uses, and whether slots have it. None is ``__main__``."""
@@ -312,7 +335,7 @@ class CallCodec:
         sink, buffers, pickler = self._format.tracked(call, self._main)
         self._code_travels(pickler)
         flags, definitions, large, shared = self._needed(frozenset(pickler.hard | pickler.soft), self._format.flags)
-        return self._pack(flags, definitions, snapshot(sink), buffers.views, large, pickler.shared | shared)
+        return self._pack(flags, definitions, self._pieces(sink), buffers.views, large, pickler.shared | shared)
 
     def _custom_call(self, call: tuple[Any, ...]) -> list[Buffer]:
         body = bytes(self._format.custom.dumps(call))
@@ -337,12 +360,13 @@ class CallCodec:
         if shared:
             table = pack_entries(content.entry for content in shared.values())
             flags, definitions = flags | WITH_SHARED, with_part(table, definitions)
-        parts = self._marked(pack(flags, definitions, body, [*large, *buffers], copy=True, first=len(large)), large)
+        packed = pack(flags, definitions, body, [*large, *buffers], copy=self._copies, first=len(large))
+        parts = self._marked(packed, large)
         return holding_contents(parts, tuple(shared.values())) if shared else parts
 
     def _marked(self, parts: list[Buffer], lasting: list[memoryview]) -> list[Buffer]:
         """Mark the large pieces of a payload that are sent repeatedly, so that slots cache them."""
-        if max(map(len, parts)) < LEAST:
+        if not self._copies or max(map(len, parts)) < LEAST:
             return parts
         with self._lock:
             return self._repeats.mark(parts, lasting)

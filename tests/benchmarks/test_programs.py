@@ -89,6 +89,8 @@ def test_another_checkout_is_measured_beside(tmp_path: Path) -> None:
     """A checkout that cannot be imported fails alone, so the figures come from the right one."""
     other = tmp_path / "other"
     (other / "dragonfly_executor").mkdir(parents=True)
+    (other / "benchmarks").mkdir()
+    (other / "benchmarks" / "__init__.py").write_text("raise RuntimeError('not these benchmarks')\n")
     (other / "dragonfly_executor" / "__init__.py").write_text("raise RuntimeError('the other checkout')\n")
     arguments = ["--beside", str(other), "--no-limits", "--executors", OURS, "--rows", "submits", "--rounds", "1"]
     results, _ = run(tmp_path, *arguments)

@@ -83,6 +83,7 @@ def test_a_row_has_a_baseline_of_its_own() -> None:
 def test_the_best_peer_is_neither_ours_nor_the_baseline_nor_a_limit_nor_threads(row: str, best: str) -> None:
     figures: dict[str, list[float | None]] = {
         BASELINE: [1.0], OURS: [9.0], POOL: [2.0], MPIRE: [3.0], SOCKETS: [8.0], RAY: [None], THREADS: [20.0],
+        "ours, client=openssh": [30.0],
     }  # fmt: skip
     assert (Results(rows={row: figures}).best_peer(row) or ("",))[0] == best
 

@@ -220,7 +220,8 @@ class TamperingBackend(LocalBackend):
         to_runner: Callable[[], ByteFilter] = lambda: unchanged,
         to_parent: Callable[[], ByteFilter] = lambda: unchanged,
     ) -> None:
-        super().__init__()
+        # All that travels must pass the link.
+        super().__init__(shared_memory=0)
         self._makers = (to_runner, to_parent)
         self.boots = 0
 

@@ -1,17 +1,18 @@
-"""A program with little memory left: ``python -m tests.processes.crashes.short_of_memory``.
+"""A program with little memory left: ``python -m tests.processes.crashes.short_of_memory SHARED``.
 
-Prints what became of its calls.
+Prints what became of its calls. SHARED is the pool's `shared_memory`.
 """
 
 from __future__ import annotations
 
 import json
 import resource
+import sys
 from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any
 
-from dragonfly_executor import DragonflyExecutor
+from dragonfly_executor import DragonflyExecutor, LocalBackend
 from tests.support import payloads
 from tests.support.helpers import PATIENCE
 
@@ -37,7 +38,7 @@ def outcome(get: Callable[[], Future[Any]]) -> dict[str, Any]:
 
 def main() -> None:
     told: dict[str, Any] = {}
-    with DragonflyExecutor(2) as executor:
+    with DragonflyExecutor(2, backend=LocalBackend(shared_memory=sys.argv[1])) as executor:
         for future in [executor.submit(payloads.nap, 0.2) for _ in range(2)]:
             future.result(PATIENCE)  # both slots are there
         running = executor.submit(payloads.nap, 1.0)

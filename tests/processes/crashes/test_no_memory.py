@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from dragonfly_executor import CallDeserializationError, ResultDeserializationError
+from dragonfly_executor import CallDeserializationError, LocalBackend, ResultDeserializationError
 from dragonfly_executor.engine import large_payloads
 from dragonfly_executor.protocol.frames import CHUNK_SIZE, TOTAL, Flag, Kind, encode
 from tests.processes.conftest import Make
@@ -22,10 +22,11 @@ from tests.support.helpers import PATIENCE, SOON, ScriptedBackend, error_of, fir
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux holds a process to RLIMIT_AS")
-def test_a_parent_that_is_short_of_memory_loses_only_what_does_not_fit() -> None:
+@pytest.mark.parametrize("shared", ["1GiB", "0"])
+def test_a_parent_that_is_short_of_memory_loses_only_what_does_not_fit(shared: str) -> None:
     # glibc would set 64 MiB aside for each thread that runs out of memory.
     environment = {**os.environ, "MALLOC_ARENA_MAX": "1"}
-    command = [sys.executable, "-m", "tests.processes.crashes.short_of_memory"]
+    command = [sys.executable, "-m", "tests.processes.crashes.short_of_memory", shared]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
     assert (done.returncode, done.stderr) == (0, "")
     told: dict[str, Any] = json.loads(done.stdout)
@@ -44,7 +45,7 @@ def test_a_parent_that_is_short_of_memory_loses_only_what_does_not_fit() -> None
 def test_a_result_that_leaves_no_memory_for_anything_else_is_dropped(
     make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ex = make(1)
+    ex = make(1, backend=LocalBackend(shared_memory=0))
     ex.submit(payloads.echo, 1).result(SOON)
     asked: list[int] = []
 

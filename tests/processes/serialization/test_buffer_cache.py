@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from dragonfly_executor import LocalBackend
 from dragonfly_executor.serialization.buffer_cache import (
     LEAST,
     BufferCache,
@@ -25,13 +26,19 @@ from dragonfly_executor.serialization.buffer_cache import (
 from dragonfly_executor.serialization.layout import pack, unpack, unpack_all
 from dragonfly_executor.transport.link import Link
 from tests.engine.conftest import MakeExecutor as Make
-from tests.engine.conftest import make
+from tests.engine.conftest import make as make_any  # a fixture
 from tests.support.helpers import PATIENCE, error_of
 
-__all__ = ["make"]
+__all__ = ["make_any"]
 
 SIZE = 4 * LEAST
 MANY = 8
+
+
+@pytest.fixture
+def make(make_any: Make) -> Make:
+    """Makes executors whose large payloads travel over the stream, as those of runners elsewhere do."""
+    return lambda *args, **options: make_any(*args, **{"backend": LocalBackend(shared_memory=0)} | options)
 
 
 @pytest.fixture
@@ -161,7 +168,7 @@ def test_more_than_is_kept_is_sent_each_time(
 
 SCRIPT = """
 import sys
-from dragonfly_executor import DragonflyExecutor
+from dragonfly_executor import DragonflyExecutor, LocalBackend
 from dragonfly_executor.transport.link import Link
 sizes = []
 send_bulk = Link.send_bulk
@@ -172,7 +179,7 @@ Link.send_bulk = counting
 SIZE = 4 << 20
 big = KIND(SIZE)
 def use(index): return big[index]
-with DragonflyExecutor(1) as executor:
+with DragonflyExecutor(1, backend=LocalBackend(shared_memory=0)) as executor:
     assert list(executor.map(use, range(6))) == [0] * 6
     assert list(executor.map(lambda index: big[index], range(6))) == [0] * 6
     assert SIZE <= sum(sizes) < 1.1 * SIZE, sum(sizes) / SIZE

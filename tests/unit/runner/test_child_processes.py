@@ -39,7 +39,15 @@ class FakeSlot:
     """A slot whose process is a number. `told` has what happens to it and to its output, in order."""
 
     def __init__(
-        self, agent: Agent, setup: bytes, place: Any, inherited: Any, output: Any, progress: Any, gpus: Any
+        self,
+        agent: Agent,
+        setup: bytes,
+        place: Any,
+        inherited: Any,
+        output: Any,
+        progress: Any,
+        gpus: Any,
+        rendezvous: Any,
     ) -> None:
         self.pid = FIRST + len(agent.forked)
         self.setup, self.place, self.inherited, self.progress = setup, place, inherited, progress

@@ -1,0 +1,92 @@
+"""The file of a shared memory segment, as sender and receiver see it.
+
+A segment is memory without a name (``memfd``). Its header has a word for each block, and one for the segment. The
+blocks of equal size follow. One block holds one payload at a time. Its word says whether the receiver still uses it:
+
+    0                  the sender may use the block again
+    LENT               the block was sent
+    a process id       that process uses the block
+    ABANDONED          a process that was forked may read the block for ever: the sender never uses it again
+
+The kernel keeps the memory until the last process that has mapped it is gone. So no file is left behind, and a sender
+may close a segment whenever it likes.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from mmap import PAGESIZE
+from struct import Struct
+
+HEADER = max(4096, PAGESIZE)
+"""Bytes in front of the first block."""
+MAX_BLOCKS = 256
+FREE = 0
+LENT = 2**63
+ABANDONED = 2**64 - 1
+_WORD = Struct("=Q")
+_CLOSED_AT = HEADER - _WORD.size
+_SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
+
+
+def make_file(size: int, count: int) -> int:
+    """Make the file of a segment of `count` blocks of `size` bytes, and return its descriptor.
+
+    Memory is taken as the blocks are written.
+
+    Raises:
+        OSError: there is no such memory here, or no descriptor left.
+    """
+    fd = os.memfd_create("dragonfly-data", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    try:
+        os.ftruncate(fd, file_size(size, count))
+        # A process that reads beyond the end of a file that has shrunk dies of SIGBUS.
+        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, _SEALS)
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
+
+
+def check_file(fd: int, size: int, count: int) -> None:
+    """Check that a received file is a segment of this form, and stays so.
+
+    Raises:
+        OSError: it is not.
+    """
+    if not 0 < count <= MAX_BLOCKS or size <= 0 or os.fstat(fd).st_size < file_size(size, count):
+        raise OSError("the shared memory is smaller than announced")
+    if not fcntl.fcntl(fd, fcntl.F_GET_SEALS) & fcntl.F_SEAL_SHRINK:
+        raise OSError("the shared memory may shrink")
+
+
+def file_size(size: int, count: int) -> int:
+    """Return the size in bytes of the file of `count` blocks of `size` bytes."""
+    return HEADER + size * count
+
+
+def start_of(index: int, size: int) -> int:
+    """Return where a block starts in the file."""
+    return HEADER + index * size
+
+
+def read_word(fd: int, index: int) -> int:
+    """Return the word of a block."""
+    word: int = _WORD.unpack(os.pread(fd, _WORD.size, index * _WORD.size))[0]
+    return word
+
+
+def write_word(fd: int, index: int, word: int) -> None:
+    """Set the word of a block."""
+    os.pwrite(fd, _WORD.pack(word), index * _WORD.size)
+
+
+def mark_closed(fd: int) -> None:
+    """Tell receivers that the sender has closed the segment, so that they unmap it."""
+    os.pwrite(fd, _WORD.pack(1), _CLOSED_AT)
+
+
+def is_closed(fd: int) -> bool:
+    """Return whether the sender has closed the segment."""
+    return os.pread(fd, _WORD.size, _CLOSED_AT) != bytes(_WORD.size)

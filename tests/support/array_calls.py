@@ -1,0 +1,87 @@
+"""Calls with large arguments and results, for the tests of shared memory."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+kept: list[Any] = []
+"""What calls keep in their slot."""
+
+
+def echo(value: Any) -> Any:
+    return value
+
+
+def fill(array: Any, number: int) -> Any:
+    """Write into the argument, and return it."""
+    array[:] = number
+    return array
+
+
+def keep(array: Any) -> int:
+    kept.append(array)
+    return os.getpid()
+
+
+def sums_of_kept() -> list[int]:
+    return [int(array.sum()) for array in kept]
+
+
+def drop_kept() -> None:
+    kept.clear()
+
+
+def is_writable(array: Any) -> bool:
+    return bool(array.flags.writeable)
+
+
+def write_and_die_once(array: Any, mark: str) -> int:
+    """Overwrite the argument and die. The second time, return the sum of the argument."""
+    if Path(mark).exists():
+        return int(array.sum())
+    Path(mark).touch()
+    array[:] = 0
+    os.kill(os.getpid(), signal.SIGKILL)
+    raise AssertionError
+
+
+def dies_of_its_pickle(size: int) -> Any:
+    """Return an object that kills the slot when it is pickled, behind a large array."""
+    import numpy as np
+
+    return np.ones(size, "u1"), Deadly()
+
+
+class Deadly:
+    def __reduce__(self) -> Any:
+        os.kill(os.getpid(), signal.SIGKILL)
+        raise AssertionError
+
+
+def sum_in_forked_child(array: Any, go_on: str, result: str) -> int:
+    """Fork. The child reads the argument once the FIFO `go_on` is written to, long after the call has ended."""
+    pid = os.fork()
+    if pid == 0:
+        try:
+            os.setsid()
+            Path(go_on).read_bytes()
+            Path(result).write_text(str(int(array.sum())))
+        finally:
+            os._exit(0)
+    return pid
+
+
+def forbid_descriptors() -> int:
+    """Let the slot open no more descriptors. Returns the slot's process id."""
+    import resource
+
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+    return os.getpid()
+
+
+def segments_of(pid: int | str = "self") -> int:
+    """Return how many segments a process has mapped."""
+    return Path(f"/proc/{pid}/maps").read_text().count("memfd:dragonfly-data")
