@@ -88,7 +88,7 @@ def map_calls(
     if chunksize == "auto":
         auto = AutoChunks(fn, iterables, slots(), buffersize)
         calls = make_calls(run_items, single_items)
-        feed = _Feed(make_calls, calls, auto, auto.window)
+        feed = _Feed(make_calls, calls, auto, auto.window, auto.most_pending)
     else:
         calls = make_calls(fn if chunksize == 1 else run_chunk)
         batches = _Items(iterables) if chunksize == 1 else _Chunks(fn, iterables, chunksize)
@@ -154,15 +154,22 @@ class _Feed:
         calls: takes the calls.
         batches: makes the calls.
         window: maximum number of calls ahead; None for all.
+        most_pending: if given, `window` is for unsettled calls alone, and this is for all.
     """
 
     def __init__(
-        self, submitter: object, calls: MapCalls, batches: _Items | _Chunks | AutoChunks, window: int | None
+        self,
+        submitter: object,
+        calls: MapCalls,
+        batches: _Items | _Chunks | AutoChunks,
+        window: int | None,
+        most_pending: int | None = None,
     ) -> None:
         self._submitter = submitter
         self._calls = calls
         self._batches = batches
         self._window = window
+        self._most_pending = most_pending
         # The first calls start while the next ones are encoded.
         self._count = 1
         self._least = 1 if window is None else min(SUBMITTED_AT_ONCE, max(1, window // 16))
@@ -174,7 +181,9 @@ class _Feed:
         while True:
             count = self._count
             if self._window is not None:
-                room = self._window - len(calls.pending)
+                room = self._window - (len(calls.pending) if self._most_pending is None else calls.unsettled)
+                if self._most_pending is not None:
+                    room = min(room, self._most_pending - len(calls.pending))
                 if room < self._least:
                     return True
                 count = min(count, room)

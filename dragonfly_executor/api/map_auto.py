@@ -17,8 +17,10 @@ if TYPE_CHECKING:
     from dragonfly_executor.engine.map_calls import Batch
 
 AHEAD = 3
-"""Chunks that are submitted ahead of the results taken, for each slot: one runs, and the next ones wait for it."""
+"""Unsettled chunks for each slot: one runs, and the next ones wait for it."""
 LEAST_AHEAD = 8
+MOST_PENDING = 1024
+"""Maximum number of chunks ahead of the results taken: chunks behind a long item end, and wait for their turn."""
 
 
 class AutoChunks:
@@ -30,7 +32,8 @@ class AutoChunks:
         buffersize: maximum number of items ahead of the results taken; None for no limit.
 
     Attributes:
-        window: maximum number of calls ahead.
+        window: maximum number of unsettled calls.
+        most_pending: maximum number of calls ahead of the results taken.
     """
 
     def __init__(
@@ -41,6 +44,7 @@ class AutoChunks:
         self._size = ChunkSize(slots)
         window = max(LEAST_AHEAD, AHEAD * slots)
         self.window = window if buffersize is None else min(window, buffersize)
+        self.most_pending = MOST_PENDING if buffersize is None else self.window
         self._most = None if buffersize is None else max(1, buffersize // self.window)
 
     def take(self, count: int, batch: Batch) -> None:
@@ -70,7 +74,10 @@ class AutoChunks:
                 if not pending:
                     return
                 if not pending[0].is_settled:
-                    calls.wait(pending[0], deadline)
+                    low = self.window // 2 if fill is not None and len(pending) < self.most_pending else 0
+                    calls.wait(pending[0], deadline, low)
+                    if not pending[0].is_settled:
+                        continue
                 values, failed, error = self._outcomes(calls, pending[0])
                 # Keep no reference to a value that was yielded.
                 values.reverse()

@@ -69,8 +69,10 @@ class MapCall(Call):
         """Keep the outcome, and wake the thread that waits for it. Runs on the engine thread."""
         self.outcome = outcome
         self.is_settled = True
-        if self.owner.awaited is self:
-            self.owner.wake()
+        owner = self.owner
+        owner.settled += 1
+        if owner.awaited is self or owner.settled == owner.refill_at:
+            owner.wake()
 
     def cancel(self) -> None:
         """Cancel the call, and stop it if it runs."""
@@ -108,6 +110,9 @@ class MapCalls:
     Attributes:
         pending: the calls whose results were not taken, in order.
         awaited: the call that the thread waits for; None if it does not wait.
+        submitted: number of calls that were submitted. Only the thread that takes the results changes it.
+        settled: number of them that were settled. Only the engine thread changes it.
+        refill_at: the number of settled calls at which the thread is woken to submit more; -1 for never.
     """
 
     def __init__(
@@ -127,6 +132,8 @@ class MapCalls:
         self.decode_error = engine.codec.decode_error
         self.pending: deque[MapCall] = deque()
         self.awaited: MapCall | None = None
+        self.submitted = self.settled = 0
+        self.refill_at = -1
         self._bell = allocate_lock()
         self._bell.acquire()
 
@@ -166,6 +173,7 @@ class MapCalls:
     def _accept(self, calls: Sequence[MapCall]) -> None:
         unsettled = [call for call in calls if not call.is_settled]
         if unsettled:
+            self.submitted += len(unsettled)
             self._engine.accept(unsettled)
 
     def fail(self, error: Exception) -> None:
@@ -175,11 +183,18 @@ class MapCalls:
     def _failed(self, error: Exception, first: int, size: int) -> MapCall:
         call = MapCall(0, b"", self._options.limits(), self, first, size)
         call.token = None
-        call.settle(error)
+        call.outcome, call.is_settled = error, True
         return call
 
-    def wait(self, call: MapCall, deadline: float | None) -> None:
-        """Wait until a call is settled. One thread at a time may wait.
+    @property
+    def unsettled(self) -> int:
+        """Return the number of calls that were submitted and are not settled."""
+        return self.submitted - self.settled
+
+    def wait(self, call: MapCall, deadline: float | None, refill_below: int = 0) -> None:
+        """Wait until a call is settled, or until fewer than `refill_below` calls are unsettled.
+
+        One thread at a time may wait.
 
         Raises:
             TimeoutError: the monotonic clock has reached `deadline`.
@@ -189,12 +204,14 @@ class MapCalls:
             raise ForkedExecutorError(
                 "this map belongs to the process that this one was forked from: its results arrive only there"
             )
+        refill_at = self.submitted - refill_below + 1 if refill_below else -1
         try:
+            self.refill_at = refill_at
             while True:
                 # The engine sets `is_settled` before it reads `awaited`. So either this thread sees the outcome, or the
                 # engine sees that this thread waits.
                 self.awaited = call
-                if call.is_settled:
+                if call.is_settled or 0 <= refill_at <= self.settled:
                     return
                 if deadline is None:
                     self._bell.acquire()
@@ -204,7 +221,7 @@ class MapCalls:
                         raise TimeoutError
                     self._bell.acquire(timeout=min(left, TIMEOUT_MAX))
         finally:
-            self.awaited = None
+            self.awaited, self.refill_at = None, -1
 
     def wake(self) -> None:
         """Wake the thread that waits. Only the engine thread calls this."""

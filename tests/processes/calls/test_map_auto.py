@@ -283,3 +283,27 @@ def test_two_calls_in_one_chunk_do_not_meet(make: Make, tmp_path: Path) -> None:
         next(results)
     assert list(ex.map(payloads.meet, [here, there], [there, here], [1, 2])) == [1, 2]
     assert ex.submit(payloads.echo, 1).result(SOON) == 1
+
+
+def hold_first(gate: str, log: str, n: int) -> int:
+    if n == 0:
+        payloads.wait_at(gate)
+    payloads.log(log, n)
+    return n
+
+
+@pytest.mark.parametrize("items", [200, 1000])
+def test_a_long_first_item_holds_up_no_others(items: int, make: Make, gate: Gate, log: Path) -> None:
+    """The thread that waits for it submits the chunks behind it meanwhile, 1024 at most."""
+    ex = make(2)
+    results = auto(ex, hold_first, repeat(gate.path), repeat(str(log)), range(items))
+    values_of: list[int] = []
+    taker = threading.Thread(target=lambda: values_of.extend(results))
+    taker.start()
+    end = time.monotonic() + PATIENCE
+    while not log.exists() or log.read_text().count("\n") < items - 1:
+        assert time.monotonic() < end
+        time.sleep(0.01)
+    gate.open()
+    taker.join(PATIENCE)
+    assert values_of == list(range(items))
