@@ -13,6 +13,7 @@ import pytest
 from dragonfly_executor.core.actions import CANCELLED, Settle
 from dragonfly_executor.core.calls import Call
 from dragonfly_executor.engine.action_runner import settle
+from dragonfly_executor.engine.large_payloads import sendable
 from dragonfly_executor.engine.map_calls import MapCall, MapCalls
 from dragonfly_executor.engine.options import CallOptions
 from dragonfly_executor.engine.outcome import Outcome
@@ -37,6 +38,9 @@ class RecordingEngine:
         self.accepted: list[list[Call]] = []
         self.cancelled: list[tuple[list[int], bool]] = []
         self.refusal: Exception | None = None
+
+    def payload_of(self, parts: Sequence[Any]) -> Any:
+        return sendable(parts, 100, lambda kept, size: kept)
 
     def accept(self, calls: Sequence[Call]) -> None:
         if self.refusal is not None:
@@ -209,3 +213,22 @@ def test_calls_that_replace_the_first_one_come_in_its_place(engine: RecordingEng
     calls.replace_first([((b"x",), 10, 1), ((b"x",), 11, 1)])
     assert [call.first for call in calls.pending] == [10, 11, 1]
     assert [call.id for call in engine.accepted[1]] == [3, 4]
+
+
+def test_the_thread_that_waits_is_woken_to_submit_more(engine: RecordingEngine) -> None:
+    calls = made(engine, 10)
+    first, *others = calls.pending
+    waits = threading.Thread(target=calls.wait, args=(first, None, 4))
+    waits.start()
+    while calls.awaited is None:
+        time.sleep(0)
+    for call in others[:6]:
+        end(call, value(1))
+        assert calls.awaited is first
+    end(others[6], value(1))
+    waits.join(PATIENCE)
+    assert not waits.is_alive()
+    assert not first.is_settled
+    assert calls.unsettled == 3
+    # Enough has ended already: this does not wait.
+    calls.wait(first, None, 4)
