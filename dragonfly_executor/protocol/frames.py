@@ -120,7 +120,7 @@ class Kind(IntEnum):
     DRAIN = 36
     # slot -> agent: the named call needs these shared objects, a table; Flag.ERROR: the file of the last answer cannot
     # be opened. agent -> parent: send `detail` more chunks of the object with the number in `call id`; without
-    # Flag.MORE: from its start
+    # Flag.MORE: from its start. Flag.RETRYABLE: no slot of this runner has had the object, so no call with it has begun
     SHARED_WANT = 37
     SHARED_DATA = 38  # parent -> agent: a piece of the object with the number in `call id`; detail = its place, from 0
     # agent -> slot: the file with the object, or with Flag.ERROR why there is none; `call id` = the object's number

@@ -62,6 +62,15 @@ _JOINED = 32 * 1024
 """Size of the largest body that is joined with its head at once."""
 
 
+def are_small(values: Iterable[Any]) -> bool:
+    """Return whether `pickle.dumps` may pickle these: each is an atom, or ``bytes`` that take no time to copy."""
+    for value in values:
+        kind = type(value)
+        if kind not in ATOMS and (kind is not bytes or len(value) > IN_BAND_BELOW):
+            return False
+    return True
+
+
 class Sink(list["Any"]):
     """The file that a C pickler writes to. It collects the pieces without copying them.
 
