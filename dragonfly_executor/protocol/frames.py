@@ -235,17 +235,17 @@ class Decoder:
         if self._long is not None:
             return self._feed_long(data)
         before = len(self._pending)
+        frames: list[Frame] = []
         try:
             if before:
                 self._pending += data
                 if not self._complete():
                     return []
                 data = bytes(self._pending)
-            frames: list[Frame] = []
             position = self._split(data, frames)
             if position < len(data):
                 self._keep(data, position)
-            else:
+            elif before:
                 self._pending = bytearray()
         except MemoryError:
             del self._pending[before:]

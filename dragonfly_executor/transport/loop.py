@@ -32,11 +32,12 @@ LONGEST_WAIT = 24 * 3600.0
 
 To wake for nothing once a day costs nothing.
 """
-MAX_ABSTENTION = 2
+MAX_ABSTENTION = 64
 """Maximum number of waits for which a loop skips polling after it polled in vain.
 
-If other threads need the processors, polling only gets in their way. The first skip is one wait long, and each further
-skip in a row twice as long. So most waits do not poll then.
+If other threads need the processors, polling only gets in their way: on a machine that is busy otherwise, the news
+itself waits for the end of the polling. The first skip is one wait long, and each further skip is twice as long.
+Polling that was not in vain halves the next skip.
 """
 
 
@@ -237,7 +238,7 @@ class Loop:
                 self._abstains = self._next_abstention
                 self._next_abstention = min(2 * self._next_abstention, MAX_ABSTENTION)
                 return []
-        self._next_abstention = 1
+        self._next_abstention = max(1, self._next_abstention // 2)
         return ready
 
     def _poll_timeout(self) -> float | None:

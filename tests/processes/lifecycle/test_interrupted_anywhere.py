@@ -194,8 +194,8 @@ def test_first_submit_while_another_thread_waits_for_the_same_start() -> None:
     ended(made[-1], "")
 
 
-@pytest.mark.parametrize("chunksize", [1, 2])
-def test_map(executor: DragonflyExecutor, chunksize: int) -> None:
+@pytest.mark.parametrize("chunksize", [1, 2, "auto"])
+def test_map(executor: DragonflyExecutor, chunksize: Any) -> None:
     """From its begin to its last result."""
     for where in everywhere(lambda: list(executor.map(payloads.echo, range(3), chunksize=chunksize))):
         check(executor, where)

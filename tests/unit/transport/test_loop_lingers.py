@@ -103,15 +103,39 @@ def test_where_it_is_in_vain_again_and_again_most_waits_are_free_of_it(
     poller = loop._poller = ScriptedPoller([])
     monkeypatch.setattr(loop_module, "monotonic", lambda: poller.now)
     loop.expects_news = True
-    for _ in range(100):
+    for _ in range(1000):
         looks = len(poller.looks)
         poller.begin_contended()
         assert loop._wait() == NEWS
         assert len(poller.looks) - looks <= LINGER / LOOK + 1
     tries = sorted(set(poller.looks))
     abstentions = [later - sooner - 1 for sooner, later in pairwise(tries)]
-    assert abstentions[0] == 1
-    assert set(abstentions[1:]) == {MAX_ABSTENTION}
+    growing = [2**number for number in range(MAX_ABSTENTION.bit_length())]
+    assert abstentions[: len(growing)] == growing
+    assert growing[-1] == MAX_ABSTENTION
+    assert set(abstentions[len(growing) :]) == {MAX_ABSTENTION}
+
+
+def test_a_success_halves_the_next_abstention(loop: Loop, monkeypatch: pytest.MonkeyPatch) -> None:
+    poller = loop._poller = ScriptedPoller([])
+    monkeypatch.setattr(loop_module, "monotonic", lambda: poller.now)
+    loop.expects_news = True
+
+    def waits_until_a_look() -> int:
+        before, looks = poller.waits, len(poller.looks)
+        while len(poller.looks) == looks:
+            poller.begin_contended()
+            assert loop._wait() == NEWS
+        return poller.waits - before - 1
+
+    assert [waits_until_a_look() for _ in range(6)][1:] == [1, 2, 4, 8, 16]
+    assert [loop._abstains, loop._next_abstention] == [32, 64]
+    loop._abstains = 0
+    poller._news_after = iter([SHORT, SHORT])
+    for _ in range(2):  # the first one only says that waits are short again
+        poller.begin()
+        assert loop._wait() == NEWS
+    assert loop._next_abstention == 32
 
 
 def test_a_success_makes_up_for_what_was_in_vain(loop: Loop, monkeypatch: pytest.MonkeyPatch) -> None:
