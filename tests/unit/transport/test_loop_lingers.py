@@ -8,7 +8,7 @@ from itertools import pairwise
 import pytest
 
 from dragonfly_executor.transport import loop as loop_module
-from dragonfly_executor.transport.loop import LINGER, MAX_ABSTENTION, Loop
+from dragonfly_executor.transport.loop import LINGER, MAX_ABSTENTION, WINDOW, WINDOW_PERIOD, Loop
 from dragonfly_executor.transport.poller import Poller
 
 LOOK = LINGER / 10
@@ -56,7 +56,8 @@ class ScriptedPoller(Poller):
 
 
 @pytest.fixture
-def loop() -> Iterator[Loop]:
+def loop(monkeypatch: pytest.MonkeyPatch) -> Iterator[Loop]:
+    monkeypatch.setattr(loop_module, "WINDOW_PERIOD", 10**9)  # these waits are in no window
     loop = Loop()
     poller = loop._poller
     yield loop
@@ -160,4 +161,40 @@ def test_what_is_due_in_the_loop_waits_for_no_news(loop: Loop, monkeypatch: pyte
     poller.begin()
     loop.call_soon(lambda: None)
     assert loop._wait() == []
+    assert poller.sleeps == []
+
+
+def test_in_a_window_it_looks_whatever_happened_before(loop: Loop, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Otherwise two loops that both skip most waits would never look at the same time."""
+    monkeypatch.setattr(loop_module, "WINDOW_PERIOD", WINDOW_PERIOD)
+    poller = loop._poller = ScriptedPoller([])
+    monkeypatch.setattr(loop_module, "monotonic", lambda: poller.now)
+    loop.expects_news = True
+    loop._abstains, loop._next_abstention, loop._was_short = 64, 64, False
+
+    def looks_at(windows: int) -> bool:
+        poller.now = (WINDOW_PERIOD * 1000 + windows + 0.5) * WINDOW
+        looks = len(poller.looks)
+        poller.begin_contended()
+        assert loop._wait() == NEWS
+        return len(poller.looks) > looks
+
+    assert [looks_at(windows) for windows in range(WINDOW_PERIOD + 1)] == [True] + [False] * (WINDOW_PERIOD - 1) + [
+        True
+    ]
+
+
+def test_news_in_a_window_ends_the_skipping(loop: Loop, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loop_module, "WINDOW_PERIOD", WINDOW_PERIOD)
+    poller = loop._poller = ScriptedPoller([SHORT, SHORT])
+    poller.now = WINDOW_PERIOD * 1000 * WINDOW
+    monkeypatch.setattr(loop_module, "monotonic", lambda: poller.now)
+    loop.expects_news = True
+    loop._abstains = 64
+    poller.begin()
+    assert loop._wait() == NEWS
+    poller.now += WINDOW
+    poller.begin()
+    assert loop._wait() == NEWS
+    assert set(poller.looks) == {1, 2}
     assert poller.sleeps == []
