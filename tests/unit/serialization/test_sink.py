@@ -19,7 +19,7 @@ FILLERS = {
     "str": "x" * LARGE,
     "bytearray": bytearray(LARGE),
     "an int": 1 << 8 * LARGE,
-    "frames": ["%04d" % n for n in range(LARGE // 8)],
+    "frames": [str(n) for n in range(LARGE // 8)],
     "almost a frame": b"x" * (64 * 1024 - 1),
     "a frame": b"x" * (64 * 1024),
 }
