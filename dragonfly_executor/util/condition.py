@@ -10,6 +10,7 @@ import sys
 from _thread import allocate_lock, get_ident
 from collections.abc import Callable
 from contextlib import suppress
+from threading import Event
 
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
@@ -123,8 +124,9 @@ class Condition(RLock):
             return False
         if frame.f_code is Condition.wait.__code__:
             return frame.f_locals.get("self") is self
-        # In `Event.wait` the thread waits for futures to be done, and has released their locks.
-        return inner is None or inner.f_globals.get("__name__") != "threading"
+        # In `Event.wait` the thread waits for futures to be done, and has released their locks. In `Event.__init__` it
+        # has not: `concurrent.futures.wait` makes its event while it holds them.
+        return inner is None or inner.f_code is not Event.wait.__code__
 
     def release_fully(self) -> None:
         """Release the lock after an interrupt, however often this thread holds it."""

@@ -314,6 +314,39 @@ def test_threads_that_race() -> None:
     assert sorted(map(id, called)) == sorted(map(id, futures))
 
 
+def test_the_engine_waits_for_a_thread_that_makes_the_event_of_its_wait() -> None:
+    """`concurrent.futures.wait` makes it while it holds the locks of its futures."""
+    future = new_future()
+    is_inside, may_go = threading.Event(), threading.Event()
+    raised: list[BaseException] = []
+
+    def stop_in_event(frame: FrameType, _event: str, _arg: object) -> None:
+        if frame.f_code is threading.Event.__init__.__code__:
+            is_inside.set()
+            may_go.wait(PATIENCE)
+
+    def look() -> None:
+        sys.settrace(stop_in_event)
+        try:
+            wait([future], 0)
+        except BaseException as error:
+            raised.append(error)
+        finally:
+            sys.settrace(None)
+
+    looker, engine = threading.Thread(target=look), threading.Thread(target=lambda: future.settle(outcome()))
+    looker.start()
+    assert is_inside.wait(PATIENCE)
+    engine.start()
+    engine.join(20 * condition.LOOK_AGAIN)
+    assert engine.is_alive()
+    may_go.set()
+    looker.join()
+    engine.join()
+    assert raised == []
+    assert future.result(0) == VALUE
+
+
 def test_asyncio_gets_the_value_and_not_its_pickle() -> None:
     """From Python 3.14 on it reads a snapshot of the future's fields."""
 

@@ -157,13 +157,14 @@ def leave_no_descriptor() -> None:
 
 
 def die_of_large_arguments() -> None:
-    """Have this slot killed when it begins to receive an argument in chunks."""
-    from dragonfly_executor.runner import agent_stream
+    """Have this slot killed when it begins to receive an argument, in chunks or in shared memory."""
+    from dragonfly_executor.runner import agent_stream, slot_memory
 
     def die(*_: object) -> None:
         die_by(signal.SIGKILL)
 
     agent_stream.AgentStream.receive_into = die  # type: ignore[method-assign]
+    slot_memory.SlotMemory.arguments = die  # type: ignore[method-assign]
 
 
 def fill_memory(extra: int) -> int:
