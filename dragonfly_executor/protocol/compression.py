@@ -39,7 +39,7 @@ class ChunkCodec(Protocol):
 
 
 class Sample:
-    """What one codec made of a sample.
+    """Result of one codec for a sample.
 
     Attributes:
         codec: the codec.

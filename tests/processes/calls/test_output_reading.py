@@ -238,6 +238,7 @@ if os.fork() == 0:
         results,
         setup=setup,
         place=None,
+        rendezvous=None,
         agent_pid=parent,
         take_over_output=output.take_over,
         progress=Progress(),
