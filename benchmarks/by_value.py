@@ -6,6 +6,7 @@ a file, like those of a notebook, and no worker can import them.
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from types import ModuleType
@@ -154,15 +155,18 @@ FEWER = 20
 
 
 def pools() -> dict[str, Any]:
-    from loky import ProcessPoolExecutor
-
     from dragonfly_executor import DragonflyExecutor
 
-    return {"dragonfly": DragonflyExecutor(max_workers=WORKERS), "loky": ProcessPoolExecutor(WORKERS)}
+    made: dict[str, Any] = {"dragonfly": DragonflyExecutor(max_workers=WORKERS)}
+    try:
+        from loky import ProcessPoolExecutor
+    except ImportError:  # pip install dragonfly-executor[bench]
+        return made
+    return {**made, "loky": ProcessPoolExecutor(WORKERS)}
 
 
-def measured(names: Sequence[str]) -> dict[str, dict[str, list[float]]]:
-    """Return the seconds a call of each case and pool, in alternating rounds."""
+def measured(names: Sequence[str], divisor: int = 1) -> dict[str, dict[str, list[float]]]:
+    """Return the seconds a call of each case and pool, in alternating rounds. Each case has calls / `divisor` calls."""
     import cloudpickle
     import numpy as np
 
@@ -176,7 +180,7 @@ def measured(names: Sequence[str]) -> dict[str, dict[str, list[float]]]:
         for future in [pool.submit(time.sleep, 0.1) for _ in range(2 * WORKERS)]:
             future.result()
     for name in names:
-        case, calls = CASES[name]
+        case, calls = CASES[name][0], CASES[name][1] // divisor
         figures[name] = {key: [] for key in running}
         for number in range(ROUNDS + 1):  # the first round warms up, and does not count
             for key, pool in running.items():
@@ -197,11 +201,11 @@ def compare(names: Sequence[str]) -> None:
     from pathlib import Path
     from statistics import median
 
-    command = [sys.executable, "-c", Path(__file__).read_text(encoding="utf-8"), "measure", *(names or CASES)]
+    command = [sys.executable, "-c", Path(__file__).read_text(encoding="utf-8"), "measure", "1", *(names or CASES)]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, timeout=3600, check=True)
     print(f"{'us a call':<36}{'dragonfly':>12}{'loky':>12}{'ratio':>8}")
     for name, figures in json.loads(done.stdout).items():
-        ours, theirs = (median(figures[key]) * 1e6 for key in ("dragonfly", "loky"))
+        ours, theirs = (median(figures.get(key, [math.nan])) * 1e6 for key in ("dragonfly", "loky"))
         print(f"{name:<36}{ours:>12,.1f}{theirs:>12,.1f}{theirs / ours:>8.2f}")
 
 
@@ -209,7 +213,7 @@ def main() -> None:
     if sys.argv[1:2] == ["measure"]:
         import json
 
-        print(json.dumps(measured(sys.argv[2:])))
+        print(json.dumps(measured(sys.argv[3:], int(sys.argv[2]))))
     else:
         compare(sys.argv[1:])
 

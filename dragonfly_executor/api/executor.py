@@ -65,6 +65,9 @@ class PoolExecutor(Submitter, Executor):
         """The number of calls that may run at once. Dask reads it, as the standard library's executors have it."""
         return self._pool.max_calls
 
+    def _slots(self) -> int:
+        return self._pool.max_calls
+
     def options(self, **changes: Unpack[CallKeywords]) -> PoolExecutor:
         """Return a view of this executor with other call options. The view is an `Executor` itself.
 

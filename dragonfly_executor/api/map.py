@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from copy import copy
 from itertools import islice
 
-from dragonfly_executor import errors
+from dragonfly_executor.api.map_auto import AutoChunks, single_items
 from dragonfly_executor.api.map_items import MapItems
-from dragonfly_executor.engine.map_calls import MapCall, MapCalls
-from dragonfly_executor.serialization.map_chunk import add_note, item, run_chunk
+from dragonfly_executor.api.map_values import value_of
+from dragonfly_executor.engine.map_calls import MapCalls
+from dragonfly_executor.serialization.map_chunk import run_chunk, run_items
 from dragonfly_executor.util import validation
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from typing import Any, TypeAlias, TypeVar
+    from typing import Any, Literal, TypeVar
+
+    from dragonfly_executor.engine.map_calls import Batch
 
     T = TypeVar("T")
-    Batch: TypeAlias = list[tuple[tuple[Any, ...], int, int]]
 else:
     T = object
 
@@ -57,20 +58,25 @@ class MapResults(Iterator[T]):
 
 
 def map_calls(
-    make_calls: Callable[[Callable[..., Any]], MapCalls],
+    make_calls: Callable[..., MapCalls],
     fn: Callable[..., T],
     iterables: Sequence[Iterable[Any]],
     timeout: float | None,
-    chunksize: int,
+    chunksize: int | Literal["auto"],
     buffersize: int | None,
+    slots: Callable[[], int],
 ) -> Iterator[T]:
     """Return the results of a map; see `PoolExecutor.map`. The first calls are submitted before this returns.
 
     Args:
-        make_calls: makes the map's calls, which are calls of the function that it gets.
+        make_calls: makes the map's calls, which are calls of the function that it gets. See `MapCalls` for `split`.
         fn, iterables, timeout, chunksize, buffersize: the map.
+        slots: returns the number of calls that may run at once.
     """
-    if chunksize < 1:
+    if isinstance(chunksize, str):
+        if chunksize != "auto":
+            raise ValueError(f"chunksize must be a number or 'auto', not {chunksize!r}")
+    elif chunksize < 1:
         raise ValueError("chunksize must be >= 1.")
     if buffersize is not None:
         if isinstance(buffersize, bool) or not isinstance(buffersize, int):
@@ -79,14 +85,21 @@ def map_calls(
             raise ValueError("buffersize must be None or > 0")
     validation.refuse(fn)
     deadline = None if timeout is None else time.monotonic() + timeout
-    calls = make_calls(fn if chunksize == 1 else run_chunk)
-    batches = _Items(iterables) if chunksize == 1 else _Chunks(fn, iterables, chunksize)
-    feed = _Feed(make_calls, calls, batches, _window(iterables, chunksize, buffersize))
+    if chunksize == "auto":
+        auto = AutoChunks(fn, iterables, slots(), buffersize)
+        calls = make_calls(run_items, single_items)
+        feed = _Feed(make_calls, calls, auto, auto.window, auto.most_pending)
+    else:
+        calls = make_calls(fn if chunksize == 1 else run_chunk)
+        batches = _Items(iterables) if chunksize == 1 else _Chunks(fn, iterables, chunksize)
+        feed = _Feed(make_calls, calls, batches, _window(iterables, chunksize, buffersize))
     try:
-        more = feed.fill()
         # Once all are submitted, the results must not hold the executor, so that a dropped executor can shut down
         # meanwhile.
-        return MapResults(_results(calls, feed if more else None, deadline, chunksize > 1), calls)
+        fill = feed.fill if feed.fill() else None
+        if chunksize == "auto":
+            return MapResults(auto.results(calls, fill, deadline), calls)
+        return MapResults(_results(calls, fill, deadline, chunksize > 1), calls)
     except BaseException:
         calls.close()
         raise
@@ -141,13 +154,22 @@ class _Feed:
         calls: takes the calls.
         batches: makes the calls.
         window: maximum number of calls ahead; None for all.
+        most_pending: if given, `window` is for unsettled calls alone, and this is for all.
     """
 
-    def __init__(self, submitter: object, calls: MapCalls, batches: _Items | _Chunks, window: int | None) -> None:
+    def __init__(
+        self,
+        submitter: object,
+        calls: MapCalls,
+        batches: _Items | _Chunks | AutoChunks,
+        window: int | None,
+        most_pending: int | None = None,
+    ) -> None:
         self._submitter = submitter
         self._calls = calls
         self._batches = batches
         self._window = window
+        self._most_pending = most_pending
         # The first calls start while the next ones are encoded.
         self._count = 1
         self._least = 1 if window is None else min(SUBMITTED_AT_ONCE, max(1, window // 16))
@@ -159,7 +181,9 @@ class _Feed:
         while True:
             count = self._count
             if self._window is not None:
-                room = self._window - len(calls.pending)
+                room = self._window - (len(calls.pending) if self._most_pending is None else calls.unsettled)
+                if self._most_pending is not None:
+                    room = min(room, self._most_pending - len(calls.pending))
                 if room < self._least:
                     return True
                 count = min(count, room)
@@ -177,54 +201,26 @@ class _Feed:
 
 
 def _results(
-    calls: MapCalls, feed: _Feed | None, deadline: float | None, in_chunks: bool
+    calls: MapCalls, fill: Callable[[], bool] | None, deadline: float | None, in_chunks: bool
 ) -> Generator[Any, None, None]:
     pending = calls.pending
     try:
         while True:
             # The next calls are submitted before the wait for this one, so that the slots stay busy.
-            if feed is not None and not feed.fill():
-                feed = None
+            if fill is not None and not fill():
+                fill = None
             if not pending:
                 return
             if not pending[0].is_settled:
                 # The call stays in the queue meanwhile, so that an interrupt finds it there.
                 calls.wait(pending[0], deadline)
             if in_chunks:
-                values = _value(pending.popleft())
+                values = value_of(pending.popleft())
                 # Keep no reference to a value that was yielded.
                 values.reverse()
                 while values:
                     yield values.pop()
             else:
-                yield _value(pending.popleft())
+                yield value_of(pending.popleft())
     finally:
         calls.close()
-
-
-def _value(call: MapCall) -> Any:
-    """Return a call's value. An error gets a note that names the item."""
-    try:
-        return call.take()
-    except BaseException as error:
-        told = _named(error, call.first, call.size)
-        if told is error:
-            raise
-        raise told from error.__cause__
-
-
-def _named(error: BaseException, first: int, size: int) -> BaseException:
-    """Return the error with a note that names the item, or the items of the chunk, that it belongs to."""
-    if not size:
-        return error  # the iterator of the arguments has raised it
-    if isinstance(error, errors.DragonflyError) and not isinstance(error, errors.RemoteCallError):
-        if isinstance(error, (errors.BudgetExceeded, errors.BootError, errors.PoolBrokenError)):
-            return error  # not the fault of an item
-        if size > 1 and isinstance(error, (errors.CallSerializationError, errors.ResultSerializationError)):
-            return error  # its text names the item
-        # A lost runner has one error for all calls that were on it, and only this call must have the note.
-        error = copy(error).with_traceback(error.__traceback__)
-    elif size > 1:
-        return error  # the slot added the item
-    add_note(error, f"raised for {item(first, first + size - 1)}")
-    return error

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from dragonfly_executor.backends.base import Backend
     from dragonfly_executor.core.stats import PoolStats
     from dragonfly_executor.engine.engine import Engine
+    from dragonfly_executor.engine.map_calls import Split
     from dragonfly_executor.engine.option_keywords import PoolKeywords
     from dragonfly_executor.serialization.shared_object import SharedObject
 
@@ -201,6 +202,9 @@ class Pool(Submitter):
         calls = most_calls(self._engine.tiers, stats, single_use=options.single_use)
         return calls if options.max_workers is None else min(calls, options.max_workers)
 
+    def _slots(self) -> int:
+        return self.max_calls
+
     # -- calls --------------------------------------------------------------------------------------------------------
 
     def submit_with(
@@ -216,7 +220,11 @@ class Pool(Submitter):
         return self._engine.submit(parts, options.limits(), cancel_running=options.cancel_running)
 
     def calls_of_map(
-        self, options: CallOptions, fn: Callable[..., object], is_delayed: tuple[type[Exception], ...]
+        self,
+        options: CallOptions,
+        fn: Callable[..., object],
+        is_delayed: tuple[type[Exception], ...],
+        split: Split | None = None,
     ) -> MapCalls:
         """Return the calls of a new map, which are calls of `fn` with these options; see `MapCalls` for the rest.
 
@@ -225,7 +233,7 @@ class Pool(Submitter):
         """
         self._check(options)
         encode = RepeatedCall(self._codec, fn, options.retry_on).encode
-        return MapCalls(self._engine, options, encode, is_delayed)
+        return MapCalls(self._engine, options, encode, is_delayed, split)
 
     def _check(self, options: CallOptions) -> None:
         """Raise the error that a submit with these options would raise now, whatever it submits."""

@@ -9,9 +9,9 @@ from dragonfly_executor.engine.future import Future
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from typing import Any, ClassVar, TypeVar
+    from typing import Any, ClassVar, Literal, TypeVar
 
-    from dragonfly_executor.engine.map_calls import MapCalls
+    from dragonfly_executor.engine.map_calls import MapCalls, Split
     from dragonfly_executor.engine.options import CallOptions
     from dragonfly_executor.serialization.shared_object import SharedObject
 
@@ -81,7 +81,7 @@ class Submitter:
         fn: Callable[..., T],
         *iterables: Iterable[Any],
         timeout: float | None = None,
-        chunksize: int = 1,
+        chunksize: int | Literal["auto"] = 1,
         buffersize: int | None = None,
     ) -> Iterator[T]:
         """Return an iterator like the builtin ``map``'s, but the calls run on the runners. Results keep the order.
@@ -92,17 +92,31 @@ class Submitter:
         before it. An exception of a call has a note that names the item by its number, or the items of the chunk if the
         slot was lost with them.
 
+        With ``chunksize="auto"`` chunks grow while the calls are short, until a chunk runs for some milliseconds. An
+        exception ends its own call alone, as without chunks. What a chunk has not begun after 50 ms goes to other
+        slots. But a call may wait behind others in its chunk, so calls of the map that wait for each other may never
+        meet. If a slot is lost, its chunk is lost. A window of chunks is submitted ahead of the results that were
+        taken, so take the results. With the options `retries` and `run_timeout` there are no chunks.
+
         Args:
             timeout: seconds until ``__next__`` raises TimeoutError, counted from this call; None for no limit.
-            chunksize: number of arguments that are sent, and run on one slot, together.
+            chunksize: number of arguments that are sent, and run on one slot, together: if a call raises, the values of
+                its chunk are lost. Or "auto", see above.
             buffersize: number of arguments that are submitted ahead of the results that were taken; None for the rules
                 above.
 
         Raises:
-            ValueError: `chunksize` or `buffersize` is less than 1.
+            ValueError: `chunksize` or `buffersize` is less than 1, or `chunksize` is another text.
             TypeError: `buffersize` is not a whole number, or `fn` is an ``async def`` or a generator function.
         """
-        return map_calls(self._map_calls, fn, iterables, timeout, chunksize, buffersize)
+        options = self._options
+        if chunksize == "auto" and (options.retries or options.run_timeout is not None):
+            chunksize = 1  # these options are for each call
+        return map_calls(self._map_calls, fn, iterables, timeout, chunksize, buffersize, self._slots)
 
-    def _map_calls(self, fn: Callable[..., Any]) -> MapCalls:
-        return self._calls_of_map(self._options, fn, self._fails_in_its_future)
+    def _map_calls(self, fn: Callable[..., Any], split: Split | None = None) -> MapCalls:
+        return self._calls_of_map(self._options, fn, self._fails_in_its_future, split)
+
+    def _slots(self) -> int:
+        """Return the number of calls that may run at once."""
+        raise NotImplementedError

@@ -13,10 +13,10 @@ if TYPE_CHECKING:
     from typing import Final, TypeAlias
 
 
-Hand: TypeAlias = tuple[SlotRecord, SlotCall]
-"""An order to put the call into the slot's queue. If the slot refuses it, the answer is `hand_refused`.
+Hand: TypeAlias = tuple[SlotRecord, list[SlotCall]]
+"""An order to put these calls into the slot's queue. If the slot refuses one, the answer is `hand_refused`.
 
-It is a plain tuple, because each call costs one.
+It is a plain tuple, because a lone call costs one.
 """
 HAND: Final = tuple
 """The type of `Hand` at run time."""

@@ -3,18 +3,7 @@
 from __future__ import annotations
 
 from dragonfly_executor.core.slot_records import SlotCall, SlotRecord
-from dragonfly_executor.core.slot_state import SlotTable
-from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from typing import Final
-
-CHEAP: Final = 0.001
-"""Seconds of a call below which calls are queued in the slots."""
-PREFETCH_SECONDS: Final = 0.004
-"""Seconds of work that may be queued in a slot."""
-MAX_PREFETCH: Final = 64
-"""Calls that may be queued in a slot behind the running one."""
+from dragonfly_executor.core.slot_state import SlotTable, prefetch_depth
 
 
 def choose_slot(table: SlotTable, call: SlotCall) -> SlotRecord | None:
@@ -28,22 +17,25 @@ def choose_slot(table: SlotTable, call: SlotCall) -> SlotRecord | None:
             return home
         if not takes_more(table, home):
             best = home = None
-    for slot in table.slots.values():
-        if slot.blocked:
-            continue
-        if not slot.in_flight:
-            return slot
-        if (
-            home is None
-            and slot.is_ready
-            and not (slot.is_stuck or slot.is_checking)
-            and (best is None or len(slot.in_flight) < len(best.in_flight))
-        ):
-            best = slot
-    if best is None or call.is_large or table.may_grow or len(best.in_flight) > prefetch_depth(table.cost):
+    if table.idle:
+        # The slot that was busy last comes first: its memory is in the processor's caches.
+        for slot in reversed(table.idle.values()):
+            if not slot.blocked:
+                return slot
+    if table.starting:
+        for slot in table.starting.values():
+            if not (slot.blocked or slot.in_flight):
+                return slot
+    if call.is_large or table.may_grow or not (depth := prefetch_depth(table.cost)):
         return None
+    if best is None:
+        fewest = depth + 1
+        for slot in table.slots.values():
+            count = len(slot.in_flight)
+            if count < fewest and not (slot.blocked or slot.is_stuck or slot.is_checking) and slot.is_ready:
+                best, fewest = slot, count
     # A large payload needs the slot's stream to itself until it is transferred.
-    return None if best.in_flight[-1].is_large else best
+    return None if best is None or best.in_flight[-1].is_large else best
 
 
 def takes_more(table: SlotTable, slot: SlotRecord) -> bool:
@@ -56,29 +48,17 @@ def takes_more(table: SlotTable, slot: SlotRecord) -> bool:
     )
 
 
-def prefetch_depth(cost: float | None) -> int:
-    """Return the number of calls that may be queued in a slot behind the running one.
-
-    Args:
-        cost: seconds that calls took recently; None if that is unknown.
-    """
-    if cost is None or cost >= CHEAP:
-        return 0
-    return min(MAX_PREFETCH, int(PREFETCH_SECONDS / max(cost, 1e-6)))
-
-
 def overfull_slot(table: SlotTable) -> SlotRecord | None:
     """Return the slot with the most queued calls, if another slot is idle. Return None if there are no such two."""
+    if not any(not slot.blocked and not slot.gpus for slot in table.idle.values()):
+        return None
     fullest: SlotRecord | None = None
-    has_idle = False
+    most = 1
     for slot in table.slots.values():
         count = len(slot.in_flight)
-        if count > 1:
-            if not slot.is_retired and (fullest is None or count > len(fullest.in_flight)):
-                fullest = slot
-        elif count == 0 and slot.is_ready and not slot.blocked and not slot.gpus:
-            has_idle = True
-    return fullest if has_idle else None
+        if count > most and not slot.is_retired:
+            fullest, most = slot, count
+    return fullest
 
 
 def may_fork(table: SlotTable, now: float) -> bool:

@@ -13,9 +13,9 @@ from __future__ import annotations
 from dragonfly_executor.core import slot_moves as moves
 from dragonfly_executor.core.gpu_shares import pick, usual_share
 from dragonfly_executor.core.slot_actions import Fork, TakeBack
-from dragonfly_executor.core.slot_choice import may_fork, prefetch_depth, takes_more
+from dragonfly_executor.core.slot_choice import may_fork, takes_more
 from dragonfly_executor.core.slot_records import SlotCall, SlotRecord
-from dragonfly_executor.core.slot_state import SlotTable
+from dragonfly_executor.core.slot_state import SlotTable, prefetch_depth
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
 if TYPE_CHECKING:

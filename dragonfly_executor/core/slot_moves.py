@@ -26,12 +26,25 @@ if TYPE_CHECKING:
     from dragonfly_executor.core.slot_records import Ref
 
 
-def hand(table: SlotTable, slot: SlotRecord, call: SlotCall, now: float) -> None:
-    """Hand a call, which is in no other place, to a slot."""
+def hand(table: SlotTable, slot: SlotRecord, call: SlotCall, now: float, orders: dict[int, list[SlotCall]]) -> None:
+    """Hand a call, which is in no other place, to a slot.
+
+    Args:
+        table: the state.
+        slot: the slot.
+        call: the call.
+        now: monotonic seconds.
+        orders: the calls of the orders that were given since an action was carried out last, by process id of the slot.
+    """
     call.slot = slot
     in_flight = slot.in_flight
     in_flight.append(call)
-    table.actions.append((slot, call))
+    calls = orders.get(slot.pid)
+    if calls is not None:
+        calls.append(call)
+    else:
+        orders[slot.pid] = calls = [call]
+        table.actions.append((slot, calls))
     if call.is_check:
         slot.is_checking = True
     else:
@@ -40,6 +53,7 @@ def hand(table: SlotTable, slot: SlotRecord, call: SlotCall, now: float) -> None
         if call.key:
             table.homes.put(call.key, slot.pid)
     if len(in_flight) == 1:
+        table.idle.pop(slot.pid, None)
         became_first(table, slot, now)
     if table.calls_per_slot and slot.handed >= table.calls_per_slot:
         retire(table, slot)
@@ -56,6 +70,12 @@ def became_first(table: SlotTable, slot: SlotRecord, now: float) -> None:
     elif call.is_check and slot.is_ready:
         table.check.ends = now + LIMIT
         table.wake(table.check.ends)
+
+
+def became_idle(table: SlotTable, slot: SlotRecord) -> None:
+    """Record that the slot has no call, if it lives and is ready."""
+    if slot.is_ready and slot.pid in table.slots:
+        table.idle[slot.pid] = slot
 
 
 def retire(table: SlotTable, slot: SlotRecord) -> None:
@@ -86,10 +106,11 @@ def forget(table: SlotTable, call: SlotCall) -> None:
     call.slot = None
 
 
-def take_from(slot: SlotRecord, refs: Collection[Ref]) -> list[SlotCall]:
+def take_from(table: SlotTable, slot: SlotRecord, refs: Collection[Ref]) -> list[SlotCall]:
     """Remove the calls that the slot has not begun from its calls.
 
     Args:
+        table: the state.
         slot: the slot.
         refs: their ids and attempts.
 
@@ -103,6 +124,7 @@ def take_from(slot: SlotRecord, refs: Collection[Ref]) -> list[SlotCall]:
     slot.is_checking = any(call.is_check for call in slot.in_flight)
     if not slot.in_flight:
         slot.limit_at = NEVER
+        became_idle(table, slot)
     return taken
 
 

@@ -26,7 +26,7 @@ from dragonfly_executor.core.slot_state import COST_WEIGHT, SlotTable
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Iterable, Sequence
     from typing import Final
 
     from dragonfly_executor.core.slot_records import Ref
@@ -59,11 +59,12 @@ class SlotScheduler:
             moves.give_back(table)
         waiting = table.waiting
         choose = slot_gpus.choose_slot if table.gives_gpus else choose_slot
+        orders: dict[int, list[SlotCall]] = {}
         while waiting:
             slot = choose(table, waiting[0])
             if slot is None:
                 break
-            moves.hand(table, slot, waiting.popleft(), now)
+            moves.hand(table, slot, waiting.popleft(), now, orders)
         if waiting and slot_gpus.make_slot(table, waiting[0], now):
             return  # the fork's outcome leads here again
         if table.is_in_review:
@@ -150,31 +151,42 @@ class SlotScheduler:
 
     # -- answers of slots ---------------------------------------------------------------------------------------------
 
-    def answered(self, slot: SlotRecord, seconds: float, now: float) -> None:
-        """Record that the slot's first call has a result.
+    def answered(self, slot: SlotRecord, times: Iterable[float], now: float) -> None:
+        """Record that the slot's first calls have results.
 
         Args:
             slot: the slot.
-            seconds: how long the call took.
+            times: how long each of these calls took, in seconds.
             now: monotonic seconds.
         """
-        if slot.in_flight:
-            cost = self.table.cost
-            self.table.cost = seconds if cost is None else cost + COST_WEIGHT * (seconds - cost)
-            self._first_ended(slot, now)
+        table, in_flight = self.table, slot.in_flight
+        cost, calls = table.cost, table.calls
+        if not in_flight:
+            return
+        for seconds in times:
+            if not in_flight:
+                break
+            cost = seconds if cost is None else cost + COST_WEIGHT * (seconds - cost)
+            call = in_flight.popleft()
+            calls.pop((call.call_id, call.attempt), None)
+            call.slot = None
+            if call.is_reported:
+                table.actions.append(HideCall(slot))
+        table.cost = cost
+        self._next_is_first(slot, now)
 
     def check_answered(self, slot: SlotRecord, may_stop: bool, now: float) -> None:
         """Record that the idle check, which is the slot's first call, has returned `may_stop`."""
         if slot.in_flight:
             moves.finish_check(self.table, slot, may_stop=may_stop)
-            self._first_ended(slot, now)
+            check = slot.in_flight.popleft()
+            check.slot = None
+            if check.is_reported:
+                self.table.actions.append(HideCall(slot))
+            self._next_is_first(slot, now)
 
-    def _first_ended(self, slot: SlotRecord, now: float) -> None:
-        call = slot.in_flight.popleft()
-        self.table.calls.pop((call.call_id, call.attempt), None)
-        call.slot = None
-        if call.is_reported:
-            self.table.actions.append(HideCall(slot))
+    def _next_is_first(self, slot: SlotRecord, now: float) -> None:
+        """Record that calls in front of the slot's calls have ended."""
         slot.is_stuck = False
         if slot.blocked:
             slot.blocked &= ~FULL
@@ -182,12 +194,16 @@ class SlotScheduler:
         self.is_due = True
         if slot.in_flight:
             moves.became_first(self.table, slot, now)
+        else:
+            moves.became_idle(self.table, slot)
 
     def declined(self, slot: SlotRecord) -> None:
         """Put the slot's calls back into the queue and retire the slot: it has loaded files that have changed since."""
         if not slot.in_flight:
             return
         first = slot.in_flight.popleft()
+        if not slot.in_flight:
+            moves.became_idle(self.table, slot)
         slot.handed -= 1
         self.table.actions.append(TakeBack(slot))
         moves.put_back(self.table, [first])
@@ -204,16 +220,16 @@ class SlotScheduler:
         if not refs:
             return
         slot.blocked &= ~FULL
-        moves.put_back(self.table, moves.take_from(slot, refs))
+        moves.put_back(self.table, moves.take_from(self.table, slot, refs))
         moves.expect_end(self.table, slot)
         self.is_due = True
 
-    def hand_refused(self, slot: SlotRecord, call: SlotCall) -> None:
-        """Put a call back into the queue that the slot did not take: an answer to Hand."""
+    def hand_refused(self, slot: SlotRecord, calls: Sequence[SlotCall]) -> None:
+        """Put the calls back into the queue that the slot did not take: an answer to Hand."""
         table = self.table
-        if slot.in_flight[0] is call and table.last_start == slot.since:
+        if slot.in_flight[0] is calls[0] and table.last_start == slot.since:
             table.last_start = slot.started_before
-        moves.put_back(table, moves.take_from(slot, {call.ref}))
+        moves.put_back(table, moves.take_from(table, slot, {call.ref for call in calls}))
         slot.blocked |= FULL
         moves.expect_end(table, slot)
         self.is_due = True
@@ -257,7 +273,7 @@ class SlotScheduler:
 
     def slot_forked(self, slot: SlotRecord) -> None:
         """Use a new slot: an answer to Fork."""
-        self.table.slots[slot.pid] = slot
+        self.table.slots[slot.pid] = self.table.starting[slot.pid] = slot
         self.table.has_forked = True
         self.is_due = True
 
@@ -276,8 +292,11 @@ class SlotScheduler:
     def slot_ready(self, slot: SlotRecord, now: float) -> None:
         """Start the clocks of the slot's first call: its initializer is done."""
         slot.is_ready = True
+        self.table.starting.pop(slot.pid, None)
         if slot.in_flight:
             moves.became_first(self.table, slot, now)
+        else:
+            moves.became_idle(self.table, slot)
         self.is_due = True
 
     def slot_dying(self, slot: SlotRecord) -> None:
@@ -299,9 +318,10 @@ class SlotScheduler:
             tell: also report the first call of a slot that died before it was ready.
         """
         table = self.table
-        table.slots.pop(slot.pid, None)
+        for slots in (table.slots, table.starting, table.idle):
+            slots.pop(slot.pid, None)
         # A slot that was never ready has not taken a call.
-        unstarted = moves.take_from(slot, refs if slot.is_ready else {call.ref for call in slot.in_flight})
+        unstarted = moves.take_from(table, slot, refs if slot.is_ready else {call.ref for call in slot.in_flight})
         begun = [*slot.in_flight]
         if tell and unstarted and not slot.is_ready:
             begun.append(unstarted.pop(0))

@@ -25,12 +25,32 @@ STUCK_FACTOR: Final = 3.0
 COST_WEIGHT: Final = 0.1
 """Weight of the last call in the recent cost of a call."""
 
+CHEAP: Final = 0.001
+"""Seconds of a call below which calls are queued in the slots."""
+PREFETCH_SECONDS: Final = 0.004
+"""Seconds of work that may be queued in a slot."""
+MAX_PREFETCH: Final = 64
+"""Calls that may be queued in a slot behind the running one."""
+
+
+def prefetch_depth(cost: float | None) -> int:
+    """Return the number of calls that may be queued in a slot behind the running one.
+
+    Args:
+        cost: seconds that calls took recently; None if that is unknown.
+    """
+    if cost is None or cost >= CHEAP:
+        return 0
+    return MAX_PREFETCH if cost * MAX_PREFETCH <= PREFETCH_SECONDS else int(PREFETCH_SECONDS / cost)
+
 
 class SlotTable:
     """The slots of a runner, and its calls. All times are monotonic seconds.
 
     Attributes:
         slots: living slots by process id.
+        idle: slots that are ready and have no call, by process id; the one that is idle for the shortest time is last.
+        starting: slots that are not ready, by process id, in the order of their forks.
         max_slots: number of calls that may run at once.
         extra: slots beyond `max_slots`, as a replacement for a slot that is busy with an idle check.
         calls_per_slot: calls after which a slot is replaced; 0 for no limit.
@@ -57,6 +77,8 @@ class SlotTable:
 
     def __init__(self, now: float) -> None:
         self.slots: dict[int, SlotRecord] = {}
+        self.idle: dict[int, SlotRecord] = {}
+        self.starting: dict[int, SlotRecord] = {}
         self.max_slots = 1
         self.extra = 0
         self.calls_per_slot = 0

@@ -87,11 +87,13 @@ class MapContext(Protocol):
 
     Attributes:
         options: the pool's options.
+        codec: decodes results.
         ids: the numbers of the next calls.
         forked: True in a process that was forked from the pool's.
     """
 
     options: PoolOptions
+    codec: CallCodec
     ids: Iterator[int]
     forked: bool
 

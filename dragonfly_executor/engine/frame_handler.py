@@ -101,7 +101,7 @@ class FrameHandler:
         if frame.kind == Kind.OUTPUT:
             self._on_output(frame)
         elif frame.kind == Kind.SHARED_WANT:
-            self._shared.send(frame.call_id, frame.detail, from_start=not frame.flags & Flag.MORE)
+            self._shared.requested(frame)
         elif frame.call_id:
             self._on_call_frame((frame.call_id, frame.attempt), frame, said)
         else:

@@ -233,8 +233,10 @@ class Future(BaseFuture[T]):
         """
         if self._state != FINISHED:
             self._wait(timeout)
+        outcome: Any = self._result
         value: T
-        value, error = self._end()
+        # Without `_end`, because this is the hot path.
+        value, error = outcome.open() if type(outcome) is Outcome else self._end()
         if error is None:
             return value
         try:
@@ -242,7 +244,7 @@ class Future(BaseFuture[T]):
         finally:
             # The traceback holds this frame, and this frame holds the error. Without this the two would keep each other
             # alive.
-            del error, self
+            del error, outcome, self
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
         """Return the call's exception, or None if it returned a value. Waits and raises as `result` does."""

@@ -292,6 +292,6 @@ def sendable(
     if size > max_payload:
         text = f"the call's arguments take {size} bytes, more than max_payload={max_payload}"
         raise errors.FrameTooLargeError(text)
-    if len(parts) == 1 and type(parts[0]) is bytes and size <= MAX_INLINE:
+    if len(parts) == 1 and size <= MAX_INLINE and type(parts[0]) is bytes and type(parts) is not PayloadParts:
         return parts[0]
     return joined(parts) if size <= MAX_INLINE else keep(parts, size)

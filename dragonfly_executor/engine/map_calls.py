@@ -15,12 +15,16 @@ from dragonfly_executor.errors import ForkedExecutorError
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from typing import Any
+    from typing import Any, TypeAlias
 
     from dragonfly_executor.core.calls import Payload
     from dragonfly_executor.engine.context import MapContext
     from dragonfly_executor.engine.options import CallOptions
     from dragonfly_executor.serialization.layout import Buffer
+
+    Batch: TypeAlias = list[tuple[tuple[Any, ...], int, int]]
+    """For each call its arguments, the number of its first item, and the number of its items."""
+    Split: TypeAlias = Callable[[tuple[Any, ...], int, int], Batch]
 
 CANCELLED_AT_ONCE = 1000
 """Number of calls that the engine cancels in one step."""
@@ -33,10 +37,12 @@ class MapCall(Call):
         outcome: its outcome, once it is settled: as `CallToken.settle` gets it.
         is_settled: whether it has its outcome.
         owner: the map.
-        first, size: the number of its first item in the map, and how many items it has.
+        first, size: the number of its first item in the map, and how many items it has. 0 items: it has the error of an
+            iterable.
+        arguments: its arguments, if the map may have to send some of them again.
     """
 
-    __slots__ = ("first", "is_settled", "outcome", "owner", "size")
+    __slots__ = ("arguments", "first", "is_settled", "outcome", "owner", "size")
 
     def __init__(
         self,
@@ -51,6 +57,7 @@ class MapCall(Call):
         self.owner = owner
         self.first = first
         self.size = size
+        self.arguments: tuple[Any, ...] = ()
         self.outcome: object = None
         self.is_settled = False
 
@@ -62,8 +69,10 @@ class MapCall(Call):
         """Keep the outcome, and wake the thread that waits for it. Runs on the engine thread."""
         self.outcome = outcome
         self.is_settled = True
-        if self.owner.awaited is self:
-            self.owner.wake()
+        owner = self.owner
+        owner.settled += 1
+        if owner.awaited is self or owner.settled == owner.refill_at:
+            owner.wake()
 
     def cancel(self) -> None:
         """Cancel the call, and stop it if it runs."""
@@ -95,10 +104,15 @@ class MapCalls:
         encode: encodes a call with these arguments.
         is_delayed: exception types of `encode` and of `Engine.payload_of` that are raised in the call's turn. All
             others are raised by `submit`.
+        split: returns a call of several items as calls of one item each, if one of them cannot be encoded. None if such
+            a call fails as a whole.
 
     Attributes:
         pending: the calls whose results were not taken, in order.
         awaited: the call that the thread waits for; None if it does not wait.
+        submitted: number of calls that were submitted. Only the thread that takes the results changes it.
+        settled: number of them that were settled. Only the engine thread changes it.
+        refill_at: the number of settled calls at which the thread is woken to submit more; -1 for never.
     """
 
     def __init__(
@@ -107,39 +121,60 @@ class MapCalls:
         options: CallOptions,
         encode: Callable[[tuple[Any, ...]], list[Buffer]],
         is_delayed: tuple[type[Exception], ...],
+        split: Split | None = None,
     ) -> None:
         self._engine = engine
         self._options = options
         self._encode = encode
         self._is_delayed = is_delayed
+        self._split = split
+        self.decode_result = engine.codec.decode_result
+        self.decode_error = engine.codec.decode_error
         self.pending: deque[MapCall] = deque()
         self.awaited: MapCall | None = None
+        self.submitted = self.settled = 0
+        self.refill_at = -1
         self._bell = allocate_lock()
         self._bell.acquire()
 
-    def submit(self, batch: Sequence[tuple[tuple[Any, ...], int, int]]) -> None:
-        """Submit calls, all or none.
+    def submit(self, batch: Batch) -> None:
+        """Submit calls, all or none."""
+        calls = self._encoded(batch)
+        # First, so that an interrupt finds the calls there. To cancel a call that the engine has not is harmless.
+        self.pending.extend(calls)
+        self._accept(calls)
 
-        Args:
-            batch: for each call its arguments, the number of its first item, and the number of its items.
-        """
-        engine, options, encode = self._engine, self._options, self._encode
+    def replace_first(self, batch: Batch) -> None:
+        """Remove the first call, which is settled, and submit these calls in its place."""
+        calls = self._encoded(batch)
+        self.pending.popleft()
+        self.pending.extendleft(reversed(calls))
+        self._accept(calls)
+
+    def _encoded(self, batch: Batch) -> list[MapCall]:
+        engine, options, encode, split = self._engine, self._options, self._encode, self._split
         ids, payload_of = engine.ids, engine.payload_of
         calls: list[MapCall] = []
-        new: list[MapCall] = []
         for arguments, first, size in batch:
             try:
                 payload = payload_of(encode(arguments))
             except self._is_delayed as error:
-                new.append(self._failed(error, first, size))
+                if split is not None and size > 1:
+                    calls += self._encoded(split(arguments, first, size))
+                else:
+                    calls.append(self._failed(error, first, size))
                 continue
             call = MapCall(next(ids), payload, options.limits(), self, first, size)
-            new.append(call)
+            if split is not None:
+                call.arguments = arguments
             calls.append(call)
-        # First, so that an interrupt finds the calls there. To cancel a call that the engine has not is harmless.
-        self.pending.extend(new)
-        if calls:
-            engine.accept(calls)
+        return calls
+
+    def _accept(self, calls: Sequence[MapCall]) -> None:
+        unsettled = [call for call in calls if not call.is_settled]
+        if unsettled:
+            self.submitted += len(unsettled)
+            self._engine.accept(unsettled)
 
     def fail(self, error: Exception) -> None:
         """Raise an error, which belongs to no item, after the results before it."""
@@ -148,11 +183,18 @@ class MapCalls:
     def _failed(self, error: Exception, first: int, size: int) -> MapCall:
         call = MapCall(0, b"", self._options.limits(), self, first, size)
         call.token = None
-        call.settle(error)
+        call.outcome, call.is_settled = error, True
         return call
 
-    def wait(self, call: MapCall, deadline: float | None) -> None:
-        """Wait until a call is settled. One thread at a time may wait.
+    @property
+    def unsettled(self) -> int:
+        """Return the number of calls that were submitted and are not settled."""
+        return self.submitted - self.settled
+
+    def wait(self, call: MapCall, deadline: float | None, refill_below: int = 0) -> None:
+        """Wait until a call is settled, or until fewer than `refill_below` calls are unsettled.
+
+        One thread at a time may wait.
 
         Raises:
             TimeoutError: the monotonic clock has reached `deadline`.
@@ -162,12 +204,14 @@ class MapCalls:
             raise ForkedExecutorError(
                 "this map belongs to the process that this one was forked from: its results arrive only there"
             )
+        refill_at = self.submitted - refill_below + 1 if refill_below else -1
         try:
+            self.refill_at = refill_at
             while True:
                 # The engine sets `is_settled` before it reads `awaited`. So either this thread sees the outcome, or the
                 # engine sees that this thread waits.
                 self.awaited = call
-                if call.is_settled:
+                if call.is_settled or 0 <= refill_at <= self.settled:
                     return
                 if deadline is None:
                     self._bell.acquire()
@@ -177,7 +221,7 @@ class MapCalls:
                         raise TimeoutError
                     self._bell.acquire(timeout=min(left, TIMEOUT_MAX))
         finally:
-            self.awaited = None
+            self.awaited, self.refill_at = None, -1
 
     def wake(self) -> None:
         """Wake the thread that waits. Only the engine thread calls this."""

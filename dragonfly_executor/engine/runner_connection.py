@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 PUMP_TIMEOUT = 5.0
 """Seconds to wait for the threads of a pump, after the link has ended, before an error is logged."""
+VIEWED_FROM = 4096
+"""Size in bytes from which the payload of a result is a view of its frame."""
 # As plain module names, because an enum lookup takes longer than the comparison.
 CALL, RESULT, ERROR, RETRYABLE = int(Kind.CALL), int(Kind.RESULT), Flag.ERROR, Flag.RETRYABLE
 NOT_INLINE = Flag.LARGE | Flag.SHARED
@@ -96,8 +98,8 @@ class RunnerLink:
         self._on_hello = on_hello
         self._transfers = LargePayloads(engine.codec, max_payload, loop.call_soon)
         self._starts = node.starts
-        self._shared = SharedUploads(engine.shared)
-        self._frame_handler = FrameHandler(self, self._transfers, self._shared, engine, node.starts)
+        self.shared = SharedUploads(engine.shared, self.has_call)
+        self._frame_handler = FrameHandler(self, self._transfers, self.shared, engine, node.starts)
         if node.memory is not None:
             # For slots with large payloads, which connect at this socket.
             loop.add_reader(node.memory.fileno(), self._on_connections)
@@ -115,7 +117,7 @@ class RunnerLink:
         self._link = Link(self._loop, sock, self._on_frames, self._on_closed, handshake=True)
         self._link.on_shortage = self._handler.make_room
         self._transfers.attach(self._link)
-        self._shared.attach(self._link)
+        self.shared.attach(self._link)
 
     @property
     def slots(self) -> int:
@@ -166,7 +168,7 @@ class RunnerLink:
         if link.is_blocked:
             self._frame_handler.unwritten[call.id, call.attempt] = link.next_place
         number = 0 if starts is None else starts.assign((call.id, call.attempt))
-        if isinstance(payload, bytes):
+        if type(payload) is bytes:
             if not limits.concern_runner:
                 link.queue(HEADER.pack(CALL, 0, call.attempt, number, call.id, len(payload)) + payload)
                 return
@@ -175,7 +177,9 @@ class RunnerLink:
             link.queue(call_frame(call, number, now, payload.location()))
             return
         else:
-            self._transfers.offer((call.id, call.attempt), payload)
+            self.shared.call_sent((call.id, call.attempt), payload)
+            if not isinstance(payload, bytes):
+                self._transfers.offer((call.id, call.attempt), payload)
         link.queue(call_frame(call, number, now))
 
     def follow_log_level(self, level: int) -> None:
@@ -282,6 +286,8 @@ class RunnerLink:
             self._link.close()
             self.never_left |= self._link.unwritten
         self.never_left |= self._transfers.close()
+        if self._starts is None:
+            self.never_left |= self.shared.waiting_calls()
         self._engine.outputs.runner_is_gone(self)
 
     def descriptor(self) -> int:
@@ -319,7 +325,9 @@ class RunnerLink:
             if kind == RESULT and not flags & NOT_INLINE:
                 if len(raw) > inline_size:
                     memory_bounds.check_inline(frame, inline_size - HEADER_SIZE)
-                outcome = Outcome(codec, memoryview(raw)[HEADER_SIZE:], bool(flags & ERROR))
+                # A copy of a few bytes takes less time and memory than a view.
+                data = raw[HEADER_SIZE:] if len(raw) < VIEWED_FROM else memoryview(raw)[HEADER_SIZE:]
+                outcome = Outcome(codec, data, bool(flags & ERROR))
                 results.append((call_id, attempt, detail * 1e-6, outcome, bool(flags & RETRYABLE)))
             else:
                 said = said or RunnerMessages(results)

@@ -94,8 +94,10 @@ class RunnerLinks:
     def forget_shared(self, numbers: Sequence[int]) -> None:
         """Tell all runners that these shared objects are not needed any more."""
         for start in range(0, len(numbers), ENTRIES_AT_ONCE):
-            frame = encode(Kind.SHARED_FORGET, payload=pack_numbers(numbers[start : start + ENTRIES_AT_ONCE]))
+            some = numbers[start : start + ENTRIES_AT_ONCE]
+            frame = encode(Kind.SHARED_FORGET, payload=pack_numbers(some))
             for runner in self._up.values():
+                runner.shared.forget(some)
                 runner.say(frame)
 
     def descriptors(self) -> list[int]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import weakref
 from collections import deque
+from functools import partial
 from itertools import count
 
 from dragonfly_executor import errors
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 
     from dragonfly_executor.engine.tier_settings import TierSettings
     from dragonfly_executor.serialization import CallCodec
+
+    Reference = weakref.ref[SharedContent]
 
 SEALED_FROM = 1024 * 1024
 """Smallest size in bytes of an object that gets memory, and a descriptor, of its own."""
@@ -46,13 +49,6 @@ class BytesInMemory:
         self._data = None
 
 
-class NumberedReference(weakref.ref["SharedContent"]):
-    """A weak reference to a content, with the number of its object."""
-
-    __slots__ = ("number",)
-    number: int
-
-
 class SharedContents:
     """The shared objects of one pool. Any thread may use it, except where a method says otherwise.
 
@@ -70,7 +66,7 @@ class SharedContents:
         self._max_payload = max_payload
         self._tiers = tiers
         self._numbers = count(1)
-        self._references: dict[int, NumberedReference] = {}
+        self._references: dict[int, tuple[Reference, Reference]] = {}
         self._freed: deque[int] = deque()
         self._wake: Callable[[], object] = lambda: None
 
@@ -92,9 +88,9 @@ class SharedContents:
         content = SharedContent(
             encoded.owner, *self._stored(number, size, encoded.parts), encoded.names, encoded.contents
         )
-        reference = NumberedReference(content, self._on_freed)
-        reference.number = number
-        self._references[number] = reference
+        # Two, because a Ctrl-C during the callback of one of them loses it.
+        on_freed = partial(self._on_freed, number)
+        self._references[number] = weakref.ref(content, on_freed), weakref.ref(content, on_freed)
         return SharedObject(content, type(value).__qualname__)
 
     def _stored(
@@ -124,8 +120,8 @@ class SharedContents:
 
     def find(self, number: int) -> memoryview | None:
         """Return the bytes of an object; None if it is gone."""
-        reference = self._references.get(number)
-        content = None if reference is None else reference()
+        references = self._references.get(number)
+        content = None if references is None else references[0]()
         if content is None or content.memory is None:
             return None
         try:
@@ -144,15 +140,17 @@ class SharedContents:
             freed.append(self._freed.popleft())
         return freed
 
-    def _on_freed(self, reference: NumberedReference) -> None:
-        self._references.pop(reference.number, None)
-        self._freed.append(reference.number)
-        self._wake()
+    def _on_freed(self, number: int, reference: Reference) -> None:
+        if number in self._references:
+            self._freed.append(number)
+            self._references.pop(number, None)
+        if self._freed:
+            self._wake()
 
     def close(self) -> None:
         """Free the bytes of all objects, because no runner is left, or in a forked child of the process."""
         self._wake = lambda: None
-        for reference in list(self._references.values()):
-            content = reference()
+        for references in list(self._references.values()):
+            content = references[0]()
             if content is not None and content.memory is not None:
                 content.memory.close()

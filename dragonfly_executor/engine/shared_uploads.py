@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
-from dragonfly_executor.protocol.frames import CHUNK_SIZE, HEADER, MAX_DETAIL, Flag, Kind, encode
+from dragonfly_executor.protocol.frames import CHUNK_SIZE, HEADER, MAX_DETAIL, Flag, Frame, Kind, encode
 from dragonfly_executor.protocol.shared_entries import pack_numbers
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
     from dragonfly_executor.engine.shared_contents import SharedContents
+    from dragonfly_executor.serialization.shared_object import SharedContent
     from dragonfly_executor.transport.link import Link
+
+    Ref = tuple[int, int]
+
+CALLS_SLACK = 1000
+"""Number of calls that have ended and may be noted."""
 
 
 class SharedUploads:
@@ -16,31 +24,53 @@ class SharedUploads:
 
     Args:
         contents: the pool's shared objects.
+        has_call: returns False if a call is not on the runner any more.
     """
 
-    def __init__(self, contents: SharedContents) -> None:
+    def __init__(self, contents: SharedContents, has_call: Callable[[Ref], bool | None]) -> None:
         self._contents = contents
+        self._has_call = has_call
         self._link: Link | None = None
         self._places: dict[int, int] = {}
         """The next chunk of each object that is being sent."""
+        self._first: set[int] = set()
+        """The objects that no slot of the runner had when it began to receive them."""
+        self._calls: dict[Ref, list[int]] = {}
+        """The objects that each call on the runner needs. Calls that have ended are removed now and then."""
+        self._calls_most = CALLS_SLACK
 
     def attach(self, link: Link) -> None:
         """Send over this link from now on."""
         self._link = link
 
-    def send(self, number: int, chunks: int, *, from_start: bool) -> None:
-        """Send the next chunks of an object.
+    def call_sent(self, ref: Ref, payload: object) -> None:
+        """Note the objects that a call needs which is sent to the runner."""
+        contents: tuple[SharedContent, ...] = getattr(payload, "contents", ())
+        if not contents:
+            return
+        self._calls[ref] = [content.entry.number for content in contents]
+        if len(self._calls) > self._calls_most:
+            self._calls = {ref: numbers for ref, numbers in self._calls.items() if self._has_call(ref)}
+            self._calls_most = 2 * len(self._calls) + CALLS_SLACK
 
-        Args:
-            number: the object.
-            chunks: the number of chunks.
-            from_start: whether the runner begins to receive it, and does not go on.
-        """
+    def waiting_calls(self) -> set[Ref]:
+        """Return the calls that cannot have begun, because an object is not in any slot. The link is closed."""
+        unwritten = set() if self._link is None else self._link.unwritten_objects
+        absent = self._first & (self._places.keys() | unwritten)
+        return {ref for ref, numbers in self._calls.items() if not absent.isdisjoint(numbers)}
+
+    def requested(self, frame: Frame) -> None:
+        """Send the next chunks of an object that the runner asks for."""
+        number, chunks, from_start = frame.call_id, frame.detail, not frame.flags & Flag.MORE
         if self._link is None:
             return
+        if from_start and frame.flags & Flag.RETRYABLE:
+            self._first.add(number)
+        elif from_start:
+            self._first.discard(number)
         data = self._contents.find(number)
         if data is None:
-            self._places.pop(number, None)
+            self.forget((number,))
             self._link.reply(encode(Kind.SHARED_FORGET, payload=pack_numbers((number,))))
             return
         first = 0 if from_start else self._places.get(number)
@@ -56,3 +86,9 @@ class SharedUploads:
             self._places.pop(number, None)
         else:
             self._places[number] = first + chunks
+
+    def forget(self, numbers: Iterable[int]) -> None:
+        """Drop the objects that were freed."""
+        for number in numbers:
+            self._places.pop(number, None)
+            self._first.discard(number)

@@ -121,7 +121,7 @@ class Kind(IntEnum):
     DRAIN = 36
     # slot -> agent: the named call needs these shared objects, a table; Flag.ERROR: the file of the last answer cannot
     # be opened. agent -> parent: send `detail` more chunks of the object with the number in `call id`; without
-    # Flag.MORE: from its start
+    # Flag.MORE: from its start. Flag.RETRYABLE: no slot of this runner has had the object, so no call with it has begun
     SHARED_WANT = 37
     SHARED_DATA = 38  # parent -> agent: a piece of the object with the number in `call id`; detail = its place, from 0
     # agent -> slot: the file with the object, or with Flag.ERROR why there is none; `call id` = the object's number
@@ -238,17 +238,17 @@ class Decoder:
         if self._long is not None:
             return self._feed_long(data)
         before = len(self._pending)
+        frames: list[Frame] = []
         try:
             if before:
                 self._pending += data
                 if not self._complete():
                     return []
                 data = bytes(self._pending)
-            frames: list[Frame] = []
             position = self._split(data, frames)
             if position < len(data):
                 self._keep(data, position)
-            else:
+            elif before:
                 self._pending = bytearray()
         except MemoryError:
             del self._pending[before:]

@@ -199,26 +199,37 @@ class Agent:
         return fds
 
     def _on_slot_frames(self, slot: Slot, frames: list[Frame]) -> None:
-        answers = []
+        # How long the calls took whose results are in these frames.
+        times: list[float] = []
+        # Other answers, each behind the times of the results before it.
+        earlier: list[tuple[list[float], Frame]] = []
         queue = self._link.queue
         for frame in frames:
-            kind, flags, raw = frame.kind, frame.flags, frame.raw
+            kind, flags, _, microseconds, _, raw = frame
             if kind == RESULT:
                 (slot.answer or queue)(raw)
                 if not flags & LARGE:
-                    answers.append(frame)
+                    times.append(microseconds * 1e-6)
             elif kind == CHUNK:
                 self._link.send_bulk(raw)
                 if not flags & MORE:
-                    answers.append(frame)
+                    times.append(0.0)
             elif kind in (IDLE, RETURNED):
-                answers.append(frame)
+                earlier.append((times, frame))
+                times = []
             else:
                 self._on_slot_control(slot, frame)
         # Send the answers before the bookkeeping, because the parent waits for them.
         self._link.flush()
-        for frame in answers:
-            self._dispatcher.answered(slot, frame)
+        for before, frame in earlier:
+            if before:
+                self._dispatcher.answered(slot, before)
+            if frame.kind == RETURNED:
+                self._dispatcher.declined(slot)
+            else:
+                self._dispatcher.check_answered(slot, may_stop=bool(frame.detail))
+        if times:
+            self._dispatcher.answered(slot, times)
         if self._link.queued_bulk > SLOT_BACKLOG:
             self._child_processes.pause(slot)
         self._dispatcher.dispatch()

@@ -6,11 +6,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from dragonfly_executor.core import slot_actions as actions
 from dragonfly_executor.core.slot_idle_check import LIMIT
-from dragonfly_executor.core.slot_records import FULL, NEVER, RunLimits, SlotCall, SlotRecord
+from dragonfly_executor.core.slot_records import NEVER, RunLimits, SlotCall, SlotRecord
 from dragonfly_executor.core.slot_scheduler import SlotScheduler
 from dragonfly_executor.protocol.frames import (
     CALL_OPTIONS,
@@ -32,9 +32,6 @@ if TYPE_CHECKING:
     from typing import Any
 
     from dragonfly_executor.runner.memory_cgroups import MemoryCgroups
-
-# Plain module names, because an enum lookup takes longer than the comparison.
-IDLE, RETURNED = int(Kind.IDLE), int(Kind.RETURNED)
 
 
 class Dispatcher:
@@ -151,14 +148,17 @@ class Dispatcher:
         """Record that a call waits for one shared object less."""
         self._scheduler.payload_arrived(call, 1, self._loop.time())
 
-    def answered(self, slot: Slot, frame: Frame) -> None:
-        """Handle the slot's answer to its first call. The caller calls `dispatch` after the last of several."""
-        if frame.kind == RETURNED:
-            self._scheduler.declined(slot.record)
-        elif frame.kind == IDLE:
-            self._scheduler.check_answered(slot.record, bool(frame.detail), self._loop.time())
-        else:
-            self._scheduler.answered(slot.record, frame.detail * 1e-6, self._loop.time())
+    def answered(self, slot: Slot, times: Iterable[float]) -> None:
+        """Record the slot's results of its first calls, and how long these took. The caller then calls `dispatch`."""
+        self._scheduler.answered(slot.record, times, self._loop.time())
+
+    def declined(self, slot: Slot) -> None:
+        """Handle that the slot gave its first call back. The caller then calls `dispatch`."""
+        self._scheduler.declined(slot.record)
+
+    def check_answered(self, slot: Slot, *, may_stop: bool) -> None:
+        """Handle the answer of the idle check, which is the slot's first call. The caller then calls `dispatch`."""
+        self._scheduler.check_answered(slot.record, may_stop, self._loop.time())
 
     def check_idle(self, frame: Frame) -> None:
         """Run the user's idle check in a slot, unless calls are here."""
@@ -257,10 +257,15 @@ class Dispatcher:
     # -- actions on slots ---------------------------------------------------------------------------------------------
 
     def _hand(self, action: actions.Hand) -> None:
-        slot, call = action
-        # A slot that has just refused a call gets none of those after it, so that calls stay in order.
-        if slot.blocked & FULL or not self.slots[slot.pid].hand(call.packet):
-            self._scheduler.hand_refused(slot, call)
+        slot, calls = action
+        hand = self.slots[slot.pid].hand
+        taken = 0
+        for call in calls:
+            if not hand(call.packet):
+                # A slot that has just refused a call gets none of those after it, so that calls stay in order.
+                self._scheduler.hand_refused(slot, calls[taken:])
+                break
+            taken += 1  # noqa: SIM113  # an enumeration costs more for a lone call
 
     def _take_back(self, action: actions.TakeBack) -> None:
         self._scheduler.taken_back(action.slot, self.slots[action.slot.pid].take_back())

@@ -29,6 +29,11 @@ class ProcessTitle:
 
     def __init__(self) -> None:
         self._start, self._size = _arguments()
+        # Made once: opening the library makes a class, which takes longer than all the rest of setting a title.
+        self._library = ctypes.CDLL(None)
+        self._buffer = ctypes.create_string_buffer(max(self._size, 1))
+        self._here = _Piece(ctypes.addressof(self._buffer), self._size)
+        self._there = _Piece(self._start, self._size)
         parent = Parent.get()
         self._where = "" if parent is None else f"pool {parent.pool}, runner {parent.runner_id}"
 
@@ -38,27 +43,22 @@ class ProcessTitle:
             return
         # `top` shows 15 characters of the name.
         name = f"dragonfly-{role.partition(' ')[0]}"
-        _library().prctl(PR_SET_NAME, name.encode()[:15], 0, 0, 0)
+        self._library.prctl(PR_SET_NAME, name.encode()[:15], 0, 0, 0)
         ctypes.memmove(self._start, self._text(role), self._size)
 
     def set_in(self, pid: int, role: str) -> None:
         """Set the title of a forked process. If the system forbids that, the title does not change."""
         if not self._size:
             return
-        text = ctypes.create_string_buffer(self._text(role), self._size)
-        here = _Piece(ctypes.addressof(text), self._size)
-        there = _Piece(self._start, self._size)
-        _library().process_vm_writev(pid, ctypes.byref(here), 1, ctypes.byref(there), 1, 0)
+        self._buffer.raw = self._text(role)
+        here, there = ctypes.byref(self._here), ctypes.byref(self._there)
+        self._library.process_vm_writev(pid, here, 1, there, 1, 0)
 
     def _text(self, role: str) -> bytes:
         """Return a title of exactly the available size, with a zero byte at its end."""
         text = f"dragonfly {role}: {self._where}" if self._where else f"dragonfly {role}"
         encoded = text.encode(errors="replace")[: self._size - 1]
         return encoded.ljust(self._size, b"\0")
-
-
-def _library() -> ctypes.CDLL:
-    return ctypes.CDLL(None)
 
 
 def _arguments() -> tuple[int, int]:

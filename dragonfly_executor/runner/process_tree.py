@@ -11,6 +11,12 @@ import os
 import signal
 import sys
 from collections.abc import Collection, Container, Iterable
+from functools import cache
+
+from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ctypes import CDLL
 
 PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
@@ -24,13 +30,18 @@ SWEEPS = 20
 """Maximum rounds of `kill_members`: a process may fork between two of them."""
 
 
-def _prctl(option: int, value: int) -> None:
-    if not sys.platform.startswith("linux"):
-        return
+@cache
+def _library() -> CDLL:
+    """Return the C library. To open it takes as long as a fork, so slots get the one that their agent has opened."""
     # Loading ctypes takes milliseconds; an agent does it while it waits for the parent.
     import ctypes
 
-    ctypes.CDLL(None, use_errno=True).prctl(option, value, 0, 0, 0)
+    return ctypes.CDLL(None, use_errno=True)
+
+
+def _prctl(option: int, value: int) -> None:
+    if sys.platform.startswith("linux"):
+        _library().prctl(option, value, 0, 0, 0)
 
 
 def become_subreaper() -> None:
@@ -48,6 +59,16 @@ def die_with_parent(parent_pid: int) -> None:
 def outlive_parent() -> None:
     """Undo `die_with_parent`."""
     _prctl(PR_SET_PDEATHSIG, 0)
+
+
+def close_all(fds: Iterable[int]) -> None:
+    """Close these descriptors. Neighbours are closed together: a slot has those of all other slots to close."""
+    numbers = sorted(set(fds))
+    start = 0
+    for place in range(1, len(numbers) + 1):
+        if place == len(numbers) or numbers[place] != numbers[place - 1] + 1:
+            os.closerange(numbers[start], numbers[place - 1] + 1)
+            start = place
 
 
 def reset_signals() -> None:

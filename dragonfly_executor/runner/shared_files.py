@@ -80,6 +80,10 @@ class SharedFiles:
         self._session: session_directory.SessionDirectory | None = None
         self._cache: ContentCache | None = None
         self._untrimmed = TRIM_AFTER
+        self._answered: set[int] = set()
+        """Objects that a slot of this runner has had from the agent."""
+        self._sees_parent = "DRAGONFLY_PARENT_PID" in os.environ
+        """True if slots may map the parent's memory, of which the agent learns nothing."""
 
     def descriptors(self) -> list[int]:
         """Return the descriptors that slots must not keep open."""
@@ -138,6 +142,7 @@ class SharedFiles:
     def _forget(self, frame: Frame) -> None:
         """Drop the objects that the parent does not have any more. Their files stay in the cache."""
         numbers = read_numbers(frame.payload)
+        self._answered.difference_update(numbers)
         for number in numbers:
             file = self._files.get(number)
             if file is not None:
@@ -187,7 +192,8 @@ class SharedFiles:
         file.writer = self._open_cache().receive(entry.digest.hex(), entry.size)
         file.place = file.owed = 0
         file.attempts += 1
-        self._send(encode(Kind.SHARED_WANT, entry.number, detail=WINDOW))
+        is_first = not self._sees_parent and entry.number not in self._answered
+        self._send(encode(Kind.SHARED_WANT, entry.number, flags=Flag.RETRYABLE if is_first else 0, detail=WINDOW))
 
     def _request_more(self, file: SharedFile) -> None:
         file.owed += 1
@@ -230,6 +236,8 @@ class SharedFiles:
     def _answer(self, file: SharedFile, text: str, flags: int = 0) -> None:
         """Tell the slots that wait for an object its file, or why there is none."""
         waiting, file.waiting = file.waiting, []
+        if not flags:
+            self._answered.add(file.entry.number)
         for slot, call in waiting:
             if self._dispatcher.slots.get(slot.pid) is slot:
                 slot.link.send(encode(Kind.SHARED_FILE, file.entry.number, os.fsencode(text), flags=flags))

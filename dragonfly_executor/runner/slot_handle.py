@@ -144,8 +144,7 @@ class Slot:
     ) -> NoReturn:
         """Close the agent's descriptors in the forked child, then run calls. Never return to the agent's code."""
         try:
-            for fd in (*inherited(), self._calls.fileno(), own_end.fileno()):
-                os.close(fd)
+            process_tree.close_all((*inherited(), self._calls.fileno(), own_end.fileno()))
             self.stack.record()
             os.environ.update(self._environment)
             if self._title is not None:

@@ -39,7 +39,6 @@ from dragonfly_executor.runner import slot_progress as phases
 from dragonfly_executor.runner.agent_stream import AgentStream
 from dragonfly_executor.runner.code_changes import LoadedFiles
 from dragonfly_executor.runner.memory_limit import MemoryLimit
-from dragonfly_executor.runner.process_mark import ProcessMark
 from dragonfly_executor.runner.slot_chunks import SlotChunks
 from dragonfly_executor.runner.slot_shared import SlotShared
 from dragonfly_executor.serialization import SlotCodec, perform
@@ -49,6 +48,7 @@ from dragonfly_executor.transport.codecs import codecs_of
 from dragonfly_executor.transport.payload_buffer import memory_for
 from dragonfly_executor.transport.sockets import SO_RCVTIMEO, SOL_SOCKET, Socket
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
+from dragonfly_executor.util.process_mark import ProcessMark
 
 if TYPE_CHECKING:
     from dragonfly_executor.runner.slot_memory import SlotMemory
@@ -124,6 +124,8 @@ def become_session_leader(agent_pid: int) -> None:
     for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    # A garbage collection here that visits the agent's objects copies each page of them.
+    gc.freeze()
     gc.enable()
 
 

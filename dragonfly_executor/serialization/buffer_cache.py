@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from dragonfly_executor.serialization.layout import Buffer
+    from dragonfly_executor.serialization.shared_object import SharedContent
 
 LEAST = 1024 * 1024
 """Smallest size in bytes of a piece that is cached."""
@@ -36,7 +37,7 @@ class PayloadParts(list["Buffer"]):
     """
 
     kept: dict[int, int]
-    contents: tuple[object, ...] = ()
+    contents: tuple[SharedContent, ...] = ()
 
     def table(self) -> bytes:
         """Return the table of cacheable pieces that is sent to a slot ahead of the payload."""
@@ -67,10 +68,10 @@ class PayloadParts(list["Buffer"]):
 class HoldingBytes(bytes):
     """A small payload. `contents` are the shared objects that it needs: they are kept while the payload exists."""
 
-    contents: tuple[object, ...] = ()
+    contents: tuple[SharedContent, ...] = ()
 
 
-def holding_contents(parts: list[Buffer], contents: tuple[object, ...]) -> PayloadParts:
+def holding_contents(parts: list[Buffer], contents: tuple[SharedContent, ...]) -> PayloadParts:
     """Return a payload that keeps these shared objects."""
     held = parts if isinstance(parts, PayloadParts) else PayloadParts(parts)
     if held is not parts:

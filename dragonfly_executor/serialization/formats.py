@@ -6,8 +6,10 @@ import pickle
 from importlib import import_module
 from pickle import Pickler
 
+from dragonfly_executor.serialization import large_unpickler
 from dragonfly_executor.serialization.code_table import CodeTable
 from dragonfly_executor.serialization.function_pickler import FunctionPickler
+from dragonfly_executor.serialization.large_unpickler import PayloadFile
 from dragonfly_executor.serialization.layout import BY_CUSTOM, BY_DILL, Buffers, Sink
 from dragonfly_executor.serialization.main_pickler import NamePickler, NameTracking, NeedsValueError
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
@@ -77,10 +79,7 @@ class SerializerFormat:
             Pickler(sink, 5, buffer_callback=buffers.add).dump(value)
         except Exception:  # any error: the next pickler succeeds, or raises a better one
             return None
-        for piece in sink:
-            if any(mark in piece for mark in marks):
-                return None
-        return sink, buffers
+        return None if sink.mentions(marks) else (sink, buffers)
 
     def tracked(
         self,
@@ -131,12 +130,10 @@ class SerializerFormat:
             return self.custom.loads(bytes(body))
         if shared is not None:
             # Imported only for calls that use shared objects.
-            from io import BytesIO
-
             from dragonfly_executor.serialization.shared_unpickler import SharedUnpickler
 
-            return SharedUnpickler(BytesIO(body), buffers, shared).load()
-        return pickle.loads(body, buffers=buffers)
+            return SharedUnpickler(PayloadFile(body), buffers, shared).load()
+        return large_unpickler.loads(body, buffers)
 
     def _by_value(self) -> Any:
         if self.name == "dill":

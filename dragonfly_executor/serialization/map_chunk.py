@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from operator import length_hint
+from time import perf_counter
 
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
     Columns: TypeAlias = tuple[Sequence[Any], ...]
     """The arguments of a chunk's items, one column for each iterable. All columns have the same length."""
 
+OVERDUE = 0.05
+"""Seconds after which a chunk of automatic size returns the items that it has not begun."""
 _SHOWN = 120
 """Characters of an item that a note shows."""
 
@@ -42,6 +45,49 @@ def run_chunk(fn: Callable[..., T], columns: Columns, first: int) -> list[T]:
         place = len(columns[0]) - length_hint(iterators[0]) - 1
         add_note(error, f"raised for {item(first + place)}: {_shown(tuple(column[place] for column in columns))}")
         raise
+
+
+class ItemOutcomes:
+    """The outcomes of the first items of a chunk.
+
+    Attributes:
+        values: the value of each item; None for an item that failed.
+        failures: for each item that failed, its place in the chunk and its exception.
+        seconds: how long the items took together.
+    """
+
+    def __init__(self, values: list[Any], failures: list[tuple[int, BaseException]], seconds: float) -> None:
+        self.values = values
+        self.failures = failures
+        self.seconds = seconds
+
+
+def run_items(fn: Callable[..., object], columns: Columns, first: int, *, is_here: Callable[[], bool]) -> ItemOutcomes:
+    """Call `fn` with the arguments of each item, as if each item was a call of its own.
+
+    An exception ends its own item alone. After `OVERDUE` seconds the items that were not begun are left out: the items
+    are longer than was expected, so other slots run them meanwhile.
+
+    Args:
+        fn, columns, first: see `run_chunk`.
+        is_here: returns False in a child process that an item has forked.
+    """
+    values: list[Any] = []
+    failures: list[tuple[int, BaseException]] = []
+    is_single = len(columns) == 1
+    call: Callable[[Any], object] = fn if is_single else lambda arguments: fn(*arguments)
+    now = began = perf_counter()
+    for one in columns[0] if is_single else zip(*columns, strict=True):
+        try:
+            values.append(call(one))
+        except BaseException as error:
+            add_note(error, f"raised for {item(first + len(values))}: {_shown((one,) if is_single else one)}")
+            failures.append((len(values), error))
+            values.append(None)
+        now = perf_counter()
+        if now - began > OVERDUE or not is_here():
+            break
+    return ItemOutcomes(values, failures, now - began)
 
 
 def item(number: int, last: int | None = None) -> str:

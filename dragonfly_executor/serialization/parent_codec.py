@@ -10,7 +10,7 @@ from types import BuiltinFunctionType, FunctionType
 
 from dragonfly_executor import errors
 from dragonfly_executor.protocol.shared_entries import pack_entries
-from dragonfly_executor.serialization import exceptions, slot_setup
+from dragonfly_executor.serialization import exceptions, large_unpickler, slot_setup
 from dragonfly_executor.serialization.buffer_cache import LEAST, PayloadParts, RepeatedBuffers, holding_contents
 from dragonfly_executor.serialization.formats import MARK, MARKS, SerializerFormat
 from dragonfly_executor.serialization.function_call import function_body, nested_function
@@ -28,6 +28,7 @@ from dragonfly_executor.serialization.layout import (
     WITH_SHARED,
     Buffers,
     Sink,
+    are_small,
     join,
     pack,
     snapshot,
@@ -207,7 +208,7 @@ class CallCodec:
         """
         try:
             if data[0] == PICKLE:
-                return pickle.loads(data)
+                return large_unpickler.loads(data)
             return self._open(data)
         except KeyboardInterrupt:
             raise
@@ -255,26 +256,25 @@ class CallCodec:
 
     def _plain_call(self, call: tuple[Any, ...]) -> list[Buffer]:
         """Encode a call of an importable function: with plain pickle, if the rest needs no more."""
-        sink, buffers = Sink(), Buffers()
         try:
             if (
                 type(call[0]) is FunctionType
                 and len(call) == 3
                 and not call[2]
-                and ATOMS.issuperset(map(type, call[1]))
+                and (ATOMS.issuperset(map(type, call[1])) or are_small(call[1]))
             ):
-                sink.append(pickle.dumps(call, 5))
+                data = pickle.dumps(call, 5)
+                if len(self._marks) == 1 and MARK not in data and not self._environment.path:
+                    return [data]
+                sink, buffers = Sink([data]), Buffers()
             else:
+                sink, buffers = Sink(), Buffers()
                 Pickler(sink, 5, buffer_callback=buffers.add).dump(call)
         except Exception:  # the call needs more than pickle, or fails below as well, with the same error
             return self._any_call(call)
-        if not buffers.views and not self._environment.path:
-            if len(sink) == 1 and len(self._marks) == 1:
-                if MARK not in sink[0]:
-                    return [sink[0]]
-            elif not any(mark in piece for piece in sink for mark in self._marks):
-                return self._marked(self._pieces(sink), [])
-        return self._any_call(call)
+        if buffers.views or self._environment.path or sink.mentions(self._marks):
+            return self._any_call(call)
+        return [sink[0]] if len(sink) == 1 and type(sink[0]) is bytes else self._marked(self._pieces(sink), [])
 
     def _main_call(self, call: tuple[Any, ...]) -> list[Buffer]:
         """Encode a call of a function in ``__main__``: by the function's name, if the rest needs only plain pickle."""

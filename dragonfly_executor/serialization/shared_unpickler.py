@@ -9,8 +9,9 @@ from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from io import BytesIO
     from typing import Any
+
+    from dragonfly_executor.serialization.large_unpickler import PayloadFile
 
 SHARED_MODULE = shared_object.__module__
 
@@ -36,6 +37,6 @@ class SharedUnpickler(FindsShared, pickle.Unpickler):
         shared: returns a shared object by its number.
     """
 
-    def __init__(self, file: BytesIO, buffers: list[Any], shared: Callable[[int], Any]) -> None:
+    def __init__(self, file: PayloadFile, buffers: list[Any], shared: Callable[[int], Any]) -> None:
         super().__init__(file, buffers=buffers)
         self.shared = shared

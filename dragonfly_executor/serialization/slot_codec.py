@@ -10,7 +10,7 @@ from types import CoroutineType
 
 from dragonfly_executor import errors
 from dragonfly_executor.errors.base import UnopenedCallError
-from dragonfly_executor.serialization import authkey, exceptions, function_call
+from dragonfly_executor.serialization import authkey, exceptions, function_call, large_unpickler
 from dragonfly_executor.serialization.formats import MARK, SerializerFormat
 from dragonfly_executor.serialization.layout import (
     ATOMS,
@@ -32,12 +32,13 @@ from dragonfly_executor.serialization.layout import (
     views,
 )
 from dragonfly_executor.serialization.main_pickler import MAIN_NAMES
-from dragonfly_executor.serialization.map_chunk import run_chunk
+from dragonfly_executor.serialization.map_chunk import ItemOutcomes, run_chunk, run_items
 from dragonfly_executor.serialization.missing_module import explain_missing_module
 from dragonfly_executor.serialization.module_origin import forget_replaced
 from dragonfly_executor.serialization.rebuild import main_attribute
 from dragonfly_executor.serialization.slot_main import SlotMain
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
+from dragonfly_executor.util.process_mark import ProcessMark
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -58,6 +59,7 @@ class SlotCodec:
 
     Attributes:
         main: the script's own module.
+        mark: tells this process from the children that calls fork.
         shared: returns a shared object by its number, while a call that uses the object is decoded.
     """
 
@@ -68,6 +70,7 @@ class SlotCodec:
         self._place = place
         self._path = b""
         """The parent's pickled import path, as the last call brought it."""
+        self.mark = ProcessMark()
         self.main = SlotMain(self._setup["main"] if place is None else self._moved_main(place.root))
         self._format = SerializerFormat(self._setup["serializer"] or "cloudpickle")
 
@@ -128,7 +131,7 @@ class SlotCodec:
             UnopenedCallError: the payload cannot be opened here; the cause says why.
         """
         try:
-            call = pickle.loads(data) if data[0] == PICKLE else self._call(data)
+            call = large_unpickler.loads(data) if data[0] == PICKLE else self._call(data)
             return call if len(call) == 4 else (*call, ())
         except BaseException as exc:  # imports and __setstate__ run user code, which may even exit
             text = exceptions.one_line(exc)
@@ -169,6 +172,34 @@ class SlotCodec:
         # Not with a custom serializer: the exception may report that serializer's own failure.
         return exceptions.encode(exc, lambda chain: join(self._dump_standard(chain)), self._open)
 
+    def encode_items(self, outcomes: ItemOutcomes, first: int) -> list[Buffer]:
+        """Encode the outcomes of the items of a chunk. A value that cannot be pickled fails its own item alone.
+
+        Args:
+            outcomes: the outcomes.
+            first: the number of the chunk's first item.
+
+        Returns:
+            The payload of a tuple: the values, or their payload if the serializer is the user's; for each item that
+            failed, its place and its encoded exception; the seconds.
+        """
+        values = outcomes.values
+        failures = [(place, join(self.encode_error(error))) for place, error in outcomes.failures]
+        for again in (False, True):
+            try:
+                sent = values if self._format.custom is None else join(self._dump(values))
+                return self._dump_standard((sent, failures, outcomes.seconds))
+            except Exception:  # __reduce__ and __getstate__ are user code
+                if again:
+                    raise
+                for place, value in enumerate(values):
+                    try:
+                        self.encode_result([value], first + place)
+                    except errors.ResultSerializationError as error:
+                        failures.append((place, join(self.encode_error(error))))
+                        values[place] = None
+        raise AssertionError("unreachable")
+
     def _error_text(self, value: Any, exc: Exception, first: int | None) -> str:
         """Return the error text for a result that cannot be pickled: which part fails, why, and what to do."""
         text, whole = exceptions.one_line(exc), exceptions.qualified_name(type(value))
@@ -198,7 +229,7 @@ class SlotCodec:
         try:
             if done:
                 Pickler(sink, 5, buffer_callback=buffers.add).dump(value)
-                done = MARK not in sink[0] if len(sink) == 1 else not any(MARK in piece for piece in sink)
+                done = MARK not in sink[0] if len(sink) == 1 else not sink.mentions((MARK,))
         except Exception:  # the value needs more than pickle, or fails below as well, with the same error
             done = False
         if done and not buffers.views:
@@ -212,7 +243,7 @@ class SlotCodec:
     def _call(self, data: Received) -> Any:
         if data[0] == MAIN_CALL:
             self.main.ensure_imported()
-            name, *rest = pickle.loads(memoryview(data)[1:])
+            name, *rest = large_unpickler.loads(memoryview(data)[1:])
             return main_attribute(name), *rest
         return self._open(data)
 
@@ -232,7 +263,7 @@ class SlotCodec:
             self.main.apply(definitions, buffers[:first], lambda data: self._definition(data, shared))
         if flags & BY_CODE:
             code, body = function_call.split(body)
-            return function_call.made(code, pickle.loads(body, buffers=buffers[first:]))
+            return function_call.made(code, large_unpickler.loads(body, buffers[first:]))
         opened = self._format.open(flags, body, buffers[first:], shared)
         if flags & BY_NAME:
             name, *rest = opened
@@ -275,9 +306,11 @@ def perform(
     retryable = False
     try:
         fn, args, kwargs, retry_on = codec.decode_call(data)
-        first = args[2] if fn is run_chunk else None
+        first = args[2] if fn is run_chunk or fn is run_items else None
         if on_begin is not None:
             on_begin()
+        if fn is run_items:
+            kwargs["is_here"] = codec.mark.is_here
         try:
             value = fn(*args, **kwargs)
         except BaseException as exc:
@@ -285,6 +318,8 @@ def perform(
             raise
         finally:
             del fn, args, kwargs
+        if type(value) is ItemOutcomes and first is not None:
+            return False, False, codec.encode_items(value, first)
         return False, False, codec.encode_result(value, first)
     except BaseException as exc:
         if on_error is not None:

@@ -19,6 +19,9 @@ from dragonfly_executor.testing.batch_contract import BatchContract
 from dragonfly_executor.testing.leftover_contract import check_same, check_that
 from dragonfly_executor.testing.node_streams import first_frame
 
+SHARED_SIZE = 100_000
+"""Size in bytes of an object that a runner asks for, because it is too large for the payload of a call."""
+
 
 class BackendContract(BatchContract):
     """Test methods for any backend; pytest and unittest find them in a subclass.
@@ -73,10 +76,12 @@ class BackendContract(BatchContract):
     # -- the contract -------------------------------------------------------------------------------------------------
 
     def test_a_runner_boots_and_answers(self) -> None:
-        """Check that a call returns from a runner, and that the runner is gone after the pool's shutdown."""
+        """Check that a call returns from a runner, that it gets a shared object, and that shutdown ends the runner."""
         backend = self.make_backend()
         with self._executor(backend) as executor:
             check_same(executor.submit(pow, 2, 10).result(self.patience), 1024)
+            with executor.share(bytes(SHARED_SIZE)) as shared:
+                check_same(executor.submit(len, shared).result(self.patience), SHARED_SIZE)
             check_same(executor.pool.stats().runners_up, 1)
         self._nothing_is_left(backend)
 

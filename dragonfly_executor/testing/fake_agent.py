@@ -26,6 +26,7 @@ from dragonfly_executor.protocol.handshake import Versions
 from dragonfly_executor.protocol.memory_bounds import max_result_bytes
 from dragonfly_executor.protocol.stdlib_json import json
 from dragonfly_executor.serialization import SlotCodec, perform
+from dragonfly_executor.testing.fake_shared import FakeShared
 
 Ref = tuple[int, int]
 Buffer = bytes | memoryview
@@ -51,6 +52,7 @@ class FakeAgent(threading.Thread):
         self._speaking = threading.Lock()
         self._frozen = False
         self._codec: SlotCodec
+        self._shared: FakeShared
         self._slots = 0
         self._setup = b""
         self._max_payload = 0
@@ -66,6 +68,8 @@ class FakeAgent(threading.Thread):
             Kind.KILL: self._on_kill,
             Kind.CHECK_IDLE: self._on_check_idle,
             Kind.STOP: self._on_stop,
+            Kind.SHARED_DATA: self._on_shared,
+            Kind.SHARED_FORGET: self._on_shared,
         }
 
     # -- for tests ----------------------------------------------------------------------------------------------------
@@ -133,6 +137,8 @@ class FakeAgent(threading.Thread):
         own = self._setup[SETUP_HEAD.size :]
         # Do not call `prepare`: it sets the process up like the parent, and this process is the parent.
         self._codec = SlotCodec(own[:size])
+        self._shared = FakeShared(self._say, self._codec.open_shared)
+        self._codec.shared = self._shared.load
         if initializer := own[size:]:
             is_error, _, parts = perform(self._codec, initializer)
             if is_error:
@@ -167,6 +173,12 @@ class FakeAgent(threading.Thread):
         if not frame.flags & Flag.MORE:
             self._run_in_slot(ref, self._uploads.pop(ref))
 
+    def _on_shared(self, frame: Frame) -> None:
+        if frame.kind == Kind.SHARED_DATA:
+            self._shared.arrived(frame)
+        else:
+            self._shared.forget(frame)
+
     def _on_kill(self, frame: Frame) -> None:
         ref = (frame.call_id, frame.attempt)
         self._uploads.pop(ref, None)
@@ -192,6 +204,9 @@ class FakeAgent(threading.Thread):
     # -- calls --------------------------------------------------------------------------------------------------------
 
     def _run_in_slot(self, ref: Ref, data: Received) -> None:
+        self._shared.when_here(data, lambda: self._start_slot(ref, data))
+
+    def _start_slot(self, ref: Ref, data: Received) -> None:
         threading.Thread(target=self._run, args=(ref, data), name="fake-slot", daemon=True).start()
 
     def _run(self, ref: Ref, data: Received) -> None:

@@ -87,7 +87,8 @@ class CallStartTable:
         for call_id, attempt, _, _, _ in results:
             number = by_call.pop((call_id, attempt), 0)
             if number:
-                free.append(_next_mark(number))
+                # As in `_next_mark`.
+                free.append(number + 1 if (number + 1) & MARKS else number - MARKS + 1)
 
     def settle(self, timeout: float) -> None:
         """Wait until no process is left that can mark a cell. Further calls do nothing.

@@ -22,7 +22,7 @@ from dragonfly_executor.transport.bulk_rate import BulkRate
 from dragonfly_executor.transport.loop import Loop
 from dragonfly_executor.transport.sockets import Buffer, Socket
 from dragonfly_executor.transport.streams import DescriptorPair
-from dragonfly_executor.transport.unwritten_calls import call_of, calls_not_written
+from dragonfly_executor.transport.unwritten_calls import call_of, calls_not_written, objects_not_written
 
 READ_SIZE = 64 * 1024
 LARGE_READ_SIZE = 1024 * 1024
@@ -89,6 +89,8 @@ class Link:
         """A callback for when memory runs out while reading. It frees memory, and returns False if it can free none."""
         self.unwritten: set[tuple[int, int]] = set()
         """Id and attempt of the calls that the peer cannot have received completely. `close` sets it."""
+        self.unwritten_objects: set[int] = set()
+        """The shared objects of which pieces were not written. `close` sets it."""
         self.closed = False
         self.bulk_rate = BulkRate()
         """The rate of the second lane while frames wait for the socket."""
@@ -197,6 +199,7 @@ class Link:
         rest = self._unsent[0] if self._unsent and not self._unsent_is_bulk else memoryview(b"")
         self.unwritten = calls_not_written(rest, self._first_lane)
         self.unwritten |= {call_of(header) for header, _ in self._second_lane}
+        self.unwritten_objects = objects_not_written(self._second_lane)
         self._first_lane.clear()
         self._second_lane.clear()
         self._unsent.clear()

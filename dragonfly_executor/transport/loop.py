@@ -17,7 +17,7 @@ from dragonfly_executor.transport.poller import READABLE, WRITABLE, make_poller
 from dragonfly_executor.transport.waker import make_waker
 
 Callback = Callable[[], object]
-LINGER = 0.0003
+LINGER = 0.0005
 """Seconds for which a loop that expects news polls before it sleeps.
 
 On a virtual machine it takes 30 to 50 us until an idle processor runs the thread that was woken, and all caches are
@@ -32,11 +32,21 @@ LONGEST_WAIT = 24 * 3600.0
 
 To wake for nothing once a day costs nothing.
 """
-MAX_ABSTENTION = 2
+MAX_ABSTENTION = 64
 """Maximum number of waits for which a loop skips polling after it polled in vain.
 
-If other threads need the processors, polling only gets in their way. The first skip is one wait long, and each further
-skip in a row twice as long. So most waits do not poll then.
+If other threads need the processors, polling only gets in their way: on a machine that is busy otherwise, the news
+itself waits for the end of the polling. The first skip is one wait long, and each further skip is twice as long.
+Polling that was not in vain halves the next skip.
+"""
+WINDOW = 0.005
+"""Seconds of a window in which a loop that expects news polls in any case."""
+WINDOW_PERIOD = 8
+"""One window in so many.
+
+News comes soon enough for polling only if the loop at the other end polls too. Two loops that both skip most waits
+would hardly ever poll at the same time, and so stay slow. Processes of one machine have the same clock, so they have
+the same windows.
 """
 
 
@@ -220,7 +230,9 @@ class Loop:
             return poll(self._poll_timeout())
         began = monotonic()
         ready: list[tuple[int, int]] = []
-        if self._abstains:
+        if int(began / WINDOW) % WINDOW_PERIOD == 0:
+            ready = self._spin(began + LINGER)
+        elif self._abstains:
             self._abstains -= 1
         elif self._was_short:
             ready = self._spin(began + LINGER)
@@ -237,7 +249,8 @@ class Loop:
                 self._abstains = self._next_abstention
                 self._next_abstention = min(2 * self._next_abstention, MAX_ABSTENTION)
                 return []
-        self._next_abstention = 1
+        self._next_abstention = max(1, self._next_abstention // 2)
+        self._abstains = 0
         return ready
 
     def _poll_timeout(self) -> float | None:

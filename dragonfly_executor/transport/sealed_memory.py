@@ -10,7 +10,9 @@ import errno
 import fcntl
 import os
 import sys
+import weakref
 from collections.abc import Sequence
+from contextlib import suppress
 from mmap import ACCESS_COPY, ACCESS_READ, mmap
 
 from dragonfly_executor.transport.sockets import Buffer
@@ -26,7 +28,6 @@ class SealedMemory:
         parts: the buffers.
 
     Attributes:
-        descriptor: its descriptor; -1 once it is closed.
         inode: the number by which a process that opens it knows that it is this memory.
         size: its size in bytes.
 
@@ -35,31 +36,30 @@ class SealedMemory:
     """
 
     def __init__(self, parts: Sequence[Buffer]) -> None:
-        self.descriptor = -1
+        self._opened: list[int] = []
         self._mapped: memoryview | None = None
         self.size = 0
         if sys.platform != "linux":
             raise OSError(errno.ENOSYS, "sealed memory exists on Linux only")
-        made: list[int] = []
-        try:
-            # In one step: an interrupt between the call and the assignment would lose the descriptor.
-            made.extend(map(os.memfd_create, ("dragonfly-shared",), (os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING,)))
-            for part in parts:
-                view = memoryview(part).cast("B")
-                self.size += len(view)
-                while view:
-                    view = view[os.write(made[0], view[:_AT_ONCE]) :]
-            fcntl.fcntl(made[0], fcntl.F_ADD_SEALS, _seals())
-            self.inode = os.fstat(made[0]).st_ino
-            self.descriptor = made[0]
-        except BaseException:
-            self.descriptor = -1
-            for fd in made:
-                os.close(fd)
-            raise
+        # Two, because a Ctrl-C during one of them loses it.
+        for _ in range(2):
+            weakref.finalize(self, _close, self._opened).atexit = False
+        # In one step: an interrupt between the call and an assignment would lose the descriptor.
+        self._opened.extend(map(os.memfd_create, ("dragonfly-shared",), (os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING,)))
+        descriptor = self._opened[0]
+        for part in parts:
+            view = memoryview(part).cast("B")
+            self.size += len(view)
+            while view:
+                view = view[os.write(descriptor, view[:_AT_ONCE]) :]
+        fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, _seals())
+        self.inode = os.fstat(descriptor).st_ino
 
-    def __del__(self) -> None:
-        self.close()
+    @property
+    def descriptor(self) -> int:
+        """The descriptor of the memory; -1 once it is closed."""
+        opened = self._opened
+        return opened[0] if opened else -1
 
     def view(self) -> memoryview:
         """Return the bytes. They stay mapped while the view exists.
@@ -75,10 +75,14 @@ class SealedMemory:
 
     def close(self) -> None:
         """Close the descriptor. Memory that is mapped somewhere stays until it is unmapped."""
-        descriptor, self.descriptor = self.descriptor, -1
         self._mapped = None
-        if descriptor >= 0:
-            os.close(descriptor)
+        _close(self._opened)
+
+
+def _close(opened: list[int]) -> None:
+    """Remove the descriptor from the list and close it, in one step that no interrupt divides."""
+    with suppress(IndexError):  # it is closed already
+        next(map(os.close, iter(opened.pop, None)), None)
 
 
 def is_reachable() -> bool:

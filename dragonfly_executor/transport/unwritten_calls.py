@@ -1,4 +1,4 @@
-"""Finds the calls that the peer of a closed link cannot have received completely."""
+"""Finds the calls and the shared objects that the peer of a closed link cannot have received completely."""
 
 from __future__ import annotations
 
@@ -33,3 +33,9 @@ def calls_not_written(rest: memoryview, queued: Iterable[Buffer]) -> set[tuple[i
                 found.add((call_id, attempt))
         written = 0
     return found
+
+
+def objects_not_written(queued: Iterable[tuple[Buffer, Buffer]]) -> set[int]:
+    """Return the number of each shared object of which a piece is among these frames, each a header and a piece."""
+    headers = (HEADER.unpack_from(header) for header, _ in queued)
+    return {number for kind, _, _, _, number, _ in headers if kind == Kind.SHARED_DATA}

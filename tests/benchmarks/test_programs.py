@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import main_script
+from benchmarks import by_value, main_script
 from benchmarks.results import Results
 from benchmarks.rows import ROWS, WIRE
 from benchmarks.subjects import BASELINE, EMPTY_PROGRAM, FUTURE, MEMCPY, OTHER, OURS, SOCKETS
@@ -146,3 +146,16 @@ def test_a_burst_is_measured_on_two_backends_and_on_each_alone() -> None:
     assert [row[:18].strip() for row in rows] == ["local, then slow", "local alone", "slow alone"]
     assert rows[1].endswith("local 40")
     assert rows[2].endswith("slow 40")
+
+
+@pytest.mark.slow
+def test_calls_by_value_are_measured_in_a_program_without_a_file() -> None:
+    names = [name for name in by_value.CASES if not name.startswith("64")]
+    text = Path(by_value.__file__).read_text(encoding="utf-8")
+    command = [sys.executable, "-c", text, "measure", "100", *names]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=55, check=True)
+    figures = json.loads(done.stdout)
+    assert list(figures) == names
+    for case in figures.values():
+        assert len(case["dragonfly"]) == by_value.ROUNDS
+        assert min(case["dragonfly"]) > 0

@@ -6,19 +6,23 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from itertools import count
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from dragonfly_executor.core.actions import CANCELLED, Settle
 from dragonfly_executor.core.calls import Call
 from dragonfly_executor.engine.action_runner import settle
+from dragonfly_executor.engine.large_payloads import sendable
 from dragonfly_executor.engine.map_calls import MapCall, MapCalls
 from dragonfly_executor.engine.options import CallOptions
 from dragonfly_executor.engine.outcome import Outcome
 from dragonfly_executor.errors import ForkedExecutorError, FrameTooLargeError
 from tests.support.codec_pair import CodecPair
 from tests.support.helpers import PATIENCE
+
+if TYPE_CHECKING:
+    from dragonfly_executor.engine.map_calls import Batch
 
 pair = CodecPair()
 
@@ -28,11 +32,15 @@ class RecordingEngine:
 
     def __init__(self) -> None:
         self.options: Any = type("Options", (), {"max_payload": 100})
+        self.codec = pair.codec
         self.ids: Iterator[int] = count(1)
         self.forked = False
         self.accepted: list[list[Call]] = []
         self.cancelled: list[tuple[list[int], bool]] = []
         self.refusal: Exception | None = None
+
+    def payload_of(self, parts: Sequence[Any]) -> Any:
+        return sendable(parts, 100, lambda kept, size: kept)
 
     def accept(self, calls: Sequence[Call]) -> None:
         if self.refusal is not None:
@@ -176,3 +184,51 @@ def test_closing_cancels_what_is_unsettled_some_at_a_time(cancel_running: bool, 
     assert not calls.pending
     calls.close()
     assert len(engine.cancelled) == 3
+
+
+def halves(arguments: tuple[Any, ...], first: int, size: int) -> Batch:
+    return [((arguments[0][n : n + 1],), first + n, 1) for n in range(size)]
+
+
+def test_a_chunk_that_cannot_be_encoded_is_submitted_item_by_item(engine: RecordingEngine) -> None:
+    def encode(args: tuple[Any, ...]) -> list[Any]:
+        if b"bad" in args[0]:
+            raise KeyError("bad")
+        return [b"x"]
+
+    calls = MapCalls(engine, CallOptions(), encode, (KeyError,), halves)
+    calls.submit([(([b"a", b"bad", b"b"],), 7, 3), (([b"c", b"d"],), 10, 2)])
+    assert [(call.first, call.size, call.is_settled) for call in calls.pending] == [
+        (7, 1, False),
+        (8, 1, True),
+        (9, 1, False),
+        (10, 2, False),
+    ]
+    assert [call.first for call in engine.accepted[0] if isinstance(call, MapCall)] == [7, 9, 10]
+    assert calls.pending[3].arguments == ([b"c", b"d"],)
+
+
+def test_calls_that_replace_the_first_one_come_in_its_place(engine: RecordingEngine) -> None:
+    calls = made(engine, 2)
+    calls.replace_first([((b"x",), 10, 1), ((b"x",), 11, 1)])
+    assert [call.first for call in calls.pending] == [10, 11, 1]
+    assert [call.id for call in engine.accepted[1]] == [3, 4]
+
+
+def test_the_thread_that_waits_is_woken_to_submit_more(engine: RecordingEngine) -> None:
+    calls = made(engine, 10)
+    first, *others = calls.pending
+    waits = threading.Thread(target=calls.wait, args=(first, None, 4))
+    waits.start()
+    while calls.awaited is None:
+        time.sleep(0)
+    for call in others[:6]:
+        end(call, value(1))
+        assert calls.awaited is first
+    end(others[6], value(1))
+    waits.join(PATIENCE)
+    assert not waits.is_alive()
+    assert not first.is_settled
+    assert calls.unsettled == 3
+    # Enough has ended already: this does not wait.
+    calls.wait(first, None, 4)

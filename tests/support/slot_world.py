@@ -40,7 +40,8 @@ class PlayedSlot:
     is_dead: bool = False
     is_leaving: bool = False
     """Whether it takes no more, since it has declined a call."""
-    refuses: bool = False
+    room: int | None = None
+    """The number of calls that it takes of one order; None if it takes all."""
     ran: int = 0
     expects_end: bool = False
 
@@ -145,8 +146,10 @@ class SlotWorld:
 
     def _check_order(self) -> None:
         """First come, first served: what is handed out came before all that wait on."""
-        handed = [action[1].number for action in self.table.actions if isinstance(action, actions.HAND)]
-        assert handed == sorted(handed)
+        orders = [action[1] for action in self.table.actions if isinstance(action, actions.HAND)]
+        numbers = [[call.number for call in calls] for calls in orders]
+        assert all(each == sorted(each) for each in numbers)
+        handed = sorted(number for each in numbers for number in each)
         if handed and self.table.waiting:
             assert handed[-1] < self.table.waiting[0].number, "a call was overtaken"
 
@@ -217,15 +220,16 @@ class SlotWorld:
         return self._ended
 
     def _hand(self, action: actions.Hand) -> None:
-        slot, call = self._slot(action[0]), action[1]
+        slot, calls = self._slot(action[0]), action[1]
         assert not self.is_closed, "a call is started after the end"
         assert not slot.is_closed, "a call goes to a slot that is retired"
         assert not slot.record.is_dying
-        assert call.is_check or not self.outcomes[call.ref], "a call that has ended is started"
-        if slot.refuses or slot.is_dead or slot.record.blocked & FULL:
-            self.tell("hand_refused", slot.record, call)
-        else:
-            slot.queue.append(call)
+        assert not slot.record.blocked & FULL, "a call goes to a slot that has refused one"
+        assert all(call.is_check or not self.outcomes[call.ref] for call in calls), "a call that has ended is started"
+        taken = 0 if slot.is_dead else len(calls) if slot.room is None else min(len(calls), slot.room)
+        slot.queue.extend(calls[:taken])
+        if taken < len(calls):
+            self.tell("hand_refused", slot.record, calls[taken:])
 
     def _take_back(self, action: actions.TakeBack) -> None:
         slot = self._slot(action.slot)
@@ -446,15 +450,20 @@ class SlotWorld:
     def read(self, slot: PlayedSlot) -> None:
         """The agent reads what the slot has answered."""
         unread, slot.unread = slot.unread, []
-        for kind, seconds, call in unread:
-            assert slot.record.in_flight[0] is call, "an answer is taken for that of another call"
+        times: list[float] = []
+        for number, (kind, seconds, call) in enumerate(unread):
+            assert slot.record.in_flight[len(times)] is call, "an answer is taken for that of another call"
             if kind == "declined":
                 self.tell("declined", slot.record)
             elif kind == "check":
                 self.tell("check_answered", slot.record, seconds > 0, self.now)
             else:
                 self._end(call.ref, "result")
-                self.tell("answered", slot.record, seconds, self.now)
+                times.append(seconds)
+                # The results between two other answers are one event.
+                if number + 1 == len(unread) or unread[number + 1][0] != "result":
+                    self.tell("answered", slot.record, times, self.now)
+                    times = []
         self.run()
 
     def answer(self, slot: PlayedSlot, seconds: float = 1e-5) -> None:
@@ -509,7 +518,7 @@ class SlotWorld:
         return len(self.checks) + (self.table.check.call is not None)
 
     def _go_on(self, slot: PlayedSlot) -> None:
-        slot.refuses = False
+        slot.room = None
         if slot.is_dead:
             self.reap(slot)
             return
@@ -558,6 +567,9 @@ def _told(arg: object) -> Callable[[dict[object, object]], object]:
         limits = None if arg.limits is None else (arg.limits.time_left, arg.limits.run_timeout)
         large, key, wanted, same = arg.missing, arg.key, arg.gpus, id(arg)
         return lambda made: made.setdefault(same, make_call(*ref, limits, large, key, wanted, is_check=is_check))
+    if isinstance(arg, list):
+        parts = [_told(each) for each in arg]
+        return lambda made: [part(made) for part in parts]
     return lambda made: arg
 
 

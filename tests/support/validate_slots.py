@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from dragonfly_executor.core.slot_choice import prefetch_depth
 from dragonfly_executor.core.slot_records import DYING, FULL, NEVER, RESERVED, RETIRED, SlotCall
 from dragonfly_executor.core.slot_scheduler import SlotScheduler
-from dragonfly_executor.core.slot_state import SlotTable
+from dragonfly_executor.core.slot_state import SlotTable, prefetch_depth
 
 MOST_IN_FLIGHT = 1 + prefetch_depth(1e-9)
 """The running call of a slot, and the calls that may be queued behind it."""
@@ -47,6 +46,7 @@ def check_slots(table: SlotTable) -> list[SlotCall]:
             assert slot.handed <= table.calls_per_slot
             assert slot.handed < table.calls_per_slot or slot.is_retired
         assert len(slot.in_flight) <= MOST_IN_FLIGHT
+    check_indexes(table)
     assert len(calls) == count, "a call is in two places"
     assert table.calls == calls
     # After a close nothing starts, so a slot too many, from the time of a check, does no harm.
@@ -54,6 +54,14 @@ def check_slots(table: SlotTable) -> list[SlotCall]:
     assert table.extra == 0 or table.check.call is not None
     check_numbers(table)
     return checks
+
+
+def check_indexes(table: SlotTable) -> None:
+    """Check that slots without a call are found as such."""
+    assert [*table.starting] == [pid for pid, slot in table.slots.items() if not slot.is_ready]
+    assert {*table.idle} == {pid for pid, slot in table.slots.items() if slot.is_ready and not slot.in_flight}
+    for index in (table.starting, table.idle):
+        assert all(slot is table.slots[pid] for pid, slot in index.items())
 
 
 def check_numbers(table: SlotTable) -> None:

@@ -6,6 +6,7 @@ Each test interrupts one thing that callers do at each of its steps in turn.
 from __future__ import annotations
 
 import concurrent.futures
+import sys
 import threading
 import weakref
 from collections.abc import Callable, Iterator
@@ -26,7 +27,7 @@ from dragonfly_executor.sync import FileSnapshot, Sync
 from dragonfly_executor.testing import FakeBackend
 from dragonfly_executor.util import condition
 from tests.processes.lifecycle.everywhere import PACKAGE, everywhere
-from tests.support import payloads
+from tests.support import payloads, sharing
 from tests.support.helpers import PATIENCE
 
 FUTURES = concurrent.futures._base.__file__
@@ -106,6 +107,25 @@ def test_submit(executor: DragonflyExecutor, each_opcode: bool) -> None:
     assert (stats.calls_queued, stats.calls_running) == (0, 0)
 
 
+@lines_and_opcodes
+def test_share(executor: DragonflyExecutor, each_opcode: bool) -> None:
+    """What was interrupted leaves no memory and no descriptor."""
+    shared = 0
+
+    def share() -> None:
+        nonlocal shared
+        with executor.share(bytes(sharing.SIZE)):
+            shared += 1
+
+    for where in everywhere(share, each_opcode=each_opcode):
+        if sys.platform == "linux":
+            assert not sharing.open_files("dragonfly-shared"), where
+        check(executor, where)
+    assert shared
+    with executor.share([1]) as handle:
+        assert executor.submit(payloads.echo, handle).result(PATIENCE) == [1]
+
+
 def test_submit_of_what_travels_by_value(executor: DragonflyExecutor) -> None:
     number = 3
     for where in everywhere(lambda: executor.submit(lambda: number), files=(PACKAGE, parent_main.__file__)):
@@ -174,8 +194,8 @@ def test_first_submit_while_another_thread_waits_for_the_same_start() -> None:
     ended(made[-1], "")
 
 
-@pytest.mark.parametrize("chunksize", [1, 2])
-def test_map(executor: DragonflyExecutor, chunksize: int) -> None:
+@pytest.mark.parametrize("chunksize", [1, 2, "auto"])
+def test_map(executor: DragonflyExecutor, chunksize: Any) -> None:
     """From its begin to its last result."""
     for where in everywhere(lambda: list(executor.map(payloads.echo, range(3), chunksize=chunksize))):
         check(executor, where)

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 import pytest
 
-from dragonfly_executor.core import slot_choice, slot_idle_check
+from dragonfly_executor.core import slot_idle_check, slot_state
 from dragonfly_executor.core.slot_records import SlotRecord
 from dragonfly_executor.core.slot_scheduler import FORK_PAUSE
 from dragonfly_executor.core.slot_state import REVIEW_AFTER
@@ -18,12 +18,13 @@ INFINITY = float("inf")
 
 
 def world(slots: int, *, cost: float | None = SHORT, calls_per_slot: int = 0, opening: float = 30.0) -> SlotWorld:
-    """A world with all its slots ready and idle, in which calls took that long lately."""
+    """A world with all its slots ready and idle, in which calls took that long lately. The first slot is next."""
     made = SlotWorld(slots, calls_per_slot, opening)
     made.arrive(*range(-slots, 0))
     made.advance(0.001)  # one slot is forked at a time
     for slot in made.slots.values():
         made.get_ready(slot)
+    for slot in reversed(made.slots.values()):
         made.answer(slot)
     assert len(made.slots) == slots
     made.table.cost = cost
@@ -118,12 +119,34 @@ def test_a_call_goes_to_the_idle_slot_and_then_to_the_one_with_the_fewest() -> N
     assert in_slots(made) == [[1, 3, 5], [2, 4]]
 
 
+def test_of_idle_slots_the_one_that_was_busy_last_is_taken() -> None:
+    made = world(3, cost=1.0)
+    made.arrive(1, 2, 3)
+    one, two, three = slots_of(made)
+    for slot in (one, three, two):
+        made.answer(slot, 1.0)
+    made.arrive(4, 5)
+    assert in_slots(made) == [[], [4], [5]]
+
+
+def test_a_call_does_not_go_to_a_slot_that_is_not_ready_while_another_one_is_idle() -> None:
+    made = SlotWorld(2)
+    made.arrive(1, 2)
+    made.advance(0.001)
+    one, _ = slots_of(made)
+    made.get_ready(one)
+    made.answer(one)
+    made.kill(2)
+    made.arrive(3)
+    assert in_slots(made) == [[3], []]
+
+
 def test_a_call_goes_to_the_idle_slot_that_had_a_call_of_its_key_last() -> None:
     made = world(3, cost=1.0)
     made.arrive(1, 2)
     made.arrive(3, key=7)
     assert in_slots(made) == [[1], [2], [3]]
-    for slot in slots_of(made):
+    for slot in reversed(slots_of(made)):
         made.answer(slot, 1.0)
     made.arrive(4, key=7)
     made.arrive(5, key=8)
@@ -168,7 +191,7 @@ def test_a_call_does_not_wait_in_a_slot_whose_call_is_slow_or_that_is_gone() -> 
     [(None, 0), (1.0, 0), (0.001, 0), (0.00099, 4), (0.0005, 8), (0.0001, 40), (0.00006, 64), (0.0, 64)],
 )
 def test_only_cheap_calls_are_queued_ahead(cost: float | None, depth: int) -> None:
-    assert slot_choice.prefetch_depth(cost) == depth
+    assert slot_state.prefetch_depth(cost) == depth
     made = world(1, cost=cost)
     made.arrive(*range(1, 100))
     assert len(slots_of(made)[0].record.in_flight) == 1 + depth
@@ -277,11 +300,11 @@ def test_the_queue_of_a_slot_that_ends_is_its_own() -> None:
 def test_a_call_that_a_slot_refuses_goes_to_another_one_and_those_behind_it_stay_behind() -> None:
     made = world(2)
     one, other = slots_of(made)
-    one.refuses = True
+    one.room = 0
     made.arrive(1, 2, 3)
     assert in_slots(made) == [[], [2, 1, 3]]
     made.take(other)
-    one.refuses = False
+    one.room = None
     made.advance(2 * REVIEW_AFTER)
     assert in_slots(made) == [[1, 3], [2]]
 
@@ -291,10 +314,10 @@ def test_a_slot_that_has_refused_is_tried_again_once_it_has_answered() -> None:
     (slot,) = slots_of(made)
     made.arrive(1)
     made.take(slot)
-    slot.refuses = True
+    slot.room = 0
     made.arrive(2, 3)
     assert ids(made.table.waiting) == [2, 3]
-    slot.refuses = False
+    slot.room = None
     made.answer(slot)
     assert in_slots(made) == [[2, 3]]
 
@@ -302,7 +325,7 @@ def test_a_slot_that_has_refused_is_tried_again_once_it_has_answered() -> None:
 def test_a_call_that_every_slot_refuses_goes_back() -> None:
     """To be refused is no start: else the calls would wait here for as long as that lasts."""
     made = world(1)
-    slots_of(made)[0].refuses = True
+    slots_of(made)[0].room = 0
     made.advance(1.0)
     made.arrive(1)
     made.advance(4 * REVIEW_AFTER)
@@ -315,7 +338,7 @@ def test_a_refusal_hides_no_start_that_came_after_it() -> None:
     made.advance(1.0)
     made.arrive(1)
     made.answer(one)
-    one.refuses = True
+    one.room = 0
     before = made.table.last_start
     assert before == made.now
     made.advance(0.001)

@@ -189,11 +189,11 @@ class SchedulerAndWorld(StateMachine):
     def forks_fail(self, fails: bool) -> None:
         self.world.can_fork = not fails
 
-    @step(which=SMALL, refuses=BOTH)
-    def slot_refuses(self, which: int, refuses: bool) -> None:
+    @step(which=SMALL, room=[None, None, 0, 0, 1, 3])
+    def slot_refuses(self, which: int, room: int | None) -> None:
         slot = self.live_slot(which)
         if slot is not None:
-            slot.refuses = refuses
+            slot.room = room
 
     @step(which=SMALL)
     def output_is_read(self, which: int) -> None:

@@ -8,13 +8,17 @@ from typing import Any
 
 import pytest
 
-from dragonfly_executor.serialization.layout import PICKLE
+from dragonfly_executor.serialization import parent_codec
+from dragonfly_executor.serialization.layout import IN_BAND_BELOW, PICKLE
 from dragonfly_executor.serialization.parent_codec import CallCodec
 from dragonfly_executor.util import validation
 from tests.support import importable
 from tests.support.codec_pair import CodecPair
 
-VALUES = [None, True, 0, -(10**30), 1.5, float("inf"), "", "text", "é\ud800", "x" * 200_000, "__main__"]
+VALUES = [
+    *(None, True, 0, -(10**30), 1.5, float("inf"), "", "text", "é\ud800", "x" * 200_000, "__main__"),
+    *(b"", b"x" * IN_BAND_BELOW, b"x" * (IN_BAND_BELOW + 1), b"x" * 200_000, b"__main__"),
+]
 
 
 class Text(str):
@@ -24,6 +28,10 @@ class Text(str):
 
 class Number(int):
     pass
+
+
+class Octets(bytes):
+    more: int
 
 
 @pytest.mark.parametrize("value", VALUES, ids=lambda value: repr(value)[:20])
@@ -41,10 +49,20 @@ def test_values_of_subclasses_keep_their_type_and_state() -> None:
     assert type(back) is Text
     assert back.more == 3
     assert type(CodecPair()(importable.same, Number(3))) is Number
+    octets = Octets(b"octets")
+    octets.more = 4
+    back = CodecPair()(importable.same, octets)
+    assert type(back) is Octets
+    assert back.more == 4
 
 
-def test_a_call_of_simple_values_is_a_single_pickle() -> None:
-    (payload,) = CallCodec().encode_call(importable.same, (1, "text", None), {})
+@pytest.mark.parametrize("arguments", [(1, "text", None), (1, b"bytes"), (b"x" * IN_BAND_BELOW,) * 3])
+def test_a_call_of_simple_values_is_a_single_pickle(
+    arguments: tuple[object, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No `Pickler` is made for it, which takes twice as long."""
+    monkeypatch.delattr(parent_codec, "Pickler")
+    (payload,) = CallCodec().encode_call(importable.same, arguments, {})
     assert payload[0] == PICKLE
 
 

@@ -8,7 +8,7 @@ from itertools import pairwise
 import pytest
 
 from dragonfly_executor.transport import loop as loop_module
-from dragonfly_executor.transport.loop import LINGER, MAX_ABSTENTION, Loop
+from dragonfly_executor.transport.loop import LINGER, MAX_ABSTENTION, WINDOW, WINDOW_PERIOD, Loop
 from dragonfly_executor.transport.poller import Poller
 
 LOOK = LINGER / 10
@@ -56,7 +56,8 @@ class ScriptedPoller(Poller):
 
 
 @pytest.fixture
-def loop() -> Iterator[Loop]:
+def loop(monkeypatch: pytest.MonkeyPatch) -> Iterator[Loop]:
+    monkeypatch.setattr(loop_module, "WINDOW_PERIOD", 10**9)  # these waits are in no window
     loop = Loop()
     poller = loop._poller
     yield loop
@@ -103,15 +104,39 @@ def test_where_it_is_in_vain_again_and_again_most_waits_are_free_of_it(
     poller = loop._poller = ScriptedPoller([])
     monkeypatch.setattr(loop_module, "monotonic", lambda: poller.now)
     loop.expects_news = True
-    for _ in range(100):
+    for _ in range(1000):
         looks = len(poller.looks)
         poller.begin_contended()
         assert loop._wait() == NEWS
         assert len(poller.looks) - looks <= LINGER / LOOK + 1
     tries = sorted(set(poller.looks))
     abstentions = [later - sooner - 1 for sooner, later in pairwise(tries)]
-    assert abstentions[0] == 1
-    assert set(abstentions[1:]) == {MAX_ABSTENTION}
+    growing = [2**number for number in range(MAX_ABSTENTION.bit_length())]
+    assert abstentions[: len(growing)] == growing
+    assert growing[-1] == MAX_ABSTENTION
+    assert set(abstentions[len(growing) :]) == {MAX_ABSTENTION}
+
+
+def test_a_success_halves_the_next_abstention(loop: Loop, monkeypatch: pytest.MonkeyPatch) -> None:
+    poller = loop._poller = ScriptedPoller([])
+    monkeypatch.setattr(loop_module, "monotonic", lambda: poller.now)
+    loop.expects_news = True
+
+    def waits_until_a_look() -> int:
+        before, looks = poller.waits, len(poller.looks)
+        while len(poller.looks) == looks:
+            poller.begin_contended()
+            assert loop._wait() == NEWS
+        return poller.waits - before - 1
+
+    assert [waits_until_a_look() for _ in range(6)][1:] == [1, 2, 4, 8, 16]
+    assert [loop._abstains, loop._next_abstention] == [32, 64]
+    loop._abstains = 0
+    poller._news_after = iter([SHORT, SHORT])
+    for _ in range(2):  # the first one only says that waits are short again
+        poller.begin()
+        assert loop._wait() == NEWS
+    assert loop._next_abstention == 32
 
 
 def test_a_success_makes_up_for_what_was_in_vain(loop: Loop, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -136,4 +161,40 @@ def test_what_is_due_in_the_loop_waits_for_no_news(loop: Loop, monkeypatch: pyte
     poller.begin()
     loop.call_soon(lambda: None)
     assert loop._wait() == []
+    assert poller.sleeps == []
+
+
+def test_in_a_window_it_looks_whatever_happened_before(loop: Loop, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Otherwise two loops that both skip most waits would never look at the same time."""
+    monkeypatch.setattr(loop_module, "WINDOW_PERIOD", WINDOW_PERIOD)
+    poller = loop._poller = ScriptedPoller([])
+    monkeypatch.setattr(loop_module, "monotonic", lambda: poller.now)
+    loop.expects_news = True
+    loop._abstains, loop._next_abstention, loop._was_short = 64, 64, False
+
+    def looks_at(windows: int) -> bool:
+        poller.now = (WINDOW_PERIOD * 1000 + windows + 0.5) * WINDOW
+        looks = len(poller.looks)
+        poller.begin_contended()
+        assert loop._wait() == NEWS
+        return len(poller.looks) > looks
+
+    assert [looks_at(windows) for windows in range(WINDOW_PERIOD + 1)] == [True] + [False] * (WINDOW_PERIOD - 1) + [
+        True
+    ]
+
+
+def test_news_in_a_window_ends_the_skipping(loop: Loop, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loop_module, "WINDOW_PERIOD", WINDOW_PERIOD)
+    poller = loop._poller = ScriptedPoller([SHORT, SHORT])
+    poller.now = WINDOW_PERIOD * 1000 * WINDOW
+    monkeypatch.setattr(loop_module, "monotonic", lambda: poller.now)
+    loop.expects_news = True
+    loop._abstains = 64
+    poller.begin()
+    assert loop._wait() == NEWS
+    poller.now += WINDOW
+    poller.begin()
+    assert loop._wait() == NEWS
+    assert set(poller.looks) == {1, 2}
     assert poller.sleeps == []

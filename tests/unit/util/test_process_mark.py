@@ -9,8 +9,8 @@ from collections.abc import Callable
 
 import pytest
 
-from dragonfly_executor.runner import process_mark
-from dragonfly_executor.runner.process_mark import ProcessMark
+from dragonfly_executor.util import process_mark
+from dragonfly_executor.util.process_mark import ProcessMark
 
 
 def seen_by_child(mark: ProcessMark, fork: Callable[[], int]) -> bool:

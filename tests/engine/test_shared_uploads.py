@@ -1,0 +1,193 @@
+"""The parent's shared objects on their way to a runner: what it asks for is sent, and no more."""
+
+from __future__ import annotations
+
+import gc
+import os
+from typing import Any
+
+import pytest
+
+from dragonfly_executor import LocalBackend
+from dragonfly_executor.engine.large_payloads import sendable
+from dragonfly_executor.engine.shared_contents import SEALED_FROM, SharedContents
+from dragonfly_executor.engine.shared_uploads import CALLS_SLACK, SharedUploads
+from dragonfly_executor.protocol.frames import CHUNK_SIZE, Decoder, Flag, Frame, Kind, encode
+from dragonfly_executor.protocol.shared_entries import INLINE_SIZE, read_numbers
+from dragonfly_executor.serialization import CallCodec
+from dragonfly_executor.serialization.layout import unpack
+
+
+class Tier:
+    """A tier of a pool, with this backend."""
+
+    def __init__(self, backend: object) -> None:
+        self.backend = backend
+
+
+class Link:
+    """A link that only notes what it sends."""
+
+    def __init__(self) -> None:
+        self.frames: list[Frame] = []
+        self.unwritten_objects: set[int] = set()
+
+    def send_bulk(self, header: bytes, piece: memoryview) -> None:
+        self.frames += Decoder().feed(header + bytes(piece))
+
+    def reply(self, raw: bytes) -> None:
+        self.frames += Decoder().feed(raw)
+
+    def sent(self) -> list[Frame]:
+        frames, self.frames = self.frames, []
+        return frames
+
+
+class Elsewhere(LocalBackend):
+    """A backend whose runners might be anywhere."""
+
+
+@pytest.fixture
+def contents() -> SharedContents:
+    return SharedContents(CallCodec(), 1 << 30, [Tier(Elsewhere())])  # type: ignore[list-item]
+
+
+class Uploads(SharedUploads):
+    """Uploads whose requests a test makes. `gone` are calls that have ended."""
+
+    def __init__(self, contents: SharedContents) -> None:
+        self.gone: set[tuple[int, int]] = set()
+        super().__init__(contents, lambda ref: ref not in self.gone)
+
+    def send(self, number: int, chunks: int, *, from_start: bool, is_first: bool = False) -> None:
+        flags = (0 if from_start else Flag.MORE) | (Flag.RETRYABLE if is_first else 0)
+        self.requested(Decoder().feed(encode(Kind.SHARED_WANT, number, flags=flags, detail=chunks))[0])
+
+
+def start(contents: SharedContents) -> tuple[Uploads, Link]:
+    uploads, link = Uploads(contents), Link()
+    uploads.send(1, 5, from_start=True)  # without a link nothing is sent
+    uploads.attach(link)  # type: ignore[arg-type]
+    return uploads, link
+
+
+@pytest.mark.parametrize("size", [INLINE_SIZE + 1, CHUNK_SIZE, 3 * CHUNK_SIZE, SEALED_FROM + 5])
+def test_an_object_is_sent_piece_by_piece(contents: SharedContents, size: int) -> None:
+    data = os.urandom(size)
+    handle = contents.share(data)
+    uploads, link = start(contents)
+    uploads.send(1, 1, from_start=True)
+    frames = link.sent()
+    while frames[-1].flags & Flag.MORE:
+        uploads.send(1, 2, from_start=False)
+        frames += link.sent()
+    assert {frame.kind for frame in frames} == {Kind.SHARED_DATA}
+    assert [frame.detail for frame in frames] == list(range(len(frames)))
+    # A call has an attempt from 1 on, so no frame here is taken for a piece of one.
+    assert {(frame.call_id, frame.attempt) for frame in frames} == {(1, 0)}
+    whole = b"".join(bytes(frame.payload) for frame in frames)
+    assert len(whole) == handle.size
+    assert data in bytes(unpack(whole)[2])
+    uploads.send(1, 2, from_start=False)
+    assert link.sent() == []
+
+
+def test_a_runner_that_starts_again_gets_all(contents: SharedContents) -> None:
+    handle = contents.share(bytes(3 * CHUNK_SIZE))
+    uploads, link = start(contents)
+    uploads.send(1, 2, from_start=True)
+    uploads.send(1, 100, from_start=True)
+    assert [frame.detail for frame in link.sent()] == [0, 1, 0, 1, 2, 3]
+    assert handle.size > 3 * CHUNK_SIZE
+
+
+def test_an_object_that_is_gone_is_said_to_be(contents: SharedContents) -> None:
+    handle: Any = contents.share(bytes(3 * CHUNK_SIZE))
+    uploads, link = start(contents)
+    uploads.send(1, 2, from_start=True)
+    link.sent()
+    handle.close()
+    for number in (1, 77):
+        uploads.send(number, 2, from_start=False)
+        [frame] = link.sent()
+        assert (frame.kind, read_numbers(frame.payload)) == (Kind.SHARED_FORGET, [number])
+
+
+def payload(contents: SharedContents, *handles: object) -> object:
+    """The payload of a call with these handles, as a call keeps it."""
+    codec = contents._codec
+    return sendable(codec.encode_call(len, handles, {}), 1 << 30, lambda parts, size: codec.keep(parts))
+
+
+def test_calls_whose_object_is_on_its_way_for_the_first_time_have_not_begun(contents: SharedContents) -> None:
+    one, two = contents.share(bytes(3 * CHUNK_SIZE)), contents.share(bytes(3 * CHUNK_SIZE))
+    uploads, link = start(contents)
+    uploads.call_sent((1, 1), payload(contents, one))
+    uploads.call_sent((2, 1), payload(contents, two))
+    uploads.call_sent((3, 2), payload(contents, [one, two], bytes(100_000)))
+    uploads.call_sent((4, 1), payload(contents))
+    assert uploads.waiting_calls() == set()
+    uploads.send(1, 2, from_start=True, is_first=True)
+    uploads.send(2, 2, from_start=True)
+    assert uploads.waiting_calls() == {(1, 1), (3, 2)}
+    uploads.send(1, 2, from_start=False)
+    assert uploads.waiting_calls() == set()
+    link.unwritten_objects = {1, 2}
+    assert uploads.waiting_calls() == {(1, 1), (3, 2)}
+    # A slot had the object, and its file is gone: a call of that slot may have begun.
+    uploads.send(1, 2, from_start=True)
+    assert uploads.waiting_calls() == set()
+
+
+def test_calls_that_have_ended_are_forgotten(contents: SharedContents) -> None:
+    handle = contents.share(bytes(3 * CHUNK_SIZE))
+    uploads, _ = start(contents)
+    call = payload(contents, handle)
+    for number in range(5 * CALLS_SLACK):
+        uploads.call_sent((number, 1), call)
+        uploads.gone.add((number - 10, 1))
+    uploads.send(1, 1, from_start=True, is_first=True)
+    assert len(uploads.waiting_calls()) <= CALLS_SLACK + 20
+
+
+def test_each_object_that_is_freed_is_told_of_once(contents: SharedContents) -> None:
+    woken: list[int] = []
+    contents.on_freed(lambda: woken.append(1))
+    handles = [contents.share(bytes(size)) for size in (1, INLINE_SIZE + 1, SEALED_FROM)]
+    outer: Any = contents.share(handles)
+    for handle in handles:
+        handle.close()
+    assert contents.take_freed() == []
+    outer.close()
+    gc.collect()
+    assert sorted(contents.take_freed()) == [1, 2, 3, 4]
+    assert woken
+    assert contents.take_freed() == []
+
+
+def test_only_an_object_that_may_travel_has_a_digest() -> None:
+    local = SharedContents(CallCodec(), 1 << 30, [Tier(LocalBackend())])  # type: ignore[list-item]
+    mixed = SharedContents(CallCodec(), 1 << 30, [Tier(LocalBackend()), Tier(Elsewhere())])  # type: ignore[list-item]
+    data = bytes(SEALED_FROM)
+    here, there = local.share(data), mixed.share(data)
+    ours = here.content_for(local._codec._main).entry
+    theirs = there.content_for(mixed._codec._main).entry
+    assert any(theirs.digest)
+    if ours.descriptor >= 0:
+        assert not any(ours.digest)
+
+
+def test_without_sealed_memory_the_bytes_stay_in_this_process(
+    contents: SharedContents, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def none_left(*_: object) -> int:
+        raise OSError("no descriptor")
+
+    monkeypatch.setattr(os, "memfd_create", none_left, raising=False)
+    handle = contents.share(bytes(SEALED_FROM))
+    found = contents.find(1)
+    assert found is not None
+    assert len(found) == handle.size
+    del found
+    contents.close()
+    assert contents.find(1) is None
