@@ -101,7 +101,8 @@ def _load_zstandard() -> LoadedCodec:
         claimed = zstandard.frame_content_size(data)
         if claimed != size:
             raise ValueError(f"a frame of {claimed} bytes, not {size}")
-        return decompressor.decompress(data, max_output_size=size)
+        opened: bytes = decompressor.decompress(data, max_output_size=size)
+        return opened
 
     return LoadedCodec(CODEC_FLAGS["zstd"], compressor.compress, decompress, (zstandard.ZstdError, ValueError))
 
