@@ -440,7 +440,7 @@ def test_calls_come_in_the_order_of_their_arrival_also_after_they_were_taken_bac
 # -- forks ------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("cost, forks", [(None, 1), (SHORT, 1), (LONG, slot_state.FORKS_AT_ONCE)])
+@pytest.mark.parametrize(("cost", "forks"), [(None, 1), (SHORT, 1), (LONG, slot_state.FORKS_AT_ONCE)])
 def test_several_slots_are_forked_between_two_ticks_if_calls_take_longer_than_a_fork(
     cost: float | None, forks: int
 ) -> None:
