@@ -93,6 +93,8 @@ class Pool(Submitter):
         initializer, initargs, max_tasks_per_child: as in `DragonflyExecutor`.
         serializer: "cloudpickle" (the default), "dill", "pickle", or an object with ``dumps`` and ``loads``.
         max_payload: maximum size in bytes of one call's arguments, or of its result; 8 GiB.
+        compression: "auto" compresses large payloads to and from runners on other machines where that is faster; None
+            compresses nothing. It needs the extra ``lz4`` or ``zstd``, here and on the runners.
         max_boot_failures: number of boots that may fail in a row, with no runner up, before waiting calls fail; 3.
         boot_wait: a tenacity wait strategy for the pauses after failed boots; None for exponential backoff with jitter.
         on_event: called with a mapping for each boot and end of a runner: ``"event"``, ``"runner_id"``, ``"text"``.

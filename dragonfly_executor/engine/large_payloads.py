@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Sequence
+from itertools import starmap
 from mmap import mmap
 
 from dragonfly_executor import errors
 from dragonfly_executor.engine.outcome import Outcome
 from dragonfly_executor.errors import ProtocolError
+from dragonfly_executor.protocol.compression import Compressor
 from dragonfly_executor.protocol.frames import MAX_INLINE, SHARED, Flag, Frame, split_bulk
 from dragonfly_executor.protocol.memory_bounds import Download
 from dragonfly_executor.serialization.buffer_cache import PayloadParts, joined
+from dragonfly_executor.transport.codecs import Codecs
 from dragonfly_executor.transport.link import Link
 from dragonfly_executor.transport.payload_buffer import PayloadBuffer
 from dragonfly_executor.transport.sockets import Buffer
@@ -22,6 +26,8 @@ if TYPE_CHECKING:
     from dragonfly_executor.transport.segment_pool import Block
 
 EMPTY = memoryview(b"")
+AT_ONCE = 4
+"""Chunks that are compressed in one pass of the loop: 1 to 4 ms of work."""
 MOST_HEADROOM = 4 * 1024 * 1024
 """Maximum number of bytes that must stay free while a result is received; a quarter of its size if that is less."""
 
@@ -68,13 +74,19 @@ class LargePayloads:
     Args:
         codec: opens the results.
         max_payload: maximum size of a result in bytes.
+        later: runs a callback in the next pass of the loop.
     """
 
-    def __init__(self, codec: CallCodec, max_payload: int) -> None:
+    def __init__(self, codec: CallCodec, max_payload: int, later: Callable[[Callable[[], object]], object]) -> None:
         self._codec = codec
+        self._later = later
+        self.codecs = Codecs()
+        """The codecs by which this link's chunks may be compressed."""
+        self._owed: dict[Ref, int] = {}
+        """Number of chunks that are to be compressed and sent in later passes of the loop."""
         self._max_payload = max_payload
         self._link: Link | None = None
-        self._uploads: dict[Ref, Iterator[tuple[bytes, memoryview]]] = {}
+        self._uploads: dict[Ref, Iterator[tuple[bytes, Buffer]]] = {}
         self._unasked: dict[Ref, PayloadParts] = {}
         """Calls of which a slot may have cached parts, and has not said so yet."""
         self._downloads: dict[Ref, Download] = {}
@@ -89,7 +101,7 @@ class LargePayloads:
 
     def offer(self, ref: Ref, parts: Sequence[Buffer]) -> None:
         """Store a large call until its slot asks for it."""
-        self._uploads[ref] = split_bulk(*ref, parts)
+        self._uploads[ref] = self._chunks(ref, parts)
         if isinstance(parts, PayloadParts):
             self._unasked[ref] = parts
 
@@ -107,7 +119,7 @@ class LargePayloads:
         upload = self._uploads.get(ref)
         if upload is None and ref in self.shared:
             # The slot cannot have the shared memory.
-            upload = self._uploads[ref] = split_bulk(*ref, self.shared[ref])
+            upload = self._uploads[ref] = self._chunks(ref, self.shared[ref])
         if upload is None or self._link is None:
             return
         parts = self._unasked.pop(ref, None)
@@ -115,19 +127,48 @@ class LargePayloads:
             if parts is None:
                 raise ProtocolError(f"a request for parts of call {ref[0]}, for which no parts were announced")
             try:
-                upload = self._uploads[ref] = split_bulk(*ref, parts.without(answer))
+                self._uploads[ref] = self._chunks(ref, parts.without(answer))
             except ValueError as error:
                 raise ProtocolError(f"an invalid list of the cached parts of call {ref[0]}: {error}") from None
+        if not self.codecs.names:
+            self._send(ref, chunks)
+        elif ref in self._owed:
+            self._owed[ref] += chunks
+        else:
+            self._owed[ref] = chunks
+            self._send_owed(ref)
+
+    def _chunks(self, ref: Ref, parts: Sequence[Buffer]) -> Iterator[tuple[bytes, Buffer]]:
+        chunks = split_bulk(*ref, parts)
+        if not self.codecs.names or self._link is None:
+            return chunks
+        compressor = Compressor(self.codecs.loaded(), self._link.bulk_rate.per_second, time.thread_time)
+        return starmap(compressor.compress, chunks)
+
+    def _send_owed(self, ref: Ref) -> None:
+        """Send some chunks, and the others in later passes: compressing them all would delay other calls."""
+        owed = self._owed.pop(ref, 0)
+        if self._send(ref, min(owed, AT_ONCE)) and owed > AT_ONCE:
+            self._owed[ref] = owed - AT_ONCE
+            self._later(lambda: self._send_owed(ref))
+
+    def _send(self, ref: Ref, chunks: int) -> bool:
+        """Send the next chunks of a call. Returns False if none are left."""
+        upload = self._uploads.get(ref)
+        if upload is None or self._link is None:
+            return False
         for _ in range(chunks):
             piece = next(upload, None)
             if piece is None:
                 del self._uploads[ref]
-                return
+                return False
             self._link.send_bulk(*piece)
+        return True
 
     def stop_upload(self, ref: Ref) -> None:
         """Stop sending a large call. If a slot gets the call again, it must not get chunks of this attempt."""
         self._uploads.pop(ref, None)
+        self._owed.pop(ref, None)
         self._unasked.pop(ref, None)
         if self._link is not None:
             self._link.drop_bulk(*ref)
@@ -153,7 +194,7 @@ class LargePayloads:
         """
         if ref in self._downloads:
             raise ProtocolError(f"the result of call {ref[0]} begins twice")
-        self._downloads[ref] = Download(head, self._max_payload, PayloadBuffer)
+        self._downloads[ref] = Download(head, self._max_payload, PayloadBuffer, self.codecs.open)
 
     def chunk_arrived(self, ref: Ref, frame: Frame) -> Result | None:
         """Add a chunk to a result. Returns the result if this was the last chunk, otherwise None.
@@ -207,6 +248,7 @@ class LargePayloads:
         """End all transfers, because the link has ended. Returns the calls that were not sent completely."""
         unsent = {ref for ref, upload in self._uploads.items() if next(upload, None) is not None}
         self._uploads.clear()
+        self._owed.clear()
         self._unasked.clear()
         self._downloads.clear()
         self.shared.clear()

@@ -123,6 +123,22 @@ def one_of(*words: str | None) -> Callable[[str | None, str], str | None]:
     return check
 
 
+def compression(value: str | None, name: str) -> str | None:
+    """Return a way to compress large payloads: None or "auto", for which this Python has a codec."""
+    if value is None:
+        return None
+    if value != "auto":
+        raise ValueError(f"{name} must be None or 'auto', not {value!r}")
+    from dragonfly_executor.transport.codecs import installed
+
+    if not installed():
+        raise ImportError(
+            f"{name}='auto' needs lz4 or zstandard, here and on the runners: pip install 'dragonfly-executor[lz4]' or "
+            "'dragonfly-executor[zstd]'"
+        )
+    return value
+
+
 def output_mode(value: Output, name: str) -> Output:
     """Return a way to handle output: a known word, or a callable."""
     choices = f"{name} must be {', '.join(map(repr, OUTPUTS))} or a callable, not"

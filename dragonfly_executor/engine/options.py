@@ -15,6 +15,7 @@ from dragonfly_executor.engine.option_checks import (
     anything,
     arguments,
     at_least,
+    compression,
     exception_types,
     flag,
     hashable,
@@ -148,6 +149,7 @@ class PoolOptions(OptionSet):
     serializer = option("cloudpickle", anything)
     output: Output = option("inherit", output_mode)
     max_payload = option(8 * 1024**3, at_least(1))
+    compression = option(None, compression)
     max_boot_failures = option(3, at_least(1))
     boot_wait: Wait | None = option(None, hook)
     budget = option(None, budget_or_none)

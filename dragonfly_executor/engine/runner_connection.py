@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from dragonfly_executor import errors
 from dragonfly_executor.core.call_table import Call
@@ -18,6 +18,7 @@ from dragonfly_executor.protocol import handshake, memory_bounds
 from dragonfly_executor.protocol.frames import CHUNK_SIZE, HEADER, HEADER_SIZE, MAX_DETAIL, Flag, Frame, Kind, encode
 from dragonfly_executor.protocol.stdlib_json import json
 from dragonfly_executor.protocol.versions import versions_like
+from dragonfly_executor.transport.codecs import Codecs
 from dragonfly_executor.transport.link import Link
 from dragonfly_executor.transport.streams import as_socket
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING, Protocol
@@ -95,7 +96,7 @@ class RunnerLink:
         self._inline_size = HEADER_SIZE + memory_bounds.max_inline_bytes(max_payload)
         self._handler = handler
         self._on_hello = on_hello
-        self._transfers = LargePayloads(engine.codec, max_payload)
+        self._transfers = LargePayloads(engine.codec, max_payload, loop.call_soon)
         self._starts = node.starts
         self.shared = SharedUploads(engine.shared, self.has_call)
         self._frame_handler = FrameHandler(self, self._transfers, self.shared, engine, node.starts)
@@ -148,6 +149,10 @@ class RunnerLink:
         for start in range(0, len(setup), CHUNK_SIZE):
             more = Flag.MORE if start + CHUNK_SIZE < len(setup) else 0
             self.say(encode(Kind.SETUP, payload=setup[start : start + CHUNK_SIZE], flags=more))
+
+    def compress_by(self, codecs: Iterable[str]) -> None:
+        """Compress large payloads by these codecs, where it pays, and accept results that are compressed by them."""
+        self._transfers.codecs = Codecs(codecs)
 
     def refuse(self, reason: str) -> None:
         """Send REFUSE with the reason. The runner then ends by itself."""

@@ -57,8 +57,9 @@ SHARED = struct.Struct("!QQQ")
 """Suffix of the payload of a CALL or RESULT with `Flag.SHARED`: the segment of shared memory, the block in it, and the
 number of bytes there.
 """
-SETUP_HEAD = struct.Struct("!QQB")
-"""Head of SETUP's payload: the pool's ``max_payload``, the size of the codec's part in bytes, and a `ScriptImport`.
+SETUP_HEAD = struct.Struct("!QQBB")
+"""Head of SETUP's payload: the pool's ``max_payload``, the size of the codec's part in bytes, a `ScriptImport`, and the
+flags of the codecs that may compress chunks.
 
 The initializer's call follows the codec's part (no bytes if there is no initializer).
 """
@@ -74,7 +75,7 @@ class Kind(IntEnum):
     PING = 5  # both directions: the receiver answers with PONG and the same detail
     PONG = 6
     CALL = 7  # parent -> agent -> slot
-    CHUNK = 8  # a piece of a large payload of the named call
+    CHUNK = 8  # a piece of a large payload of the named call. If it is compressed: detail = its size before that
     # slot's side -> parent: send `detail` more chunks of this call. The first PULL states which parts the slot has
     PULL = 9
     KILL = 10  # parent -> agent: stop this call
@@ -149,6 +150,8 @@ class Flag:
     RETRYABLE = 2  # the error may be retried, according to the call's options
     MORE = 4  # chunks follow
     OPTIONS = 8  # the payload starts with `CALL_OPTIONS`
+    LZ4 = 8  # a CHUNK is compressed by lz4
+    ZSTD = 16  # a CHUNK is compressed by zstd
     LARGE = 16  # the payload ends with `TOTAL`; before it, a CALL names parts that its slot may already have
     SHARED = 32  # a CALL's or RESULT's payload is in shared memory, and `SHARED` says where
     STDERR = 32  # an OUTPUT is from stderr, not stdout

@@ -9,11 +9,13 @@ is admitted. A runner that dials in over a network has authenticated before (`di
 from __future__ import annotations
 
 from dragonfly_executor.errors import ProtocolError
+from dragonfly_executor.protocol.compression import CODEC_FLAGS
 from dragonfly_executor.protocol.memory_bounds import MAX_SLOTS
 from dragonfly_executor.protocol.stdlib_json import json
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from typing import Any
 
 
@@ -62,14 +64,22 @@ class Hello:
         runner_id: the runner's number as it was told to it; "" if it was told none.
         versions: the runner's.
         capacity: number of CPUs, number of GPUs, and bytes of memory that the runner may use; None if unknown.
+        codecs: the names of the codecs by which the runner can compress.
     """
 
-    __slots__ = ("capacity", "runner_id", "versions")
+    __slots__ = ("capacity", "codecs", "runner_id", "versions")
 
-    def __init__(self, runner_id: str, versions: Versions, capacity: tuple[float, int, int] | None = None) -> None:
+    def __init__(
+        self,
+        runner_id: str,
+        versions: Versions,
+        capacity: tuple[float, int, int] | None = None,
+        codecs: tuple[str, ...] = (),
+    ) -> None:
         self.runner_id = runner_id
         self.versions = versions
         self.capacity = capacity
+        self.codecs = codecs
 
 
 class Greeting:
@@ -90,9 +100,15 @@ UNREADABLE = (ArithmeticError, AttributeError, ValueError, KeyError, TypeError, 
 """Exceptions that reading untrusted JSON may raise. ArithmeticError: JSON allows Infinity, and int() overflows."""
 
 
-def hello(runner_id: str, versions: Versions, capacity: tuple[float, int, int] | None = None) -> bytes:
+def hello(
+    runner_id: str,
+    versions: Versions,
+    capacity: tuple[float, int, int] | None = None,
+    codecs: Sequence[str] = (),
+) -> bytes:
     """Return the payload of HELLO."""
-    return json.dumps({"runner": runner_id, "versions": _fields(versions), "capacity": capacity}).encode()
+    said = {"runner": runner_id, "versions": _fields(versions), "capacity": capacity, "codecs": list(codecs)}
+    return json.dumps(said).encode()
 
 
 def read_hello(payload: bytes) -> Hello:
@@ -103,7 +119,7 @@ def read_hello(payload: bytes) -> Hello:
     """
     try:
         said = json.loads(payload)
-        return Hello(str(said["runner"]), _versions(said), _capacity(said.get("capacity")))
+        return Hello(str(said["runner"]), _versions(said), _capacity(said.get("capacity")), _codecs(said))
     except UNREADABLE as error:
         raise ProtocolError(f"not a HELLO: {error}") from None
 
@@ -156,6 +172,12 @@ def _capacity(said: Any) -> tuple[float, int, int] | None:
         return None
     is_possible = 0 < cpus <= MAX_SLOTS and 0 <= gpus <= MAX_GPUS and 0 <= memory <= MAX_MEMORY
     return (cpus, gpus, memory) if is_possible else None
+
+
+def _codecs(said: Any) -> tuple[str, ...]:
+    """Return the known codecs that a runner has."""
+    found = said.get("codecs", ())
+    return tuple(name for name in CODEC_FLAGS if name in found) if isinstance(found, list) else ()
 
 
 _FIELDS: dict[str, type] = {

@@ -7,12 +7,15 @@ result stays within its announced length, output within its window, slots within
 from __future__ import annotations
 
 from dragonfly_executor.errors import ProtocolError
+from dragonfly_executor.protocol.compression import COMPRESSED, chunk_size
 from dragonfly_executor.protocol.frames import MAX_INLINE, TOTAL, Flag, Frame
 from dragonfly_executor.protocol.output_window import WINDOW
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    Buffer = bytes | bytearray | memoryview
 
 MAX_SLOTS = 2**16
 """Maximum number of slots of a runner: no machine has as many processors."""
@@ -78,7 +81,7 @@ class Memory(Protocol):
 
     def __len__(self) -> int: ...
 
-    def append(self, piece: memoryview) -> None:
+    def append(self, piece: Buffer) -> None:
         """Add a piece. Raises MemoryError if there is no room for it."""
 
     def view(self) -> memoryview:
@@ -87,7 +90,7 @@ class Memory(Protocol):
 
 
 class Download:
-    """A large result that arrives in pieces. It takes no more memory than has arrived.
+    """A large result that arrives in pieces. It takes no more memory than has arrived, after decompression.
 
     If memory runs out, the result is dropped: the rest is counted as it arrives, and not kept.
 
@@ -95,13 +98,21 @@ class Download:
         head: the frame that announces the result.
         max_payload: maximum size of a result in bytes.
         make_memory: makes the memory for so many bytes, of which it takes no more than it needs.
+        open_chunk: returns the bytes of a compressed chunk with these flags, bytes and size; see `transport.codecs`.
 
     Raises:
         ProtocolError: the head is invalid, or announces too much.
     """
 
-    def __init__(self, head: Frame, max_payload: int, make_memory: Callable[[int], Memory]) -> None:
+    def __init__(
+        self,
+        head: Frame,
+        max_payload: int,
+        make_memory: Callable[[int], Memory],
+        open_chunk: Callable[[int, memoryview, int], Buffer],
+    ) -> None:
         self.head = head
+        self._open_chunk = open_chunk
         self.total = announced_length(head, max_payload)
         self._memory: Memory | None = make_memory(self.total)
         self.taken = 0
@@ -131,20 +142,25 @@ class Download:
         """Add a piece, and return whether it was the last.
 
         Raises:
-            ProtocolError: more or fewer bytes came than were announced.
+            ProtocolError: more or fewer bytes came than were announced, or a compressed piece is invalid.
         """
-        payload = chunk.payload
+        length = chunk_size(chunk)
         if self._memory is not None:
             try:
                 # Append each piece as it arrives. Joining the pieces at the end needs the memory twice.
-                self._memory.append(payload)
+                self._memory.append(self._bytes_of(chunk))
             except MemoryError:
                 self.drop()
-        self._received += len(payload)
+        self._received += length
         size, is_last = self._received, not chunk.flags & Flag.MORE
         if size > self.total or (is_last and size < self.total):
             raise ProtocolError(f"a result of {self.total} bytes was announced, but {size} arrived")
         return is_last
+
+    def _bytes_of(self, chunk: Frame) -> Buffer:
+        if not chunk.flags & COMPRESSED:
+            return chunk.payload
+        return self._open_chunk(chunk.flags, chunk.payload, chunk.detail)
 
 
 class OutputAccount:

@@ -25,6 +25,7 @@ from dragonfly_executor.runner.machine import slots_for
 from dragonfly_executor.runner.os_signals import OsSignals, boot_clock
 from dragonfly_executor.runner.slot_handle import Slot, SlotOutput
 from dragonfly_executor.transport.call_start_cells import map_cells
+from dragonfly_executor.transport.codecs import installed
 from dragonfly_executor.transport.link import Link
 from dragonfly_executor.transport.loop import Loop
 from dragonfly_executor.transport.sockets import Socket
@@ -94,11 +95,14 @@ class Agent:
         # First, because the parent may send calls as soon as it has the HELLO, and a signal must not lose them.
         self._watch.signals(self._on_children, self._on_terminate)
         # A runner that the parent itself started has the parent's packages, and must start fast.
-        own = versions() if "DRAGONFLY_PARENT_PID" in os.environ else versions_with_packages()
+        # And on one machine, compression takes longer than the copy.
+        is_local = "DRAGONFLY_PARENT_PID" in os.environ
+        own, codecs = (versions(), ()) if is_local else (versions_with_packages(), installed())
         capacity_check.try_process()
         machine = self._child_processes.machine
         own.cpus = slots_for(machine.cpus)
-        self._link.send(encode(Kind.HELLO, payload=handshake.hello(self._runner_id, own, machine.capacity)))
+        hello = handshake.hello(self._runner_id, own, machine.capacity, codecs)
+        self._link.send(encode(Kind.HELLO, payload=hello))
         self._link.flush()
         process_tree.become_subreaper()
         if self._starts_memory is not None:

@@ -131,8 +131,8 @@ class ChildProcesses:
         setup = b"".join(self.setup_parts)
         if self._script is None:
             return setup
-        max_payload, size, _ = SETUP_HEAD.unpack_from(setup)
-        return SETUP_HEAD.pack(max_payload, size, self._script) + setup[SETUP_HEAD.size :]
+        max_payload, size, _, codecs = SETUP_HEAD.unpack_from(setup)
+        return SETUP_HEAD.pack(max_payload, size, self._script, codecs) + setup[SETUP_HEAD.size :]
 
     def _descriptors(self) -> list[int]:
         """Return the file descriptors that a child must close. Above all, only the agent may hold the link."""

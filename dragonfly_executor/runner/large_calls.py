@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dragonfly_executor.protocol.frames import HEADER_SIZE, Frame, Kind, encode
+from dragonfly_executor.protocol.compression import chunk_size
+from dragonfly_executor.protocol.frames import Frame, Kind, encode
 from dragonfly_executor.serialization.buffer_cache import read_answer
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
@@ -43,7 +44,7 @@ class LargeCalls:
         call = self._dispatcher.call(frame.call_id, frame.attempt)
         if call is None or call.slot is None:
             return
-        self._dispatcher.payload_arrived(call, len(frame.raw) - HEADER_SIZE)
+        self._dispatcher.payload_arrived(call, chunk_size(frame))
         self._dispatcher.slots[call.slot.pid].link.send_bulk(frame.raw)
         call.chunks_owed += 1
         self._request_more(call)

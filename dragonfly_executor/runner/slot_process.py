@@ -39,10 +39,12 @@ from dragonfly_executor.runner import slot_progress as phases
 from dragonfly_executor.runner.agent_stream import AgentStream
 from dragonfly_executor.runner.code_changes import LoadedFiles
 from dragonfly_executor.runner.memory_limit import MemoryLimit
+from dragonfly_executor.runner.slot_chunks import SlotChunks
 from dragonfly_executor.runner.slot_shared import SlotShared
 from dragonfly_executor.serialization import SlotCodec, perform
 from dragonfly_executor.serialization.buffer_cache import BufferCache, read_table, segments, write_answer
 from dragonfly_executor.serialization.layout import BOX, PICKLE, WITH_SHARED
+from dragonfly_executor.transport.codecs import codecs_of
 from dragonfly_executor.transport.payload_buffer import memory_for
 from dragonfly_executor.transport.sockets import SO_RCVTIMEO, SOL_SOCKET, Socket
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
@@ -64,8 +66,6 @@ They are on their way at once, so their size over the round-trip time bounds the
 """
 MEMORY_IDLE = struct.pack("@ll", 5, 0)
 """Time without a call after which a slot gives shared memory back, as a C ``struct timeval``: 5 s."""
-SCRAP_SIZE = 16 * 1024
-"""Size in bytes of the buffer that drains a payload for which there is no memory. It is allocated at the start."""
 CALL = int(Kind.CALL)
 CHECK_IDLE = int(Kind.CHECK_IDLE)
 RESULT = int(Kind.RESULT)
@@ -146,7 +146,6 @@ class _Slot:
         self._progress = progress
         self._mark = ProcessMark()
         self._memory_limit: MemoryLimit | None = None
-        self._scrap = bytearray(SCRAP_SIZE)
         self._max_payload = 0
         self._ref: tuple[int, int] | None = None
         """The call whose limits the agent watches; None if it has no limits."""
@@ -155,12 +154,14 @@ class _Slot:
         self._ended = 0.0
         self._loaded: LoadedFiles | None = None
         self._kept = BufferCache()
+        self._chunks: SlotChunks
         self._codec: SlotCodec
         self._shared: SlotShared
 
     def serve(self, setup: bytes, place: WorkingDirectory | None) -> int:
         """Prepare the process, then run calls. Return the exit status."""
-        self._max_payload, size, script = SETUP_HEAD.unpack_from(setup)
+        self._max_payload, size, script, codecs = SETUP_HEAD.unpack_from(setup)
+        self._chunks = SlotChunks(self._agent, codecs_of(codecs))
         codec_setup = setup[SETUP_HEAD.size : SETUP_HEAD.size + size]
         initializer = setup[SETUP_HEAD.size + size :]
         self._codec = SlotCodec(codec_setup, place)
@@ -243,8 +244,8 @@ class _Slot:
         if flags & Flag.LARGE:
             try:
                 data = self._receive_large(call_id, attempt, data)
-            except MemoryError as error:
-                self._send_error(call_id, attempt, UnopenedCallError(f"MemoryError: {error}"))
+            except (MemoryError, errors.ProtocolError) as error:
+                self._send_error(call_id, attempt, UnopenedCallError(f"{type(error).__name__}: {error}"))
                 return
             self._since = time.perf_counter()
         elif flags & Flag.SHARED:
@@ -345,11 +346,12 @@ class _Slot:
             data = memory_for(total)
         except MemoryError:
             for start, end in segments(total, places):
-                self._take(start, end, None)
+                self._chunks.take(start, end, None)
             raise MemoryError(f"the slot has no memory for a call of {total} bytes") from None
         view = memoryview(data)
         for start, end in segments(total, places):
-            self._take(start, end, view)
+            self._chunks.take(start, end, view)
+        self._chunks.check()
         for number, (key, place, size) in enumerate(table):
             if number in had:
                 view[place : place + size] = had[number]
@@ -389,27 +391,8 @@ class _Slot:
         view, window = memoryview(data), LARGE_WINDOW * CHUNK_SIZE
         for start in range(0, length, window):
             self._agent.send(pull)
-            self._take(start, min(start + window, length), view)
+            self._chunks.take(start, min(start + window, length), view)
         return data
-
-    def _take(self, start: int, end: int, view: memoryview | None) -> None:
-        """Receive this part of a large call's payload. Without a view, discard it."""
-        header = memoryview(bytearray(HEADER_SIZE))
-        while start < end:
-            self._agent.receive_into(header)
-            length = HEADER.unpack(header)[5]
-            if view is None:
-                self._drop(memoryview(self._scrap), length)
-            else:
-                self._agent.receive_into(view[start : start + length])
-            start += length
-
-    def _drop(self, scrap: memoryview, size: int) -> None:
-        """Read and discard `size` bytes for which there is no memory, so that the stream stays in step."""
-        while size:
-            piece = scrap[:size]
-            self._agent.receive_into(piece)
-            size -= len(piece)
 
     def _send_error(self, call_id: int, attempt: int, error: Exception) -> None:
         """Send an error that the slot itself raises for a call."""
@@ -448,11 +431,4 @@ class _Slot:
         self._agent.send(
             encode(Kind.RESULT, call_id, TOTAL.pack(total), flags=flags, attempt=attempt, detail=microseconds)
         )
-        sent = 0
-        for part in parts:
-            view = memoryview(part).cast("B")
-            for start in range(0, len(view), CHUNK_SIZE):
-                piece = view[start : start + CHUNK_SIZE]
-                sent += len(piece)
-                more = Flag.MORE if sent < total else 0
-                self._agent.send_chunk(HEADER.pack(Kind.CHUNK, more, attempt, 0, call_id, len(piece)), piece)
+        self._chunks.send(call_id, attempt, parts)

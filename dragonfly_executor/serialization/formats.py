@@ -79,10 +79,7 @@ class SerializerFormat:
             Pickler(sink, 5, buffer_callback=buffers.add).dump(value)
         except Exception:  # any error: the next pickler succeeds, or raises a better one
             return None
-        for piece in sink:
-            if any(mark in piece for mark in marks):
-                return None
-        return sink, buffers
+        return None if sink.mentions(marks) else (sink, buffers)
 
     def tracked(
         self,

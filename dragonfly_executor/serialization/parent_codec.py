@@ -272,7 +272,7 @@ class CallCodec:
                 Pickler(sink, 5, buffer_callback=buffers.add).dump(call)
         except Exception:  # the call needs more than pickle, or fails below as well, with the same error
             return self._any_call(call)
-        if buffers.views or self._environment.path or any(mark in piece for piece in sink for mark in self._marks):
+        if buffers.views or self._environment.path or sink.mentions(self._marks):
             return self._any_call(call)
         return [sink[0]] if len(sink) == 1 and type(sink[0]) is bytes else self._marked(self._pieces(sink), [])
 

@@ -229,7 +229,7 @@ class SlotCodec:
         try:
             if done:
                 Pickler(sink, 5, buffer_callback=buffers.add).dump(value)
-                done = MARK not in sink[0] if len(sink) == 1 else not any(MARK in piece for piece in sink)
+                done = MARK not in sink[0] if len(sink) == 1 else not sink.mentions((MARK,))
         except Exception:  # the value needs more than pickle, or fails below as well, with the same error
             done = False
         if done and not buffers.views:

@@ -133,7 +133,7 @@ class FakeAgent(threading.Thread):
         self._setup += frame.payload
         if frame.flags & Flag.MORE:
             return
-        self._max_payload, size, _ = SETUP_HEAD.unpack_from(self._setup)
+        self._max_payload, size, _, _ = SETUP_HEAD.unpack_from(self._setup)
         own = self._setup[SETUP_HEAD.size :]
         # Do not call `prepare`: it sets the process up like the parent, and this process is the parent.
         self._codec = SlotCodec(own[:size])

@@ -18,6 +18,7 @@ from dragonfly_executor.protocol.frames import (
     Decoder,
     Frame,
 )
+from dragonfly_executor.transport.bulk_rate import BulkRate
 from dragonfly_executor.transport.loop import Loop
 from dragonfly_executor.transport.sockets import Buffer, Socket
 from dragonfly_executor.transport.streams import DescriptorPair
@@ -91,6 +92,10 @@ class Link:
         self.unwritten_objects: set[int] = set()
         """The shared objects of which pieces were not written. `close` sets it."""
         self.closed = False
+        self.bulk_rate = BulkRate()
+        """The rate of the second lane while frames wait for the socket."""
+        self._waiting_since = 0.0
+        self._waited_bytes = 0
         self._time = loop.time
         self.last_heard = loop.time()
         loop.add_reader(self._fd, self._read)
@@ -293,6 +298,7 @@ class Link:
                 if not self._unsent:
                     self._fill()
                 if not self._write():
+                    self._measure()
                     self._want_writer(True)
                     return
         except OSError as error:
@@ -344,6 +350,8 @@ class Link:
             sent = self._sock.send(self._unsent[0]) if one else self._sock.sendmsg(self._unsent)
         except (BlockingIOError, InterruptedError):
             return False
+        if self.is_blocked:
+            self._waited_bytes += sent
         while sent:
             first = self._unsent[0]
             if sent < len(first):
@@ -352,6 +360,13 @@ class Link:
             sent -= len(first)
             self._unsent.popleft()
         return True
+
+    def _measure(self) -> None:
+        """Count the time since the socket's buffer was full before, with the bytes that have left since then."""
+        now = self._time()
+        if self.is_blocked and self._unsent_is_bulk:
+            self.bulk_rate.add(self._waited_bytes, now - self._waiting_since)
+        self._waiting_since, self._waited_bytes = now, 0
 
     def _want_writer(self, wanted: bool) -> None:
         if wanted == self.is_blocked or self.closed:

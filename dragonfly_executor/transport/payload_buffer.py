@@ -56,7 +56,7 @@ class PayloadBuffer:
         """Bytes of memory that the payload takes."""
         return len(self._memory)
 
-    def append(self, piece: memoryview) -> None:
+    def append(self, piece: bytes | bytearray | memoryview) -> None:
         """Add a piece.
 
         Raises:

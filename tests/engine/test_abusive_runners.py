@@ -20,6 +20,7 @@ from dragonfly_executor.protocol.memory_bounds import MAX_SLOTS, OUTPUT_SLACK
 from dragonfly_executor.protocol.output_window import WINDOW
 from dragonfly_executor.protocol.versions import versions
 from dragonfly_executor.testing import FakeBackend
+from dragonfly_executor.transport.codecs import load
 from dragonfly_executor.transport.link import MAX_REPLIES
 from tests.support.helpers import PATIENCE, Events, ScriptedBackend, error_of, frames_from, say_hello
 from tests.support.payloads import echo, nothing
@@ -72,13 +73,15 @@ def output(call: Frame, size: int, slot: int = SLOT, call_id: int | None = None)
 class Abused:
     """A pool whose first runner lies once it has a call; all that follow answer None."""
 
-    def __init__(self, lie: Lie, **options: object) -> None:
+    def __init__(self, lie: Lie, *, codecs: object = (), **options: object) -> None:
+        self._codecs = codecs
         self.backend = ScriptedBackend(self._play)
         self._lie = lie
         self.executor = DragonflyExecutor(backend=self.backend, **options)  # type: ignore[arg-type]
 
     def _play(self, sock: socket.socket, number: int) -> None:
-        say_hello(sock)
+        said = json.loads(handshake.hello("", versions())) | {"codecs": self._codecs}
+        sock.sendall(encode(Kind.HELLO, payload=json.dumps(said).encode()))
         for frame in frames_from(sock):
             if frame.kind == Kind.CALL and number == 1:
                 self._lie(sock, frame)
@@ -146,6 +149,52 @@ def test_chunks_without_end_end_with_what_was_announced() -> None:
             sock.sendall(chunk(call, CHUNK_SIZE, more=True))
 
     Abused(lie).check("786432 bytes was announced, but 1048576 arrived")
+
+
+def compressed(call: Frame, payload: bytes, size: int, flags: int = Flag.LZ4) -> bytes:
+    return encode(Kind.CHUNK, call.call_id, payload, attempt=call.attempt, flags=flags | Flag.MORE, detail=size)
+
+
+@pytest.mark.parametrize(
+    ("payload", "size", "flags", "text"),
+    [
+        (b"\xff" * 9, CHUNK_SIZE, Flag.LZ4, "cannot be opened"),
+        (b"garbage", CHUNK_SIZE, Flag.ZSTD, "cannot be opened"),
+        (b"", 0, Flag.LZ4, "a compressed chunk of 0 bytes"),
+        (b"x", CHUNK_SIZE + 1, Flag.ZSTD, "a compressed chunk of 262145 bytes"),
+        (b"x", 2**32 - 1, Flag.LZ4, "a compressed chunk of 4294967295 bytes"),
+        (load("lz4").compress(bytes(2**26)), CHUNK_SIZE, Flag.LZ4, "cannot be opened"),
+        (load("zstd").compress(bytes(2**26)), CHUNK_SIZE, Flag.ZSTD, "cannot be opened"),
+        (load("lz4").compress(bytes(1000)), CHUNK_SIZE, Flag.LZ4, "1000 bytes that claims 262144"),
+    ],
+)
+def test_a_compressed_chunk_is_what_it_claims(payload: bytes, size: int, flags: int, text: str) -> None:
+    def lie(sock: socket.socket, call: Frame) -> None:
+        sock.sendall(head(call, 3 * CHUNK_SIZE) + compressed(call, payload, size, flags))
+
+    codecs = ["lz4", "zstd", "unknown", 1]
+    Abused(lie, compression="auto", codecs=codecs).check(text)
+
+
+def test_compressed_chunks_are_held_to_max_payload() -> None:
+    """After decompression: few bytes of them may stand for many."""
+
+    def lie(sock: socket.socket, call: Frame) -> None:
+        packed = load("lz4").compress(bytes(CHUNK_SIZE))
+        sock.sendall(head(call, CHUNK_SIZE) + 2 * compressed(call, packed, CHUNK_SIZE))
+
+    Abused(lie, compression="auto", codecs=["lz4"], max_payload=CHUNK_SIZE).check(
+        "262144 bytes was announced, but 524288"
+    )
+
+
+@pytest.mark.parametrize("options", [{}, {"compression": "auto"}, {"codecs": ["lz4"]}])
+def test_no_chunk_is_compressed_unless_both_ends_agree(options: dict[str, object]) -> None:
+    def lie(sock: socket.socket, call: Frame) -> None:
+        packed = load("lz4").compress(bytes(CHUNK_SIZE))
+        sock.sendall(head(call, 2 * CHUNK_SIZE) + compressed(call, packed, CHUNK_SIZE))
+
+    Abused(lie, **options).check("a codec that was not agreed on")
 
 
 @pytest.mark.parametrize("payload", [b"", b"x", TOTAL.pack(9) + b"x", b"x" * 5000])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import concurrent.futures
 import inspect
 import numbers
+import sys
 from datetime import timedelta
 from fractions import Fraction
 from functools import partial
@@ -165,6 +166,8 @@ async def _asynchronous(*_: Any) -> None:
         ({"output": "both"}, ValueError, "must be 'inherit', 'tag', 'capture', 'drop' or a callable, not 'both'"),
         ({"output": None}, TypeError, "output must be .* or a callable, not NoneType"),
         ({"max_payload": 0}, ValueError, "max_payload must be at least 1"),
+        ({"compression": "lz4"}, ValueError, "compression must be None or 'auto', not 'lz4'"),
+        ({"compression": True}, ValueError, "compression must be None or 'auto', not True"),
         ({"max_boot_failures": 0}, ValueError, "max_boot_failures must be at least 1"),
         ({"retries": -1}, ValueError, "retries must be at least 0"),
         ({"retry_on": (1,)}, TypeError, "retry_on must hold exception types"),
@@ -366,3 +369,10 @@ def test_a_boot_takes_as_long_as_the_backend_says_unless_the_pool_does(make_pool
     assert make_pool(backend=Slow())._engine.options.boot_timeout == 90.0
     assert make_pool(backend=Slow(), boot_timeout=7)._engine.options.boot_timeout == 7.0
     assert make_pool(backend=FakeBackend())._engine.options.boot_timeout == 30.0
+
+
+def test_compression_without_a_codec_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    for library in ("lz4", "zstandard", "_zstd"):
+        monkeypatch.setitem(sys.modules, library, None)
+    with pytest.raises(ImportError, match=r"dragonfly-executor\[lz4\]' or 'dragonfly-executor\[zstd\]'"):
+        DragonflyExecutor(compression="auto")

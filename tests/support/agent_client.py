@@ -66,7 +66,7 @@ class AgentClient:
         session = handshake.welcome(lease=LONG, setup_timeout=LONG, slots=1, calls_per_slot=0)
         self.say(Kind.WELCOME, session)
         setup = self._codec.setup()
-        self.say(Kind.SETUP, SETUP_HEAD.pack(1 << 20, len(setup), 0) + setup)
+        self.say(Kind.SETUP, SETUP_HEAD.pack(1 << 20, len(setup), 0, 0) + setup)
 
     def call(self, call_id: int, function: Callable[..., Any], *args: Any) -> None:
         self.say(Kind.CALL, b"".join(self._codec.encode_call(function, args, {})), call_id=call_id, attempt=1)

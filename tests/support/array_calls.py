@@ -61,17 +61,18 @@ class Deadly:
         raise AssertionError
 
 
-def sum_in_forked_child(array: Any, go_on: str, result: str) -> int:
-    """Fork. The child reads the argument once the FIFO `go_on` is written to, long after the call has ended."""
-    pid = os.fork()
-    if pid == 0:
+def sum_in_forked_child(array: Any, go_on: str, result: str) -> None:
+    """Fork. The child reads the argument once the FIFO `go_on` is written to, and writes its sum to another FIFO.
+
+    That is long after the call has ended.
+    """
+    if os.fork() == 0:
         try:
             os.setsid()
             Path(go_on).read_bytes()
             Path(result).write_text(str(int(array.sum())))
         finally:
             os._exit(0)
-    return pid
 
 
 def forbid_descriptors() -> int:

@@ -95,10 +95,14 @@ class DialingBackend(Backend):
     def default_slots(self) -> int:
         return 2
 
+    def parent_of(self, request: BootRequest) -> Parent:
+        """What the runner is told of its parent."""
+        return request.parent
+
     def boot(self, request: BootRequest) -> Node:
         marker = os.urandom(8).hex()
         try:
-            process = start_runner(request.parent, marker=marker, **self._options)
+            process = start_runner(self.parent_of(request), marker=marker, **self._options)
         except OSError as error:
             raise BootError(f"cannot start a runner: {error}") from error
         self.nodes.append(self.node(process, marker))

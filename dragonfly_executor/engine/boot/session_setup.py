@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from dragonfly_executor.protocol import handshake
 from dragonfly_executor.protocol.frames import SETUP_HEAD, ScriptImport
 from dragonfly_executor.protocol.versions import versions_like
+from dragonfly_executor.transport.codecs import codec_bits, installed
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ class SessionSetup:
         self._codec = engine.codec
         self._initializer = initializer
         self._setup = engine.codec.setup()
+        self._compression = () if engine.options.compression is None else installed()
         file_snapshot = tier.file_snapshot
         if file_snapshot is not None:
             main, stays = file_snapshot.main, file_snapshot.sends_nothing
@@ -52,10 +54,11 @@ class SessionSetup:
             return self._setup
         return self._setup_in_image if node.shares_image else self._setup_elsewhere
 
-    def _encode_setup(self, setup: bytes) -> bytes:
+    def _encode_setup(self, setup: bytes, codecs: Iterable[str]) -> bytes:
         # If no call has needed the script yet, slots import it only when a call needs it.
         script = ScriptImport.IMPORT if self._codec.needs_script else ScriptImport.SKIP
-        return SETUP_HEAD.pack(self._options.max_payload, len(setup), script) + setup + self._initializer
+        head = SETUP_HEAD.pack(self._options.max_payload, len(setup), script, codec_bits(codecs))
+        return head + setup + self._initializer
 
     def admit(self, runner: RunnerLink, hello: handshake.Hello) -> None:
         """Admit a runner: set its number of slots, and send WELCOME and SETUP. Remote runners need `file_snapshot`."""
@@ -75,7 +78,9 @@ class SessionSetup:
             limit_threads=options.limit_threads,
             divide_gpus=options.divide_gpus,
         )
-        runner.welcome(session, self._encode_setup(self._setup_for(runner.node)), slots, log_level)
+        codecs = [name for name in hello.codecs if name in self._compression]
+        runner.compress_by(codecs)
+        runner.welcome(session, self._encode_setup(self._setup_for(runner.node), codecs), slots, log_level)
 
     def _compare(self, runner: RunnerLink, hello: handshake.Hello) -> None:
         """Warn of versions that differ and may still meet, once for each host and difference."""

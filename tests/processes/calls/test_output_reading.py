@@ -224,7 +224,7 @@ from dragonfly_executor.runner.slot_progress import Progress
 
 codec = CallCodec()
 setup = codec.setup()
-setup = SETUP_HEAD.pack(1 << 20, len(setup), 0) + setup
+setup = SETUP_HEAD.pack(1 << 20, len(setup), 0, 0) + setup
 calls, taken = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
 agent, results = socket.socketpair()
 output = SentOutput(None, None, None, None)
@@ -238,6 +238,7 @@ if os.fork() == 0:
         results,
         setup=setup,
         place=None,
+        rendezvous=None,
         agent_pid=parent,
         take_over_output=output.take_over,
         progress=Progress(),

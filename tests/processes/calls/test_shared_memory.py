@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -155,13 +156,17 @@ def test_a_retry_finds_the_arguments_unchanged(make: Make, tmp_path: Path) -> No
 def test_views_in_a_forked_child_of_a_call_stay_as_they_are(make: Make, tmp_path: Path) -> None:
     ex, go_on, result = make(1), tmp_path / "go", tmp_path / "result"
     os.mkfifo(go_on)
-    pid = ex.submit(calls.sum_in_forked_child, np.ones(SIZE, "u1"), str(go_on), str(result)).result(SOON)
+    os.mkfifo(result)
+    reader = os.open(result, os.O_RDONLY | os.O_NONBLOCK)
+    ex.submit(calls.sum_in_forked_child, np.ones(SIZE, "u1"), str(go_on), str(result)).result(SOON)
     for n in range(30):
         ex.submit(calls.echo, np.full(SIZE, n, "u1")).result(SOON)
     go_on.write_bytes(b"go")
-    while Path(f"/proc/{pid}").exists() and not result.exists():
-        os.sched_yield()
-    assert int(result.read_text()) == SIZE
+    try:
+        select.select([reader], [], [], PATIENCE)
+        assert int(os.read(reader, 100)) == SIZE
+    finally:
+        os.close(reader)
 
 
 FORKS = """

@@ -197,6 +197,8 @@ FLAGS = {
     "RETRYABLE": 2,
     "MORE": 4,
     "OPTIONS": 8,
+    "LZ4": 8,  # of CHUNK, as the next
+    "ZSTD": 16,
     "LARGE": 16,
     "SHARED": 32,
     "STDERR": 32,  # of other kinds than SHARED

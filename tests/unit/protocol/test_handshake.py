@@ -38,3 +38,18 @@ def test_a_runner_that_says_nothing_of_it_is_admitted() -> None:
     said = json.loads(handshake.hello("1", versions()))
     del said["capacity"]
     assert handshake.read_hello(json.dumps(said).encode()).capacity is None
+
+
+@pytest.mark.parametrize(
+    ("said", "known"),
+    [(["lz4", "zstd"], ("zstd", "lz4")), (["lz4"], ("lz4",)), (["brotli", 1, None, []], ()), ("lz4", ()), (None, ())],
+)
+def test_codecs_that_are_not_known_are_left_out(said: object, known: tuple[str, ...]) -> None:
+    payload = json.dumps(json.loads(handshake.hello("1", versions())) | {"codecs": said}).encode()
+    assert handshake.read_hello(payload).codecs == known
+
+
+def test_a_runner_need_not_name_codecs() -> None:
+    said = json.loads(handshake.hello("1", versions()))
+    del said["codecs"]
+    assert handshake.read_hello(json.dumps(said).encode()).codecs == ()

@@ -19,6 +19,7 @@ from dragonfly_executor.protocol.memory_bounds import (
     max_result_bytes,
 )
 from dragonfly_executor.protocol.output_window import WINDOW
+from dragonfly_executor.transport.codecs import Codecs
 from dragonfly_executor.transport.payload_buffer import PayloadBuffer
 
 
@@ -35,7 +36,7 @@ def head(total: int, flags: int = 0) -> Frame:
 def test_a_download_is_as_long_as_was_announced_or_an_error(pieces: list[bytes], off: int) -> None:
     data = b"".join(pieces)
     total = max(0, len(data) + off)
-    download = Download(head(total), 1000, PayloadBuffer)
+    download = Download(head(total), 1000, PayloadBuffer, Codecs().open)
     try:
         for number, piece in enumerate(pieces, 1):
             is_last = number == len(pieces)
@@ -51,10 +52,10 @@ def test_no_more_is_announced_than_fits(max_payload: int, total: int, flags: int
     fits = total <= max_payload or (flags == Flag.ERROR and total <= ERROR_ROOM)
     assert (total <= max_result_bytes(max_payload, flags)) is fits
     if fits:
-        assert Download(head(total, flags), max_payload, PayloadBuffer).data == b""
+        assert Download(head(total, flags), max_payload, PayloadBuffer, Codecs().open).data == b""
     else:
         with pytest.raises(ProtocolError, match="was announced"):
-            Download(head(total, flags), max_payload, PayloadBuffer)
+            Download(head(total, flags), max_payload, PayloadBuffer, Codecs().open)
 
 
 def test_an_error_in_one_frame_has_its_room_beside_max_payload() -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from dragonfly_executor.core.slot_records import DYING, SlotRecord
-from dragonfly_executor.protocol.frames import SETUP_HEAD, Decoder, Kind, ScriptImport
+from dragonfly_executor.protocol.frames import SETUP_HEAD, Decoder, Flag, Kind, ScriptImport
 from dragonfly_executor.protocol.parent import VARIABLE, Parent
 from dragonfly_executor.runner import child_processes, process_tree, slot_process
 from dragonfly_executor.runner.child_processes import MAX_SETUP_CRASHES, ChildProcesses
@@ -128,7 +128,7 @@ class Agent:
         monkeypatch.setattr(process_tree, "kill_children", lambda but: self.spared.append(set(but)))
 
     def setup(self, initializer: bytes) -> None:
-        head = SETUP_HEAD.pack(1000, len(CODEC), ScriptImport.IMPORT)
+        head = SETUP_HEAD.pack(1000, len(CODEC), ScriptImport.IMPORT, Flag.LZ4)
         self.children.setup_parts = [head + CODEC[:2], CODEC[2:] + initializer]
 
     def call_later(self, seconds: float, callback: Callable[[], None]) -> FakeTimer:
@@ -207,8 +207,8 @@ def agent(monkeypatch: pytest.MonkeyPatch) -> Agent:
 
 
 def script_of(slot: FakeSlot) -> int:
-    max_payload, size, script = SETUP_HEAD.unpack_from(slot.setup)
-    assert (max_payload, size) == (1000, len(CODEC))
+    max_payload, size, script, codecs = SETUP_HEAD.unpack_from(slot.setup)
+    assert (max_payload, size, codecs) == (1000, len(CODEC), Flag.LZ4)
     assert slot.setup[SETUP_HEAD.size :] == CODEC
     return int(script)
 
