@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +74,12 @@ def sum_in_forked_child(array: Any, go_on: str, result: str) -> None:
             Path(result).write_text(str(int(array.sum())))
         finally:
             os._exit(0)
+
+
+def echo_late(array: Any) -> Any:
+    """Return the argument after a long time."""
+    time.sleep(300)
+    return array
 
 
 def forbid_descriptors() -> int:

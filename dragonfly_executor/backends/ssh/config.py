@@ -42,6 +42,7 @@ class Target(NamedTuple):
         agent: the value of IdentityAgent, or None.
         certificate_files: the user's certificates that the configuration names.
         known_hosts: known_hosts files that the configuration names; empty if unknown.
+        ciphers: the ciphers for ``ssh`` to offer, in order of preference; empty to leave them to ``ssh``.
         unsupported: options that are set, that paramiko does not support, and without which host keys may be unknown.
     """
 
@@ -59,6 +60,7 @@ class Target(NamedTuple):
     agent: str | None = None
     certificate_files: tuple[str, ...] = ()
     known_hosts: tuple[str, ...] = ()
+    ciphers: tuple[str, ...] = ()
     unsupported: tuple[str, ...] = ()
 
 

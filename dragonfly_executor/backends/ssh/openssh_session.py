@@ -248,6 +248,8 @@ class ProgramClient:
         timeout = math.ceil(target.connect_timeout or settings.connect_timeout)
         options = {**OPTIONS, "ConnectTimeout": str(timeout), "ServerAliveInterval": str(target.keepalive)}
         options |= self._host_key_options()
+        if target.ciphers:
+            options["Ciphers"] = ",".join(target.ciphers)
         if not settings.login.use_agent:
             options["IdentityAgent"] = "none"
         user, port = host.user or settings.login.user, host.port or settings.login.port

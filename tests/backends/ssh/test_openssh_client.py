@@ -63,6 +63,16 @@ def clients() -> list[int]:
 # -- what it can do ----------------------------------------------------------------------------------------------------
 
 
+def test_a_connection_is_encrypted_with_aes_gcm(host: Host, backend: Backend) -> None:
+    node = backend(host).boot(REQUEST)
+    try:
+        (client,) = clients()
+        words = Path(f"/proc/{client}/cmdline").read_text().split("\0")
+        assert [word for word in words if word.startswith("Ciphers=aes128-gcm@openssh.com,")]
+    finally:
+        node.stop()
+
+
 def test_a_host_is_known_by_its_certificate(make_host: MakeHost, backend: Backend, make: Make, tmp_path: Path) -> None:
     """paramiko knows no certificates of hosts: there, such a line is named in the error."""
     authority = make_key(tmp_path / "authority")

@@ -53,6 +53,30 @@ def test_a_host_is_what_the_file_makes_of_it(reader: str, resolve: Resolve) -> N
     assert (target.key_name, target.connect_timeout, target.key_files) == ("[gpu1.example.com]:2222", 7.0, ())
 
 
+@needs_ssh
+@pytest.mark.parametrize(
+    ("text", "is_configured"),
+    [
+        (None, False),
+        ("Host gpu1\n  Port 2222\n", False),
+        ("Host gpu1\n  Ciphers aes256-ctr,aes128-gcm@openssh.com\n", True),
+        ("Host gpu1\n  Ciphers ^aes256-ctr\n", True),
+        ("Host other\n  Ciphers aes256-ctr\n", False),
+    ],
+)
+def test_ssh_prefers_aes_gcm_unless_ciphers_are_configured(
+    tmp_path: Path, text: str | None, is_configured: bool
+) -> None:
+    path = None if text is None else tmp_path / "config"
+    if path is not None and text is not None:
+        path.write_text(text)
+    resolver = SSHConfigResolver(None if path is None else str(path), has_parser=False)
+    ciphers = resolver.resolve(SSHHost("gpu1"), None, None, Deadline(PATIENCE)).ciphers
+    assert ciphers[:2] == (() if is_configured else openssh_config.FAST_CIPHERS)
+    # A host without AES-GCM must still find its cipher in the list.
+    assert is_configured or "chacha20-poly1305@openssh.com" in ciphers
+
+
 def test_a_port_stands_in_the_name_of_a_key(reader: str, resolve: Resolve) -> None:
     assert resolve("Host *\n  Port 2222\n  IdentityFile /keys/%h-%p\n").key_files == ("/keys/gpu1-2222",)
 

@@ -19,7 +19,7 @@ from dragonfly_executor.transport.link import Link
 from tests.processes.conftest import Make
 from tests.support import array_calls as calls
 from tests.support import payloads
-from tests.support.helpers import PATIENCE, SOON, error_of, kill_and_wait
+from tests.support.helpers import PATIENCE, SOON, all_ended, error_of, kill_and_wait, watching
 
 np = pytest.importorskip("numpy")
 pytestmark = pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="there is no memfd")
@@ -302,6 +302,48 @@ def test_many_threads_submit_at_once(make: Make) -> None:
     for thread in threads:
         thread.join()
     assert not wrong
+
+
+HOLDS = """
+import sys
+import numpy as np
+from dragonfly_executor import DragonflyExecutor
+from tests.support import array_calls as calls
+from tests.support import payloads
+ex = DragonflyExecutor(1)
+array = ex.submit(calls.echo, np.ones(1 << 20, "u1")).result()
+slot = ex.submit(calls.keep, array).result()
+agent = ex.submit(payloads.agent_pid).result()
+running = ex.submit(calls.echo_late, array)
+print(slot, agent, flush=True)
+sys.stdin.read()
+"""
+
+
+def _segments_in(pid: int | str) -> set[str]:
+    """The inodes of the segments that a process maps; none if it is gone."""
+    try:
+        lines = Path(f"/proc/{pid}/maps").read_text().splitlines()
+    except OSError:
+        return set()
+    return {line.split()[4] for line in lines if "memfd:dragonfly-data" in line}
+
+
+def test_a_killed_parent_leaves_no_process_and_no_memory() -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLDS], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as parent:
+        assert parent.stdout is not None
+        try:
+            slot, agent = map(int, parent.stdout.readline().split())
+            segments = _segments_in(parent.pid)
+            assert segments & _segments_in(slot)
+            with watching(slot, agent) as watches:
+                parent.kill()
+                assert all_ended(watches)
+        finally:
+            parent.kill()
+    assert not any(segments & _segments_in(path.name) for path in Path("/proc").glob("[0-9]*"))
 
 
 # -- without room ------------------------------------------------------------------------------------------------------
