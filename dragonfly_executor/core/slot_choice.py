@@ -64,6 +64,6 @@ def overfull_slot(table: SlotTable) -> SlotRecord | None:
 def may_fork(table: SlotTable, now: float) -> bool:
     """Return True if a slot may be forked now.
 
-    One slot is forked between two ticks: meanwhile the other slots may empty the queue.
+    The number of forks between two ticks is limited: meanwhile the other slots may empty the queue.
     """
     return table.may_grow and not table.has_forked and now >= table.no_fork_before

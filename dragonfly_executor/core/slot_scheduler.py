@@ -86,7 +86,7 @@ class SlotScheduler:
     def tick(self, now: float) -> None:
         """Do what is due."""
         table = self.table
-        table.has_forked = False
+        table.forked = 0
         for slot in table.slots.values():
             slot.blocked &= ~FULL
         check_limits(table, now)
@@ -274,7 +274,7 @@ class SlotScheduler:
     def slot_forked(self, slot: SlotRecord) -> None:
         """Use a new slot: an answer to Fork."""
         self.table.slots[slot.pid] = self.table.starting[slot.pid] = slot
-        self.table.has_forked = True
+        self.table.forked += 1
         self.is_due = True
 
     def fork_failed(self, now: float) -> None:

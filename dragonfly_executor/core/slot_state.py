@@ -29,6 +29,8 @@ CHEAP: Final = 0.001
 """Seconds of a call below which calls are queued in the slots."""
 PREFETCH_SECONDS: Final = 0.004
 """Seconds of work that may be queued in a slot."""
+FORKS_AT_ONCE: Final = 4
+"""Slots that are forked between two ticks while calls take long: the agent does nothing else for some 8 ms."""
 MAX_PREFETCH: Final = 64
 """Calls that may be queued in a slot behind the running one."""
 
@@ -66,7 +68,7 @@ class SlotTable:
         last_start: the time at which a call last became the first of a slot.
         is_closed: True if no more calls are started.
         no_fork_before: the time of the next attempt to fork, after a failed one.
-        has_forked: True if a slot was forked since the last tick.
+        forked: number of slots that were forked since the last tick.
         review_at: the time of the next review.
         is_in_review: True from a review until the calls that it took back were handed out.
         homes: by key, the process id of the slot to which a call with this key was handed last.
@@ -94,7 +96,7 @@ class SlotTable:
         self.last_start = now
         self.is_closed = False
         self.no_fork_before = now
-        self.has_forked = False
+        self.forked = 0
         self.review_at = NEVER
         self.is_in_review = False
         self.homes = KeyHomes()
@@ -106,6 +108,16 @@ class SlotTable:
     def is_idle(self) -> bool:
         """Return True if no call is on this runner."""
         return not self.waiting and not self.calls and not self.held
+
+    @property
+    def has_forked(self) -> bool:
+        """Return True if no more slots may be forked before the next tick.
+
+        While calls are short, the slots that there are may empty the queue meanwhile. Calls that take longer than a
+        fork still wait then, and several forks in a row copy fewer of the agent's pages than forks between other work.
+        """
+        is_slow = self.cost is not None and self.cost >= REVIEW_AFTER
+        return self.forked >= (FORKS_AT_ONCE if is_slow else 1)
 
     @property
     def may_grow(self) -> bool:

@@ -13,7 +13,7 @@ from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from dragonfly_executor.serialization.layout import Buffer
+    from dragonfly_executor.serialization.layout import Buffer, Received
     from dragonfly_executor.serialization.shared_object import SharedContent
 
 LEAST = 1024 * 1024
@@ -142,6 +142,18 @@ class RepeatedBuffers:
                 marked[index] = self._kept[key]
                 marked.kept[index] = key
         return marked if marked.kept else parts
+
+    def known(self, parts: Sequence[Received]) -> list[Received]:
+        """Return the pieces. A writable piece whose bytes are cached is replaced by them, to save the copy."""
+        return [self._known(part) if len(part) >= LEAST else part for part in parts]
+
+    def _known(self, part: Received) -> Received:
+        if type(part) is memoryview and not part.readonly:
+            for kept in self._kept.values():
+                # Not `==`, which takes a memoryview item by item.
+                if len(kept) == part.nbytes and kept.startswith(part):
+                    return kept
+        return part
 
     def _key(self, piece: bytes, *, at_once: bool) -> int | None:
         for key, kept in self._kept.items():

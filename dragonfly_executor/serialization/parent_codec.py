@@ -154,7 +154,7 @@ class CallCodec:
         if self._copies:
             return parts
         try:
-            kept = snapshot(parts)
+            kept = self._snapshot(parts)
         except MemoryError as exc:
             size = sum(map(len, parts))
             text = f"the call's arguments, of {size} bytes, cannot be copied: there is no memory for them"
@@ -360,9 +360,16 @@ class CallCodec:
         if shared:
             table = pack_entries(content.entry for content in shared.values())
             flags, definitions = flags | WITH_SHARED, with_part(table, definitions)
-        packed = pack(flags, definitions, body, [*large, *buffers], copy=self._copies, first=len(large))
-        parts = self._marked(packed, large)
+        packed = pack(flags, definitions, body, [*large, *buffers], copy=False, first=len(large))
+        parts = self._marked(self._snapshot(packed) if self._copies else packed, large)
         return holding_contents(parts, tuple(shared.values())) if shared else parts
+
+    def _snapshot(self, parts: Sequence[Received]) -> list[Buffer]:
+        """Return the pieces, with a copy of each that may still change, unless slots cache the same bytes."""
+        if max(map(len, parts)) >= LEAST:
+            with self._lock:
+                parts = self._repeats.known(parts)
+        return snapshot(parts)
 
     def _marked(self, parts: list[Buffer], lasting: list[memoryview]) -> list[Buffer]:
         """Mark the large pieces of a payload that are sent repeatedly, so that slots cache them."""

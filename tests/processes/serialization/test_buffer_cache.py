@@ -24,6 +24,7 @@ from dragonfly_executor.serialization.buffer_cache import (
     write_answer,
 )
 from dragonfly_executor.serialization.layout import pack, unpack, unpack_all
+from dragonfly_executor.serialization.parent_codec import CallCodec
 from dragonfly_executor.transport.link import Link
 from tests.engine.conftest import MakeExecutor as Make
 from tests.engine.conftest import make as make_any  # a fixture
@@ -238,6 +239,29 @@ def test_what_is_small_or_may_still_change_is_not_kept(piece: Any) -> None:
     repeats = RepeatedBuffers()
     for _ in range(3):
         assert type(repeats.mark([piece], [])) is list
+
+
+def test_what_may_still_change_is_not_copied_while_it_is_the_same() -> None:
+    repeats, data = RepeatedBuffers(), bytearray(content(1))
+    for _ in range(2):
+        repeats.mark([content(1)], [])
+    (kept,) = repeats._kept.values()
+    assert repeats.known([memoryview(data)])[0] is kept
+    data[SIZE // 3] = 9
+    view = memoryview(data)
+    assert repeats.known([view])[0] is view
+    shorter = memoryview(content(1))[1:]
+    assert repeats.known([shorter])[0] is shorter
+
+
+def test_an_array_that_stays_the_same_is_copied_until_it_is_kept() -> None:
+    numpy = pytest.importorskip("numpy")
+    codec, array = CallCodec(), numpy.zeros(SIZE // 8)
+    pieces = [max(codec.encode_call(len, (array,), {}), key=len) for _ in range(4)]
+    assert pieces[1] is pieces[2] is pieces[3]
+    array[SIZE // 16] = 1
+    changed = max(codec.encode_call(len, (array,), {}), key=len)
+    assert (changed == array.tobytes(), pieces[3] == bytes(SIZE)) == (True, True)
 
 
 def test_another_content_with_the_same_ends_is_another_piece() -> None:

@@ -440,6 +440,27 @@ def test_calls_come_in_the_order_of_their_arrival_also_after_they_were_taken_bac
 # -- forks ------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(("cost", "forks"), [(None, 1), (SHORT, 1), (LONG, slot_state.FORKS_AT_ONCE)])
+def test_several_slots_are_forked_between_two_ticks_if_calls_take_longer_than_a_fork(
+    cost: float | None, forks: int
+) -> None:
+    made = SlotWorld(20)
+    made.table.cost = cost
+    made.arrive(*range(20))
+    assert len(made.slots) == forks
+    made.scheduler.tick(made.now)
+    made.run()
+    assert len(made.slots) == 2 * forks
+
+
+def test_no_more_slots_are_forked_at_once_than_calls_wait() -> None:
+    made = SlotWorld(20)
+    made.table.cost = LONG
+    made.arrive(1, 2)
+    made.advance(0.001)
+    assert len(made.slots) == 2
+
+
 def test_a_fork_that_fails_is_tried_again_and_calls_go_back_meanwhile() -> None:
     made = world(2, cost=LONG)
     one, other = slots_of(made)
