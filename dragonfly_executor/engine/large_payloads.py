@@ -51,9 +51,12 @@ class SharedPayload(list["Buffer"]):
     unanswered = 0
     """Number of times that the payload was sent to a runner whose answer has not come."""
 
+    _put_back: Callable[[Block], object] | None = None
+
     def __init__(self, block: Block, length: int, put_back: Callable[[Block], object]) -> None:
-        self._put_back = put_back
         self._block = block
+        # Last: an interrupt may come before it, and `__del__` after that.
+        self._put_back = put_back
         super().__init__((block.view()[:length],))
 
     def location(self) -> bytes:
@@ -61,7 +64,7 @@ class SharedPayload(list["Buffer"]):
         return SHARED.pack(self._block.segment.number, self._block.index, len(self[0]))
 
     def __del__(self) -> None:
-        if not self.unanswered:
+        if self._put_back is not None and not self.unanswered:
             self.clear()
             self._put_back(self._block)
 

@@ -11,7 +11,7 @@ from dragonfly_executor.engine.large_payloads import SharedPayload
 from dragonfly_executor.errors import ProtocolError
 from dragonfly_executor.transport.memory_channel import Message, MessageKind, receive_message, send_message
 from dragonfly_executor.transport.received_segments import ReceivedSegment
-from dragonfly_executor.transport.segment_file import file_size, make_file
+from dragonfly_executor.transport.segment_file import file_size
 from dragonfly_executor.transport.segment_pool import Segment, SegmentPool, block_count
 from dragonfly_executor.transport.sockets import PACKETS, Buffer, Socket
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
@@ -136,13 +136,15 @@ class SharedSegments:
     def make(self, size: int, needed: int, *, single: bool = False) -> Segment | None:
         """See `SegmentMaker.make`."""
         number = next(self._numbers)
-        if needed > self.account.limit or not (self.account.open(number) or self._make_room(number)):
+        if needed > self.account.limit:
             return None
-        blocks = 1 if single else block_count(size, SEGMENT_ROOM)
+        # The segment comes first: it closes what follows, whatever happens.
+        segment = Segment(number, size, 1 if single else block_count(size, SEGMENT_ROOM), self)
+        if not (self.account.open(number) or self._make_room(number)):
+            return None
         try:
-            segment = Segment(number, size, blocks, make_file(size, blocks), self)
+            segment.open()
         except OSError:
-            self.account.close(number)
             return None
         self._segments[number] = segment
         return segment

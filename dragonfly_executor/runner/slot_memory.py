@@ -12,7 +12,6 @@ from time import monotonic
 
 from dragonfly_executor.transport.memory_channel import Message, MessageKind, receive_message, send_message
 from dragonfly_executor.transport.received_segments import ReceivedSegment
-from dragonfly_executor.transport.segment_file import make_file
 from dragonfly_executor.transport.segment_pool import Segment, SegmentPool, block_count
 from dragonfly_executor.transport.sockets import PACKETS, Socket, socketpair
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
@@ -160,11 +159,8 @@ class SlotMemory:
         if not number:
             self._refused_at = monotonic()
             return None
-        try:
-            segment = Segment(number, size, count, make_file(size, count), self)
-        except OSError:
-            channel.tell(MessageKind.RELEASE, number)
-            raise
+        segment = Segment(number, size, count, self)
+        segment.open()
         if not channel.ask(MessageKind.OFFER, number, fd=segment.fd).number:
             self._refused_at = monotonic()
             return None

@@ -30,23 +30,23 @@ _CLOSED_AT = HEADER - _WORD.size
 _SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
 
 
-def make_file(size: int, count: int) -> int:
-    """Make the file of a segment of `count` blocks of `size` bytes, and return its descriptor.
+def make_file(size: int, count: int, opened: list[int]) -> None:
+    """Make the file of a segment of `count` blocks of `size` bytes.
 
     Memory is taken as the blocks are written.
+
+    Args:
+        size, count: the blocks.
+        opened: gets the descriptor. Its owner closes it, whatever happens here.
 
     Raises:
         OSError: there is no such memory here, or no descriptor left.
     """
-    fd = os.memfd_create("dragonfly-data", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-    try:
-        os.ftruncate(fd, file_size(size, count))
-        # A process that reads beyond the end of a file that has shrunk dies of SIGBUS.
-        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, _SEALS)
-    except BaseException:
-        os.close(fd)
-        raise
-    return fd
+    # In one step: an interrupt between the call and an assignment would lose the descriptor.
+    opened.extend(map(os.memfd_create, ("dragonfly-data",), (os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING,)))
+    os.ftruncate(opened[0], file_size(size, count))
+    # A process that reads beyond the end of a file that has shrunk dies of SIGBUS.
+    fcntl.fcntl(opened[0], fcntl.F_ADD_SEALS, _SEALS)
 
 
 def check_file(fd: int, size: int, count: int) -> None:

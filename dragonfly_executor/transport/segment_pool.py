@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import os
 from collections import deque
+from contextlib import suppress
 from mmap import mmap
 from time import monotonic
-from weakref import WeakSet
+from weakref import WeakSet, finalize, ref
 
 from dragonfly_executor.transport.segment_file import (
     ABANDONED,
@@ -18,6 +19,7 @@ from dragonfly_executor.transport.segment_file import (
     LENT,
     MAX_BLOCKS,
     file_size,
+    make_file,
     mark_closed,
     read_word,
     start_of,
@@ -47,20 +49,32 @@ class Segment:
         number: names the segment in messages.
         size: bytes of a block.
         count: number of blocks.
-        fd: its file. The segment closes it.
-        maker: made the segment, and is told when it closes.
+        maker: made the segment, and is told when it closes. It may be told twice.
     """
 
-    def __init__(self, number: int, size: int, count: int, fd: int, maker: SegmentMaker) -> None:
-        self.fd = fd
+    def __init__(self, number: int, size: int, count: int, maker: SegmentMaker) -> None:
+        self._opened: list[int] = []
+        # Before there is anything to close. Two, because a Ctrl-C during one of them loses it.
+        for _ in range(2):
+            finalize(self, _close, self._opened, os.getpid(), number, ref(maker)).atexit = False
+        self.fd = -1
+        """The file; -1 until `open`."""
         self.number = number
         self.size = size
         self.count = count
         self.blocks: WeakSet[Block] = WeakSet()
         self._maker = maker
-        self._owner = os.getpid()
         self._map: mmap | None = None
         self._may_map = True
+
+    def open(self) -> None:
+        """Make the file.
+
+        Raises:
+            OSError: there is no such memory here, or no descriptor left.
+        """
+        make_file(self.size, self.count, self._opened)
+        self.fd = self._opened[0]
 
     def make_blocks(self) -> list[Block]:
         """Return all blocks of the new segment."""
@@ -90,15 +104,18 @@ class Segment:
         """Take `size` more bytes of memory. Returns False if that is over the limit."""
         return self._maker.reserve(self.number, size)
 
-    def __del__(self, getpid=os.getpid, close=os.close, mark=mark_closed) -> None:  # type: ignore[no-untyped-def]
-        # The defaults last until after the module is cleared at interpreter exit.
-        try:
-            if getpid() == self._owner:
-                mark(self.fd)
-                self._maker.closed(self.number)
-            close(self.fd)
-        except OSError:
-            return
+
+def _close(opened: list[int], owner: int, number: int, maker: ref[SegmentMaker]) -> None:
+    """Close a segment. A forked child closes its descriptor only. If an interrupt ends this, a second call goes on."""
+    if os.getpid() == owner:
+        known = maker()
+        if known is not None:
+            known.closed(number)
+        for fd in opened:
+            mark_closed(fd)
+    # Taken from the list and closed in one step that no interrupt divides.
+    with suppress(IndexError, OSError):  # it is closed already
+        next(map(os.close, iter(opened.pop, None)), None)
 
 
 class SegmentMaker(Protocol):

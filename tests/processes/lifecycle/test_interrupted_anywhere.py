@@ -6,6 +6,8 @@ Each test interrupts one thing that callers do at each of its steps in turn.
 from __future__ import annotations
 
 import concurrent.futures
+import gc
+import os
 import sys
 import threading
 import weakref
@@ -534,3 +536,23 @@ def test_the_text_of_a_call() -> None:
     captured = CapturedOutput()
     for where in everywhere(captured.text):
         in_another_thread(lambda: captured.add(Frame(Kind.OUTPUT, 0, 0, 0, 1, b"")), where)
+
+
+@pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="there is no memfd")
+def test_submit_of_a_large_argument() -> None:
+    """What was interrupted leaves no descriptor, and takes no room."""
+    argument = bytes(sharing.SIZE)
+    with DragonflyExecutor(1) as executor:
+        assert executor.submit(len, argument).result(PATIENCE) == len(argument)
+        engine = executor.pool._engine
+        memory = engine.shared_memory()
+        assert memory is not None
+        for where in everywhere(lambda: executor.submit(len, argument)):
+            assert executor.submit(len, argument).result(PATIENCE) == len(argument), where
+            engine.ask(lambda _machine: memory._pool.trim())  # so that the next one makes a segment
+        del where
+        assert executor.submit(abs, -1).result(PATIENCE) == 1  # those that were accepted have ended
+        gc.collect()
+        engine.ask(lambda _machine: memory._pool.trim())
+        assert memory.account._taken == {}
+        assert sharing.open_files("dragonfly-data") == []

@@ -40,7 +40,9 @@ class Maker:
             return None
         blocks = block_count(size, self._room)
         self.made[number] = size, blocks
-        return Segment(number, size, blocks, make_file(size, blocks), self)
+        segment = Segment(number, size, blocks, self)
+        segment.open()
+        return segment
 
     def reserve(self, number: int, size: int) -> bool:
         return self.account.add(number, size)
@@ -282,7 +284,9 @@ def test_a_file_that_may_shrink_or_is_too_small_is_refused() -> None:
     with pytest.raises(OSError, match="may shrink"):
         check_file(fd, 4096, 1)
     os.close(fd)
-    fd = make_file(4096, 2)
+    opened: list[int] = []
+    make_file(4096, 2, opened)
+    (fd,) = opened
     with pytest.raises(OSError, match="smaller"):
         check_file(fd, 4096, 3)
     with pytest.raises(OSError, match="not permitted"):
