@@ -85,6 +85,7 @@ def map_calls(
             raise ValueError("buffersize must be None or > 0")
     validation.refuse(fn)
     deadline = None if timeout is None else time.monotonic() + timeout
+    auto: AutoChunks | None = None
     if chunksize == "auto":
         auto = AutoChunks(fn, iterables, slots(), buffersize)
         calls = make_calls(run_items, single_items)
@@ -97,9 +98,9 @@ def map_calls(
         # Once all are submitted, the results must not hold the executor, so that a dropped executor can shut down
         # meanwhile.
         fill = feed.fill if feed.fill() else None
-        if chunksize == "auto":
+        if auto is not None:
             return MapResults(auto.results(calls, fill, deadline), calls)
-        return MapResults(_results(calls, fill, deadline, chunksize > 1), calls)
+        return MapResults(_results(calls, fill, deadline, chunksize != 1), calls)
     except BaseException:
         calls.close()
         raise

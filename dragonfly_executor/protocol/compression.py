@@ -33,7 +33,7 @@ class ChunkCodec(Protocol):
 
     flag: int
 
-    def compress(self, data: Buffer) -> bytes:
+    def compress(self, data: Buffer, /) -> bytes:
         """Return the compressed data."""
         ...
 
