@@ -94,10 +94,16 @@ class ProcessHandle:
 
 
 @contextmanager
-def watching(*pids: int) -> Iterator[list[ProcessHandle]]:
-    """Yield a watch on each of these living processes."""
-    watches = [ProcessHandle(pid) for pid in pids]
+def watching(*pids: int, may_be_gone: bool = False) -> Iterator[list[ProcessHandle]]:
+    """Yield a watch on each of these living processes. With `may_be_gone`, leave out those that have ended."""
+    watches: list[ProcessHandle] = []
     try:
+        for pid in pids:
+            try:
+                watches.append(ProcessHandle(pid))
+            except ProcessLookupError:
+                if not may_be_gone:
+                    raise
         yield watches
     finally:
         for watch in watches:

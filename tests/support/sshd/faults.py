@@ -91,5 +91,5 @@ def at_stage(monkeypatch: pytest.MonkeyPatch, stage: str, action: Callable[[], o
 
 def nothing_stays(host: Host) -> None:
     """Fails unless all that runs on the host ends soon, however little of the network works."""
-    with watching(*host.processes()) as watches:
+    with watching(*host.processes(), may_be_gone=True) as watches:
         assert all_ended(watches, SOON), [Path(f"/proc/{watch.pid}/cmdline").read_bytes() for watch in watches]
