@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 
+from dragonfly_executor.api.map import map_calls
 from dragonfly_executor.engine.future import Future
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
@@ -108,9 +109,6 @@ class Submitter:
             ValueError: `chunksize` or `buffersize` is less than 1, or `chunksize` is another text.
             TypeError: `buffersize` is not a whole number, or `fn` is an ``async def`` or a generator function.
         """
-        # Imported here, because a program whose first call waits for a first runner waits for no map.
-        from dragonfly_executor.api.map import map_calls
-
         options = self._options
         if chunksize == "auto" and (options.retries or options.run_timeout is not None):
             chunksize = 1  # these options are for each call
