@@ -408,12 +408,6 @@ if __name__ == "__main__":
     assert (done.stdout, done.stderr) == ("[] [] False\n", "")
 
 
-def test_data_frames_come_back_equal(make: Make) -> None:
-    pandas = pytest.importorskip("pandas")
-    frame = pandas.DataFrame({"a": np.arange(SIZE), "b": np.arange(SIZE) / 7})
-    assert make(1).submit(calls.echo, frame).result(PATIENCE).equals(frame)
-
-
 @pytest.mark.soak
 def test_three_gib_there_and_back(make: Make) -> None:
     ex, size = make(1, backend=LocalBackend(shared_memory="8GiB")), 3 << 30
