@@ -10,7 +10,6 @@ from __future__ import annotations
 import gc
 import os
 import signal
-import struct
 import sys
 import time
 from collections.abc import Callable
@@ -19,14 +18,12 @@ from dragonfly_executor import errors
 from dragonfly_executor.errors.base import UnopenedCallError
 from dragonfly_executor.protocol.frames import (
     CALL_OPTIONS,
-    CHUNK_SIZE,
     HEADER,
     HEADER_SIZE,
     MAX_DETAIL,
     MAX_FRAME,
     MAX_INLINE,
     SETUP_HEAD,
-    SHARED,
     TOTAL,
     Flag,
     Kind,
@@ -39,33 +36,22 @@ from dragonfly_executor.runner import slot_progress as phases
 from dragonfly_executor.runner.agent_stream import AgentStream
 from dragonfly_executor.runner.code_changes import LoadedFiles
 from dragonfly_executor.runner.memory_limit import MemoryLimit
-from dragonfly_executor.runner.slot_chunks import SlotChunks
+from dragonfly_executor.runner.slot_payloads import NOT_INLINE, SlotPayloads
 from dragonfly_executor.runner.slot_shared import SlotShared
 from dragonfly_executor.serialization import SlotCodec, perform
-from dragonfly_executor.serialization.buffer_cache import BufferCache, read_table, segments, write_answer
 from dragonfly_executor.serialization.layout import BOX, PICKLE, WITH_SHARED
 from dragonfly_executor.transport.codecs import codecs_of
-from dragonfly_executor.transport.payload_buffer import memory_for
-from dragonfly_executor.transport.sockets import SO_RCVTIMEO, SOL_SOCKET, Socket
+from dragonfly_executor.transport.sockets import Socket
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 from dragonfly_executor.util.process_mark import ProcessMark
 
 if TYPE_CHECKING:
-    from dragonfly_executor.runner.slot_memory import SlotMemory
     from dragonfly_executor.runner.slot_output import SlotStreams
     from dragonfly_executor.runner.slot_progress import Progress
     from dragonfly_executor.serialization.working_directory import WorkingDirectory
-
-Buffer = bytes | bytearray | memoryview
+    from dragonfly_executor.transport.sockets import Buffer
 
 PACKET_SIZE = HEADER_SIZE + CALL_OPTIONS.size + MAX_INLINE + TOTAL.size
-LARGE_WINDOW = 32
-"""Chunks of a large call that the slot requests at first. The agent requests more as they pass.
-
-They are on their way at once, so their size over the round-trip time bounds the rate: 80 MB/s at 100 ms.
-"""
-MEMORY_IDLE = struct.pack("@ll", 5, 0)
-"""Time without a call after which a slot gives shared memory back, as a C ``struct timeval``: 5 s."""
 CALL = int(Kind.CALL)
 CHECK_IDLE = int(Kind.CHECK_IDLE)
 RESULT = int(Kind.RESULT)
@@ -140,7 +126,6 @@ class _Slot:
     ) -> None:
         self._calls = calls
         self._rendezvous = rendezvous
-        self._memory: SlotMemory | None = None
         self._agent = agent
         self._output = output
         self._progress = progress
@@ -153,15 +138,14 @@ class _Slot:
         self._since = 0.0
         self._ended = 0.0
         self._loaded: LoadedFiles | None = None
-        self._kept = BufferCache()
-        self._chunks: SlotChunks
+        self._payloads: SlotPayloads
         self._codec: SlotCodec
         self._shared: SlotShared
 
     def serve(self, setup: bytes, place: WorkingDirectory | None) -> int:
         """Prepare the process, then run calls. Return the exit status."""
         self._max_payload, size, script, codecs = SETUP_HEAD.unpack_from(setup)
-        self._chunks = SlotChunks(self._agent, codecs_of(codecs))
+        self._payloads = SlotPayloads(self._agent, codecs_of(codecs), self._calls, self._rendezvous)
         codec_setup = setup[SETUP_HEAD.size : SETUP_HEAD.size + size]
         initializer = setup[SETUP_HEAD.size + size :]
         self._codec = SlotCodec(codec_setup, place)
@@ -182,8 +166,7 @@ class _Slot:
             self._output.wait_for_agent()
         while self._run_calls():
             # There was no call for a while.
-            if self._memory is not None:
-                self._memory.trim()
+            self._payloads.trim()
         return 0
 
     def _run_calls(self) -> bool:
@@ -201,8 +184,8 @@ class _Slot:
                     break
                 run(packet, size)
         except BlockingIOError:
-            # The timeout that `_shared_memory` sets, unless a call has made the socket a non-blocking one.
-            if self._memory is None or not os.get_blocking(self._calls.fileno()):
+            # The timeout that `SlotPayloads` sets, unless a call has made the socket a non-blocking one.
+            if not self._payloads.share_memory or not os.get_blocking(self._calls.fileno()):
                 raise
             return True
         return False
@@ -241,28 +224,19 @@ class _Slot:
         if size == start or packet[start] != PICKLE:
             # The next packet overwrites this one, and arrays in the call may be views of its bytes.
             data = bytes(data)
-        if flags & Flag.LARGE:
+        if flags & NOT_INLINE:
             try:
-                data = self._receive_large(call_id, attempt, data)
+                data = self._payloads.receive(flags, call_id, attempt, data)
             except (MemoryError, errors.ProtocolError) as error:
                 self._send_error(call_id, attempt, UnopenedCallError(f"{type(error).__name__}: {error}"))
                 return
+            # The time that bytes travel does not count into the cost of such calls.
             self._since = time.perf_counter()
-        elif flags & Flag.SHARED:
-            try:
-                data = self._receive_shared(call_id, attempt, data)
-            except MemoryError as error:
-                self._send_error(call_id, attempt, UnopenedCallError(f"MemoryError: {error}"))
-                return
         if kind != CALL:
             self._on_notice(kind, data)
             return
-        if data[0] == BOX and data[1] & WITH_SHARED:
-            absent = self._shared.fetch(data, call_id, attempt)
-            if absent is not None:
-                self._send_error(call_id, attempt, absent)
-                return
-            self._since = time.perf_counter()
+        if data[0] == BOX and data[1] & WITH_SHARED and not self._fetch_shared(call_id, attempt, data):
+            return
         # Mark before any user code runs: an unmarked call has not started, and may be sent to another slot.
         self._progress.mark(number)
         self._ref, self._memory_limit = None, None
@@ -290,6 +264,15 @@ class _Slot:
         self._send_result(call_id, attempt, min(microseconds, MAX_DETAIL), result_flags, parts)
         # Flush now, so that the call's output appears now and not when the slot ends.
         slot_shutdown.flush_standard_streams()
+
+    def _fetch_shared(self, call_id: int, attempt: int, data: Buffer) -> bool:
+        """Get the shared objects of a call. If that is impossible, fail the call and return False."""
+        absent = self._shared.fetch(data, call_id, attempt)
+        if absent is not None:
+            self._send_error(call_id, attempt, absent)
+            return False
+        self._since = time.perf_counter()
+        return True
 
     def _on_notice(self, kind: int, data: Buffer) -> None:
         """Handle a packet that is no call."""
@@ -329,71 +312,6 @@ class _Slot:
             self._output.end_call(0, 0)
         self._agent.send(encode(Kind.IDLE, detail=int(may_go)))
 
-    def _receive_large(self, call_id: int, attempt: int, head: Buffer) -> memoryview:
-        """Request and receive the payload of a large call, which the agent can no longer take back.
-
-        Pieces that are cached from earlier calls are not requested.
-        """
-        (total,) = TOTAL.unpack(head[-TOTAL.size :])
-        table = read_table(memoryview(head)[: -TOTAL.size])
-        found = [(number, self._kept.get(key, size)) for number, (key, _, size) in enumerate(table)]
-        had = {number: piece for number, piece in found if piece is not None}
-        answer = write_answer(sum(map(len, had.values())), [*had]) if had else b""
-        self._agent.send(encode(Kind.PULL, call_id, answer, attempt=attempt, detail=LARGE_WINDOW))
-        places = [(table[number][1], len(piece)) for number, piece in had.items()]
-        try:
-            # Only here is memory allocated for an announced length: the parent counted bytes that it holds.
-            data = memory_for(total)
-        except MemoryError:
-            for start, end in segments(total, places):
-                self._chunks.take(start, end, None)
-            raise MemoryError(f"the slot has no memory for a call of {total} bytes") from None
-        view = memoryview(data)
-        for start, end in segments(total, places):
-            self._chunks.take(start, end, view)
-        self._chunks.check()
-        for number, (key, place, size) in enumerate(table):
-            if number in had:
-                view[place : place + size] = had[number]
-            else:
-                self._kept.keep(key, view[place : place + size])
-        return view
-
-    def _shared_memory(self) -> SlotMemory | None:
-        if self._memory is None and self._rendezvous is not None:
-            # Imported at the first large payload.
-            try:
-                from dragonfly_executor.runner.slot_memory import SlotMemory
-            except (ImportError, MemoryError, OSError):
-                return None  # no descriptor or memory for the import: the payload travels over the stream
-
-            self._memory = SlotMemory(self._rendezvous)
-            self._calls.setsockopt(SOL_SOCKET, SO_RCVTIMEO, MEMORY_IDLE)
-        return self._memory
-
-    def _receive_shared(self, call_id: int, attempt: int, place: Buffer) -> Buffer:
-        """Return the payload of a call that is in shared memory. If the slot cannot have that, request the bytes."""
-        number, index, length = SHARED.unpack(place)
-        memory = self._shared_memory()
-        try:
-            data = None if memory is None else memory.arguments(number, index, length)
-        except MemoryError:
-            raise MemoryError(f"the slot has no memory for a call of {length} bytes") from None
-        return self._request_stream(call_id, attempt, length) if data is None else data
-
-    def _request_stream(self, call_id: int, attempt: int, length: int) -> bytearray:
-        """Request the payload of a call over the stream, some chunks at a time."""
-        pull = encode(Kind.PULL, call_id, attempt=attempt, detail=LARGE_WINDOW)
-        try:
-            data = bytearray(length)
-        except MemoryError:
-            raise MemoryError(f"the slot has no memory for a call of {length} bytes") from None
-        view, window = memoryview(data), LARGE_WINDOW * CHUNK_SIZE
-        for start in range(0, length, window):
-            self._agent.send(pull)
-            self._chunks.take(start, min(start + window, length), view)
-        return data
-
     def _send_error(self, call_id: int, attempt: int, error: Exception) -> None:
         """Send an error that the slot itself raises for a call."""
         self._send_result(call_id, attempt, 0, Flag.ERROR, self._codec.encode_error(error))
@@ -411,24 +329,4 @@ class _Slot:
             header = HEADER.pack(RESULT, flags, attempt, microseconds, call_id, total)
             self._agent.send(header + parts[0] if len(parts) == 1 else b"".join((header, *parts)))
             return
-        memory = self._shared_memory()
-        place = None if memory is None else memory.put(parts, total)
-        if place is not None:
-            # The parent may then use the arguments' memory again as soon as it has the result.
-            parts.clear()
-            self._agent.send(
-                encode(
-                    Kind.RESULT,
-                    call_id,
-                    SHARED.pack(*place, total),
-                    flags=flags | Flag.SHARED,
-                    attempt=attempt,
-                    detail=microseconds,
-                )
-            )
-            return
-        flags |= Flag.LARGE | Flag.MORE
-        self._agent.send(
-            encode(Kind.RESULT, call_id, TOTAL.pack(total), flags=flags, attempt=attempt, detail=microseconds)
-        )
-        self._chunks.send(call_id, attempt, parts)
+        self._payloads.send(call_id, attempt, microseconds, flags, parts, total)

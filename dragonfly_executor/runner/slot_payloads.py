@@ -1,0 +1,163 @@
+"""The payloads at the slot's end that do not fit into a packet: through shared memory, or in chunks over the stream."""
+
+from __future__ import annotations
+
+import struct
+
+from dragonfly_executor.protocol.frames import CHUNK_SIZE, SHARED, TOTAL, Flag, Kind, encode
+from dragonfly_executor.runner.slot_chunks import SlotChunks
+from dragonfly_executor.serialization.buffer_cache import BufferCache, read_table, segments, write_answer
+from dragonfly_executor.transport.payload_buffer import memory_for
+from dragonfly_executor.transport.sockets import SO_RCVTIMEO, SOL_SOCKET, Socket
+from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from dragonfly_executor.runner.agent_stream import AgentStream
+    from dragonfly_executor.runner.slot_memory import SlotMemory
+    from dragonfly_executor.transport.codecs import Codecs
+    from dragonfly_executor.transport.sockets import Buffer
+
+NOT_INLINE = Flag.LARGE | Flag.SHARED
+"""Flags of a call whose packet says only where its payload is."""
+LARGE_WINDOW = 32
+"""Chunks of a large call that the slot requests at first. The agent requests more as they pass.
+
+They are on their way at once, so their size over the round-trip time bounds the rate: 80 MB/s at 100 ms.
+"""
+MEMORY_IDLE = struct.pack("@ll", 5, 0)
+"""Time without a call after which a slot gives shared memory back, as a C ``struct timeval``: 5 s."""
+
+
+class SlotPayloads:
+    """The large payloads of one slot.
+
+    Args:
+        agent: the stream to the agent.
+        codecs: those that the parent and this runner have.
+        calls: the queue of calls. Once the slot shares memory, a receive there times out after `MEMORY_IDLE`.
+        rendezvous: the socket at which slots connect to share memory with the parent; None if there is none.
+    """
+
+    def __init__(self, agent: AgentStream, codecs: Codecs, calls: Socket, rendezvous: Socket | None) -> None:
+        self._agent = agent
+        self._chunks = SlotChunks(agent, codecs)
+        self._calls = calls
+        self._rendezvous = rendezvous
+        self._memory: SlotMemory | None = None
+        self._kept = BufferCache()
+
+    @property
+    def share_memory(self) -> bool:
+        """Return whether the slot shares memory with the parent."""
+        return self._memory is not None
+
+    def trim(self) -> None:
+        """Give back the shared memory that is not in use."""
+        if self._memory is not None:
+            self._memory.trim()
+
+    def receive(self, flags: int, call_id: int, attempt: int, head: Buffer) -> Buffer:
+        """Receive the payload of a call, which the agent can no longer take back.
+
+        Args:
+            flags: the flags of the call's frame, one of `NOT_INLINE` among them.
+            call_id, attempt: the call.
+            head: the payload's place in shared memory, or the table of its pieces and its size.
+
+        Raises:
+            MemoryError: there is no memory for it.
+            ProtocolError: a chunk cannot be opened.
+        """
+        if flags & Flag.LARGE:
+            return self._receive_large(call_id, attempt, head)
+        return self._receive_shared(call_id, attempt, head)
+
+    def send(
+        self, call_id: int, attempt: int, microseconds: int, flags: int, parts: list[bytes | memoryview], total: int
+    ) -> None:
+        """Send a large result. Clears `parts` if the parent may have the result before this returns.
+
+        Args:
+            call_id, attempt, microseconds, flags: the fields of the RESULT frame.
+            parts, total: the payload, and its size in bytes.
+        """
+        memory = self._shared_memory()
+        place = None if memory is None else memory.put(parts, total)
+        if place is None:
+            head, flags = TOTAL.pack(total), flags | Flag.LARGE | Flag.MORE
+        else:
+            # The parent may use the arguments' memory again as soon as it has the result.
+            parts.clear()
+            head, flags = SHARED.pack(*place, total), flags | Flag.SHARED
+        self._agent.send(encode(Kind.RESULT, call_id, head, flags=flags, attempt=attempt, detail=microseconds))
+        if place is None:
+            self._chunks.send(call_id, attempt, parts)
+
+    def _shared_memory(self) -> SlotMemory | None:
+        if self._memory is None and self._rendezvous is not None:
+            # Imported at the first large payload.
+            try:
+                from dragonfly_executor.runner.slot_memory import SlotMemory
+            except (ImportError, MemoryError, OSError):
+                return None  # no descriptor or memory for the import: the payload travels over the stream
+
+            self._memory = SlotMemory(self._rendezvous)
+            self._calls.setsockopt(SOL_SOCKET, SO_RCVTIMEO, MEMORY_IDLE)
+        return self._memory
+
+    def _receive_shared(self, call_id: int, attempt: int, place: Buffer) -> Buffer:
+        """Return the payload of a call that is in shared memory. If the slot cannot have that, request the bytes."""
+        number, index, length = SHARED.unpack(place)
+        memory = self._shared_memory()
+        try:
+            data = None if memory is None else memory.arguments(number, index, length)
+        except MemoryError:
+            raise _no_memory(length) from None
+        return self._request_stream(call_id, attempt, length) if data is None else data
+
+    def _request_stream(self, call_id: int, attempt: int, length: int) -> memoryview:
+        """Request the payload of a call over the stream, some chunks at a time."""
+        pull = encode(Kind.PULL, call_id, attempt=attempt, detail=LARGE_WINDOW)
+        try:
+            view = memoryview(memory_for(length))
+        except MemoryError:
+            raise _no_memory(length) from None
+        window = LARGE_WINDOW * CHUNK_SIZE
+        for start in range(0, length, window):
+            self._agent.send(pull)
+            self._chunks.take(start, min(start + window, length), view)
+        self._chunks.check()
+        return view
+
+    def _receive_large(self, call_id: int, attempt: int, head: Buffer) -> memoryview:
+        """Request and receive the payload of a call that is sent in chunks.
+
+        Pieces that are cached from earlier calls are not requested.
+        """
+        (total,) = TOTAL.unpack(head[-TOTAL.size :])
+        table = read_table(memoryview(head)[: -TOTAL.size])
+        found = [(number, self._kept.get(key, size)) for number, (key, _, size) in enumerate(table)]
+        had = {number: piece for number, piece in found if piece is not None}
+        answer = write_answer(sum(map(len, had.values())), [*had]) if had else b""
+        self._agent.send(encode(Kind.PULL, call_id, answer, attempt=attempt, detail=LARGE_WINDOW))
+        places = [(table[number][1], len(piece)) for number, piece in had.items()]
+        try:
+            # Only here is memory allocated for an announced length: the parent counted bytes that it holds.
+            view = memoryview(memory_for(total))
+        except MemoryError:
+            for start, end in segments(total, places):
+                self._chunks.take(start, end, None)
+            raise _no_memory(total) from None
+        for start, end in segments(total, places):
+            self._chunks.take(start, end, view)
+        self._chunks.check()
+        for number, (key, place, size) in enumerate(table):
+            if number in had:
+                view[place : place + size] = had[number]
+            else:
+                self._kept.keep(key, view[place : place + size])
+        return view
+
+
+def _no_memory(size: int) -> MemoryError:
+    return MemoryError(f"the slot has no memory for a call of {size} bytes")
