@@ -18,7 +18,7 @@ A pool that boots itself recursively must end before the machine's resources do.
 """
 
 _ESCAPES = {code: f"\\u{code:04x}" for code in (*range(32), *b'"\\')}
-"""What JSON does not allow in texts, and how it is written."""
+"""Escapes of the characters that JSON does not allow in texts."""
 _Fields = namedtuple(  # noqa: PYI024  # typing is slow to import
     "_Fields",
     "pool runner_id backend pid host depth address fingerprint token until slot",
