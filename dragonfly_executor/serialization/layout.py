@@ -166,6 +166,26 @@ def _frozen(piece: bytes | bytearray | memoryview) -> bool:
     return isinstance(piece, memoryview) and piece.readonly
 
 
+def flat(pieces: Iterable[bytes | bytearray | memoryview | PickleBuffer]) -> list[Buffer]:
+    """Return the pieces that a pickler wrote, without a copy, each as its bytes lie in memory."""
+    # A large in-band buffer arrives as a PickleBuffer.
+    return [
+        piece if type(piece) is bytes else (piece if isinstance(piece, PickleBuffer) else PickleBuffer(piece)).raw()
+        for piece in pieces
+    ]
+
+
+def is_joined(whole: bytes, pieces: Iterable[Buffer]) -> bool:
+    """Return whether `join` of the pieces is `whole`, without a copy."""
+    place = 0
+    for piece in pieces:
+        # Not `==`, which takes a memoryview item by item.
+        if not whole.startswith(piece, place):
+            return False
+        place += len(piece)
+    return place == len(whole)
+
+
 def join(pieces: Iterable[Buffer]) -> bytes:
     """Join the pieces into one bytes object."""
     return b"".join(pieces)

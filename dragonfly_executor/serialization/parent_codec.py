@@ -31,6 +31,7 @@ from dragonfly_executor.serialization.layout import (
     Buffers,
     Sink,
     are_small,
+    flat,
     join,
     pack,
     snapshot,
@@ -53,7 +54,7 @@ if TYPE_CHECKING:
 
     from dragonfly_executor.serialization.layout import Buffer, Received
     from dragonfly_executor.serialization.main_pickler import NameTracking
-    from dragonfly_executor.serialization.parent_main import Defined
+    from dragonfly_executor.serialization.parent_main import Names
     from dragonfly_executor.serialization.shared_object import SharedContent
 
     OnCode = Callable[[list[tuple[CodeType, str]]], object]
@@ -415,10 +416,10 @@ class CallCodec:
             return self._format.custom.dumps(value)
         return self._format.tracked(value, self._main)
 
-    def _define(self, values: Any, owners: frozenset[str]) -> Defined:
+    def _define(self, values: Any, owners: frozenset[str]) -> tuple[list[Buffer], *Names]:
         sink, _, pickler = self._format.tracked(values, self._main, owners, inline=True)
         self._code_travels(pickler)
-        return join(snapshot(sink)), pickler.hard, pickler.soft, pickler.attributes, pickler.shared
+        return flat(sink), pickler.hard, pickler.soft, pickler.attributes, pickler.shared
 
     def _code_travels(self, pickler: NameTracking) -> None:
         if self._on_code is not None and pickler.codes:
