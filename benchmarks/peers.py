@@ -63,7 +63,11 @@ class Ray(Adapter):
     """Ray on this machine. Its arrays are read-only views of shared memory."""
 
     library = "ray"
-    statement = "import ray"
+    # Without a token in the environment, Ray makes one in the user's home folder.
+    statement = (
+        "import os, secrets; os.environ |= {'RAY_AUTH_MODE': 'token', 'RAY_AUTH_TOKEN': secrets.token_hex(32)}; "
+        "import ray"
+    )
     make = (
         "ray.init(num_cpus={workers}, include_dashboard=False, log_to_driver=False, logging_level='ERROR', "
         "_node_ip_address='127.0.0.1', object_store_memory=4 << 30)"

@@ -52,6 +52,7 @@ def make_engine(
         script_travels=all(snapshot.script_travels for snapshot in snapshots),
         # Otherwise a large call is copied once, into shared memory.
         copies=not all(tier.backend.shares_memory for tier in tiers),
+        read_only=options.read_only_arguments,
         path_travels=all(tier.file_snapshot is None or tier.backend.shares_image for tier in tiers),
         on_code=_code_handler(snapshots),
     )

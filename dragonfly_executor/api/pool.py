@@ -93,6 +93,8 @@ class Pool(Submitter):
         initializer, initargs, max_tasks_per_child: as in `DragonflyExecutor`.
         serializer: "cloudpickle" (the default), "dill", "pickle", or an object with ``dumps`` and ``loads``.
         max_payload: maximum size in bytes of one call's arguments, or of its result; 8 GiB.
+        read_only_arguments: whether slots get the arrays in arguments and shared objects as read-only views. False (the
+            default): a call may write into its own. docs/large-data.md has the rules.
         compression: "auto" compresses large payloads to and from runners on other machines where that is faster; None
             compresses nothing. It needs the extra ``lz4`` or ``zstd``, here and on the runners.
         max_boot_failures: number of boots that may fail in a row, with no runner up, before waiting calls fail; 3.

@@ -56,6 +56,7 @@ class SharedKeywords(CallKeywords, total=False):
     serializer: Any
     output: Output
     max_payload: int
+    read_only_arguments: bool
     compression: Literal["auto"] | None
     max_boot_failures: int
     boot_wait: Wait | None

@@ -149,6 +149,7 @@ class PoolOptions(OptionSet):
     serializer = option("cloudpickle", anything)
     output: Output = option("inherit", output_mode)
     max_payload = option(8 * 1024**3, at_least(1))
+    read_only_arguments = option(False, flag)
     compression = option(None, compression)
     max_boot_failures = option(3, at_least(1))
     boot_wait: Wait | None = option(None, hook)

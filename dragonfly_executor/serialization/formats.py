@@ -10,7 +10,7 @@ from dragonfly_executor.serialization import large_unpickler
 from dragonfly_executor.serialization.code_table import CodeTable
 from dragonfly_executor.serialization.function_pickler import FunctionPickler
 from dragonfly_executor.serialization.large_unpickler import PayloadFile
-from dragonfly_executor.serialization.layout import BY_CUSTOM, BY_DILL, Buffers, Sink
+from dragonfly_executor.serialization.layout import BY_CUSTOM, BY_DILL, IN_BAND_BELOW, Buffers, Sink
 from dragonfly_executor.serialization.main_pickler import NamePickler, NameTracking, NeedsValueError
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
@@ -34,9 +34,11 @@ class SerializerFormat:
         flags: the flags of a box written by this serializer.
         standard_flags: the flags of a box written without the user's object.
         codes: the code objects that were written.
+        least_buffer: size in bytes of the smallest buffer that is written beside the pickle.
     """
 
-    def __init__(self, serializer: object) -> None:
+    def __init__(self, serializer: object, least_buffer: int = IN_BAND_BELOW) -> None:
+        self.least_buffer = least_buffer
         self.custom: Any = None
         self.codes = CodeTable()
         self.flags = self.standard_flags = 0
@@ -74,7 +76,7 @@ class SerializerFormat:
         Returns:
             The pickle and its buffers; None if plain pickle is not enough, or if a mark occurs.
         """
-        sink, buffers = Sink(), Buffers()
+        sink, buffers = Sink(), Buffers(self.least_buffer)
         try:
             Pickler(sink, 5, buffer_callback=buffers.add).dump(value)
         except Exception:  # any error: the next pickler succeeds, or raises a better one
@@ -143,7 +145,7 @@ class SerializerFormat:
     def _run(
         self, kind: Any, value: Any, main: MainView, owners: frozenset[str], returning: bool, inline: bool
     ) -> tuple[Sink, Buffers, NameTracking]:
-        sink, buffers = Sink(), Buffers()
+        sink, buffers = Sink(), Buffers(self.least_buffer)
         pickler = kind(sink, protocol=5, buffer_callback=None if inline else buffers.add)
         pickler.track(main, owners, returning, self.codes)
         pickler.dump(value)

@@ -43,6 +43,7 @@ BY_NAME = 0x08  # the body's function is a name in __main__
 WITH_PATH = 0x10  # the definitions begin with the parent's import path: its length in 8 bytes, then its pickle
 WITH_SHARED = 0x20  # the definitions begin, before the path, with a table of shared objects: its length, then the table
 BY_CODE = 0x40  # the body begins with the function's code; see `function_call`
+READ_ONLY = 0x80  # the object gets its buffers as read-only views
 
 _HEAD = Struct("<BBHI")
 _LENGTH = Struct("<Q")
@@ -58,6 +59,8 @@ ATOMS = frozenset({NoneType, bool, float, int, str})
 """
 # A smaller buffer is cheaper inside the pickle than beside it.
 IN_BAND_BELOW = 4096
+LEAST_TEXT = 64 * 1024
+"""Characters from which an ASCII ``str`` travels beside the pickle (`large_text`)."""
 _FRAME = 64 * 1024
 """Size in bytes from which pickle writes content beside its frames."""
 _FRAME_BEGINS = b"\x80\x95"  # PROTO, which comes before the first frame, and FRAME
@@ -122,18 +125,28 @@ def shared_table(data: Received) -> bytes:
         raise ValueError("the payload is cut short") from exc
 
 
+def has_buffers(data: Received) -> bool:
+    """Return whether objects of this payload may be views of its bytes."""
+    return data[0] == BOX and (len(data) < _HEAD.size or _HEAD.unpack_from(data)[3] != 0)
+
+
 class Buffers:
-    """The buffers that travel beside a pickle (PEP 574)."""
+    """The buffers that travel beside a pickle (PEP 574).
 
-    __slots__ = ("views",)
+    Args:
+        least: size in bytes of the smallest such buffer.
+    """
 
-    def __init__(self) -> None:
+    __slots__ = ("_least", "views")
+
+    def __init__(self, least: int = IN_BAND_BELOW) -> None:
+        self._least = least
         self.views: list[memoryview] = []
 
     def add(self, buffer: PickleBuffer) -> bool:
         """Collect a buffer. A pickler's ``buffer_callback``: True keeps the buffer inside the pickle."""
         view = buffer.raw()
-        if view.nbytes < IN_BAND_BELOW:
+        if view.nbytes < self._least:
             return True
         self.views.append(view)
         return False
@@ -158,6 +171,26 @@ def _frozen(piece: bytes | bytearray | memoryview) -> bool:
     # A read-only view of writable memory may still change. It counts as constant, because numpy's own rule for
     # read-only arrays is the same.
     return isinstance(piece, memoryview) and piece.readonly
+
+
+def flat(pieces: Iterable[bytes | bytearray | memoryview | PickleBuffer]) -> list[Buffer]:
+    """Return the pieces that a pickler wrote, without a copy, each as its bytes lie in memory."""
+    # A large in-band buffer arrives as a PickleBuffer.
+    return [
+        piece if type(piece) is bytes else (piece if isinstance(piece, PickleBuffer) else PickleBuffer(piece)).raw()
+        for piece in pieces
+    ]
+
+
+def is_joined(whole: bytes, pieces: Iterable[Buffer]) -> bool:
+    """Return whether `join` of the pieces is `whole`, without a copy."""
+    place = 0
+    for piece in pieces:
+        # Not `==`, which takes a memoryview item by item.
+        if not whole.startswith(piece, place):
+            return False
+        place += len(piece)
+    return place == len(whole)
 
 
 def join(pieces: Iterable[Buffer]) -> bytes:
@@ -205,7 +238,8 @@ def unpack(data: Received) -> tuple[int, memoryview, memoryview, list[bytearray 
 def unpack_all(data: Received) -> tuple[int, memoryview, memoryview, list[bytearray | memoryview], int]:
     """Take a box apart.
 
-    Buffers are slices of ``data``. A writable buffer is copied if ``data`` is read-only.
+    Buffers are slices of ``data``. A writable buffer is copied if ``data`` is read-only, unless the box has the flag
+    `READ_ONLY`: then all are read-only.
 
     Returns:
         Flags, definitions, body, buffers, and how many of the buffers belong to the definitions.
@@ -235,7 +269,10 @@ def unpack_all(data: Received) -> tuple[int, memoryview, memoryview, list[bytear
         size = length & ~_WRITABLE
         tail += -tail % _ALIGN
         view = whole[tail : tail + size]
-        buffers.append(bytearray(view) if length & _WRITABLE and view.readonly else view)
+        if flags & READ_ONLY:
+            buffers.append(view.toreadonly())
+        else:
+            buffers.append(bytearray(view) if length & _WRITABLE and view.readonly else view)
         tail += size
     if tail > len(whole):
         raise ValueError("the payload is cut short")

@@ -21,14 +21,18 @@ from dragonfly_executor.serialization.layout import (
     BOX,
     BY_CODE,
     BY_NAME,
+    IN_BAND_BELOW,
+    LEAST_TEXT,
     MAIN_CALL,
     NEEDS_MAIN,
     PICKLE,
+    READ_ONLY,
     WITH_PATH,
     WITH_SHARED,
     Buffers,
     Sink,
     are_small,
+    flat,
     join,
     pack,
     snapshot,
@@ -51,7 +55,7 @@ if TYPE_CHECKING:
 
     from dragonfly_executor.serialization.layout import Buffer, Received
     from dragonfly_executor.serialization.main_pickler import NameTracking
-    from dragonfly_executor.serialization.parent_main import Defined
+    from dragonfly_executor.serialization.parent_main import Names
     from dragonfly_executor.serialization.shared_object import SharedContent
 
     OnCode = Callable[[list[tuple[CodeType, str]]], object]
@@ -68,11 +72,12 @@ class CallCodec:
             (not at all), or an object with ``dumps(obj) -> bytes`` and ``loads(bytes) -> obj``.
         script_travels: whether slots can import the script; if not, its definitions travel by value.
         copies: whether `encode_call` copies what the caller can still change. If not, `keep` does.
+        read_only: whether slots open calls and shared objects with read-only buffers.
         path_travels: whether slots import from this program's ``sys.path``; calls then bring along its changes.
         on_code: called with all code that travels by value, each with the package that its relative imports start from.
 
     Raises:
-        ValueError: the name is unknown, or dill is not installed.
+        ValueError: the name is unknown, dill is not installed, or `read_only` is set and the serializer is an object.
         TypeError: the serializer is neither a name nor an object with dumps and loads.
     """
 
@@ -83,11 +88,14 @@ class CallCodec:
         script_travels: bool = True,
         path_travels: bool = False,
         copies: bool = True,
+        read_only: bool = False,
         on_code: OnCode | None = None,
     ) -> None:
         self._copies = copies
         self._pieces = snapshot if copies else views
-        self._format = SerializerFormat(serializer)
+        # A buffer inside the pickle becomes memory of the call's own, which is writable.
+        self._format = SerializerFormat(serializer, 1 if read_only else IN_BAND_BELOW)
+        self._read_only = READ_ONLY if read_only else 0
         self._format.require()
         self._main = ParentMain(self._define, script_travels=script_travels)
         self._script_travels = script_travels
@@ -100,6 +108,11 @@ class CallCodec:
         self.needs_script = False
         """True if a call that was encoded so far needs the script to be imported."""
         if self._format.custom is not None:
+            if read_only:
+                raise ValueError(
+                    "read_only_arguments=True and a serializer object exclude each other, because the object's loads() "
+                    'makes the arguments: use "cloudpickle", "dill" or "pickle"'
+                )
             # "__mp_main__" is the name under which a slot imports the script. Our own picklers translate it, but a
             # custom serializer cannot. multiprocessing registers the same alias.
             sys.modules.setdefault("__mp_main__", main_module())
@@ -124,11 +137,18 @@ class CallCodec:
         elif kind is not BuiltinFunctionType:  # a builtin function runs no Python code that could suspend
             validation.refuse(fn)
         try:
-            call = (fn, args, kwargs, retry_on) if retry_on else (fn, args, kwargs)
             if self._environment.has_changed():
                 self._forget_imports()
             if self._format.custom is not None:
-                return self._custom_call(call)
+                return self._custom_call((fn, args, kwargs, retry_on) if retry_on else (fn, args, kwargs))
+            for value in (*args, *kwargs.values()) if kwargs else args:
+                if type(value) is str and len(value) >= LEAST_TEXT:
+                    # Imported at the first large text.
+                    from dragonfly_executor.serialization.large_text import with_stand_ins
+
+                    args, kwargs = with_stand_ins(args, kwargs)
+                    break
+            call = (fn, args, kwargs, retry_on) if retry_on else (fn, args, kwargs)
             nested = nested_function(call) if self._format.name == "cloudpickle" else None
             if nested is not None:
                 return self._function_call(nested, call) or self._any_call(call)
@@ -193,7 +213,7 @@ class CallCodec:
         self._code_travels(pickler)
         return EncodedObject(
             self._main,
-            pack(self._format.flags, b"", views(sink), buffers.views, copy=False),
+            pack(self._format.flags | self._read_only, b"", views(sink), buffers.views, copy=False),
             frozenset(pickler.hard | pickler.soft),
             pickler.shared,
         )
@@ -266,14 +286,16 @@ class CallCodec:
                 data = pickle.dumps(call, 5)
                 if len(self._marks) == 1 and MARK not in data and not self._environment.path:
                     return [data]
-                sink, buffers = Sink([data]), Buffers()
+                sink, buffers = Sink([data]), Buffers(self._format.least_buffer)
             else:
-                sink, buffers = Sink(), Buffers()
+                sink, buffers = Sink(), Buffers(self._format.least_buffer)
                 Pickler(sink, 5, buffer_callback=buffers.add).dump(call)
         except Exception:  # the call needs more than pickle, or fails below as well, with the same error
             return self._any_call(call)
-        if buffers.views or self._environment.path or sink.mentions(self._marks):
+        if self._environment.path or sink.mentions(self._marks):
             return self._any_call(call)
+        if buffers.views:
+            return self._pack(0, b"", self._pieces(sink), buffers.views, [], {})
         return [sink[0]] if len(sink) == 1 and type(sink[0]) is bytes else self._marked(self._pieces(sink), [])
 
     def _main_call(self, call: tuple[Any, ...]) -> list[Buffer]:
@@ -360,6 +382,7 @@ class CallCodec:
         if shared:
             table = pack_entries(content.entry for content in shared.values())
             flags, definitions = flags | WITH_SHARED, with_part(table, definitions)
+        flags |= self._read_only
         packed = pack(flags, definitions, body, [*large, *buffers], copy=False, first=len(large))
         parts = self._marked(self._snapshot(packed) if self._copies else packed, large)
         return holding_contents(parts, tuple(shared.values())) if shared else parts
@@ -403,10 +426,10 @@ class CallCodec:
             return self._format.custom.dumps(value)
         return self._format.tracked(value, self._main)
 
-    def _define(self, values: Any, owners: frozenset[str]) -> Defined:
+    def _define(self, values: Any, owners: frozenset[str]) -> tuple[list[Buffer], *Names]:
         sink, _, pickler = self._format.tracked(values, self._main, owners, inline=True)
         self._code_travels(pickler)
-        return join(snapshot(sink)), pickler.hard, pickler.soft, pickler.attributes, pickler.shared
+        return flat(sink), pickler.hard, pickler.soft, pickler.attributes, pickler.shared
 
     def _code_travels(self, pickler: NameTracking) -> None:
         if self._on_code is not None and pickler.codes:

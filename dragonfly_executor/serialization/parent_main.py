@@ -10,6 +10,7 @@ from dragonfly_executor import errors
 from dragonfly_executor.serialization.code_names import names_used, submodules
 from dragonfly_executor.serialization.definitions import Definition, Plan, encoded, grouped
 from dragonfly_executor.serialization.global_fingerprint import fingerprint
+from dragonfly_executor.serialization.layout import is_joined, join
 from dragonfly_executor.serialization.main_pickler import MainView, importable, name_in
 from dragonfly_executor.serialization.rebuild import ModuleReference, main_module
 from dragonfly_executor.serialization.script import Bindings, bindings
@@ -21,12 +22,13 @@ if TYPE_CHECKING:
     from typing import Any
 
     from dragonfly_executor.serialization.definitions import Versions
+    from dragonfly_executor.serialization.layout import Buffer
     from dragonfly_executor.serialization.shared_object import SharedContent
 
-    Defined = tuple[bytes, set[str], set[str], set[str], dict[int, SharedContent]]
-    # Pickles an object in which the parts with these names are embedded. Returns the bytes, the hard names, the soft
-    # names, the attribute names and the shared objects.
-    Define = Callable[[Any, frozenset[str]], Defined]
+    Names = tuple[set[str], set[str], set[str], dict[int, SharedContent]]
+    # Pickles an object in which the parts with these names are embedded. Returns the pieces of the pickle, the hard
+    # names, the soft names, the attribute names and the shared objects. Pieces may be views of the object.
+    Define = Callable[[Any, frozenset[str]], tuple[list[Buffer], *Names]]
 
 # Names that every module has of its own. They never travel.
 MODULE_OWN = frozenset({
@@ -178,9 +180,13 @@ class ParentMain(MainView):
         """Pickle definitions that need each other before either can be opened, as one pickle."""
         return self._pickled({name: found[name].value for name in group}, " and ".join(group))[0]
 
-    def _pickled(self, values: dict[str, Any], shown: str) -> Defined:
+    def _pickled(self, values: dict[str, Any], shown: str) -> tuple[bytes, *Names]:
         try:
-            return self._define(values, frozenset(values))
+            pieces, hard, soft, attributes, shared = self._define(values, frozenset(values))
+            # A large global is pickled for each call, but copied only if it has changed.
+            version = self._versions.get(tuple(values))
+            data = version[1] if version is not None and is_joined(version[1], pieces) else join(pieces)
+            return data, hard, soft, attributes, shared
         except (KeyboardInterrupt, errors.SharedObjectError):
             raise
         except BaseException as exc:  # __reduce__ is user code

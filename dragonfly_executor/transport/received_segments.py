@@ -23,6 +23,7 @@ from dragonfly_executor.transport.segment_file import (
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any, ClassVar
 
 _POPULATE_READ = 22  # MADV_POPULATE_READ, which mmap does not name
@@ -91,13 +92,20 @@ class ReceivedSegment:
         """Return whether there is such a block, and it can have this many bytes."""
         return 0 <= index < self.count and 0 < length <= self.size
 
-    def lend(self, index: int, length: int, user: int | None = None) -> memoryview:
+    def lend(
+        self,
+        index: int,
+        length: int,
+        user: int | None = None,
+        has_buffers: Callable[[memoryview], bool] | None = None,
+    ) -> memoryview:
         """Return the first `length` bytes of a block. They may be written to; the sender does not see that.
 
         Args:
             index: the block.
             length: the number of bytes, which `check` has found right.
             user: this process's id, if the block's word must say so while it is in use.
+            has_buffers: tells from the payload whether objects become views of it. If not, the result is read-only.
 
         Raises:
             MemoryError: there is no memory for it.
@@ -120,11 +128,22 @@ class ReceivedSegment:
             with suppress(OSError, ValueError):  # an older kernel: each page is mapped when it is touched
                 self._map.madvise(_POPULATE_READ, start, length)
         exporter = self._kind.from_buffer(self._map, start)
+        view = memoryview(exporter).cast("B")[:length]
+        if has_buffers is not None and not has_buffers(view):
+            # Nothing is written, so nothing has to be discarded. To look for that takes most of the time of a loan.
+            view, length = view.toreadonly(), 0
         exporter.loan = (self, index, length, os.getpid(), self._forks.count)
-        return memoryview(exporter).cast("B")[:length]
+        return view
 
     def take_back(self, index: int, length: int, forks: int, address: int) -> None:
-        """Let the sender use a block again, because no object uses it any more. Any thread calls this."""
+        """Let the sender use a block again, because no object uses it any more. Any thread calls this.
+
+        Args:
+            index: the block.
+            length: the number of bytes from the block's start that may have been written to.
+            forks: the count of forks when the block was lent.
+            address: where the block is in memory.
+        """
         if forks != self._forks.count:
             write_word(self.fd, index, ABANDONED)
             return

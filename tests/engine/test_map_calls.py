@@ -13,7 +13,7 @@ import pytest
 from dragonfly_executor.core.actions import CANCELLED, Settle
 from dragonfly_executor.core.calls import Call
 from dragonfly_executor.engine.action_runner import settle
-from dragonfly_executor.engine.large_payloads import sendable
+from dragonfly_executor.engine.call_frames import sendable
 from dragonfly_executor.engine.map_calls import MapCall, MapCalls
 from dragonfly_executor.engine.options import CallOptions
 from dragonfly_executor.engine.outcome import Outcome
@@ -64,8 +64,30 @@ def engine() -> RecordingEngine:
     return RecordingEngine()
 
 
-def made(engine: RecordingEngine, count: int, **options: Any) -> MapCalls:
-    calls = MapCalls(engine, CallOptions(**options), lambda args: [args[0]], (FrameTooLargeError,))
+class WatchedCalls(MapCalls):
+    """Calls that tell when a thread waits for one of them, and count how often it was woken."""
+
+    def __init__(self, *args: Any) -> None:
+        self.waits, self.woken = threading.Event(), 0
+        super().__init__(*args)
+
+    @property
+    def awaited(self) -> MapCall | None:
+        return self._awaited
+
+    @awaited.setter
+    def awaited(self, call: MapCall | None) -> None:
+        self._awaited = call
+        if call is not None:
+            self.waits.set()
+
+    def wake(self) -> None:
+        self.woken += 1
+        super().wake()
+
+
+def made(engine: RecordingEngine, count: int, **options: Any) -> WatchedCalls:
+    calls = WatchedCalls(engine, CallOptions(**options), lambda args: [args[0]], (FrameTooLargeError,))
     calls.submit([((b"x",), number, 1) for number in range(count)])
     return calls
 
@@ -117,25 +139,15 @@ def test_an_error_is_raised(outcome: object, engine: RecordingEngine) -> None:
 
 def test_the_thread_that_waits_is_woken_by_its_call_alone(engine: RecordingEngine) -> None:
     calls = made(engine, 50)
-    woken = 0
-    wake = calls.wake
-
-    def counted() -> None:
-        nonlocal woken
-        woken += 1
-        wake()
-
-    calls.wake = counted  # type: ignore[method-assign]
     last = calls.pending[-1]
     waits = threading.Thread(target=calls.wait, args=(last, None))
     waits.start()
-    while calls.awaited is None:
-        time.sleep(0)
+    assert calls.waits.wait(PATIENCE)
     for call in calls.pending:
         end(call, value(call.first))
     waits.join(PATIENCE)
     assert not waits.is_alive()
-    assert woken == 1
+    assert calls.woken == 1
     assert [call.take() for call in calls.pending] == [*range(50)]
 
 
@@ -156,6 +168,7 @@ def test_a_deadline_that_is_over_does_not_hide_a_result(engine: RecordingEngine)
         calls.wait(call, time.monotonic() - 1)
     end(call, value(1))
     calls.wait(call, time.monotonic() - 1)
+    assert call.take() == 1
 
 
 def test_the_farthest_deadline(engine: RecordingEngine) -> None:
@@ -164,6 +177,7 @@ def test_the_farthest_deadline(engine: RecordingEngine) -> None:
     timer.start()
     calls.wait(call, 1e300)
     timer.join()
+    assert call.take() == 1
 
 
 def test_a_forked_child_is_refused(engine: RecordingEngine) -> None:
@@ -220,8 +234,7 @@ def test_the_thread_that_waits_is_woken_to_submit_more(engine: RecordingEngine) 
     first, *others = calls.pending
     waits = threading.Thread(target=calls.wait, args=(first, None, 4))
     waits.start()
-    while calls.awaited is None:
-        time.sleep(0)
+    assert calls.waits.wait(PATIENCE)
     for call in others[:6]:
         end(call, value(1))
         assert calls.awaited is first

@@ -5,6 +5,7 @@ from __future__ import annotations
 import concurrent.futures
 import inspect
 import numbers
+import pickle
 import sys
 from datetime import timedelta
 from fractions import Fraction
@@ -166,6 +167,11 @@ async def _asynchronous(*_: Any) -> None:
         ({"output": "both"}, ValueError, "must be 'inherit', 'tag', 'capture', 'drop' or a callable, not 'both'"),
         ({"output": None}, TypeError, "output must be .* or a callable, not NoneType"),
         ({"max_payload": 0}, ValueError, "max_payload must be at least 1"),
+        (
+            {"read_only_arguments": True, "serializer": pickle},
+            ValueError,
+            "read_only_arguments=True and a serializer object exclude each other",
+        ),
         ({"compression": "lz4"}, ValueError, "compression must be None or 'auto', not 'lz4'"),
         ({"compression": True}, ValueError, "compression must be None or 'auto', not True"),
         ({"max_boot_failures": 0}, ValueError, "max_boot_failures must be at least 1"),

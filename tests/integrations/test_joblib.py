@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -229,11 +230,8 @@ def test_calls_of_several_threads_do_not_disturb_each_other(executor: DragonflyE
         with parallel_config("dragonfly", executor=executor):
             found.append(Parallel()(delayed(square)(number) for number in range(200)))
 
-    threads = [threading.Thread(target=run) for _ in range(3)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    with ThreadPoolExecutor(3) as threads:
+        list(threads.map(lambda _: run(), range(3)))
     assert found == [[number * number for number in range(200)]] * 3
 
 

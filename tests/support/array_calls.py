@@ -93,3 +93,20 @@ def forbid_descriptors() -> int:
 def segments_of(pid: int | str = "self") -> int:
     """Return how many segments a process has mapped."""
     return Path(f"/proc/{pid}/maps").read_text().count("memfd:dragonfly-data")
+
+
+def arrays_in(value: Any) -> list[Any]:
+    """Return the arrays in lists, tuples and dicts, at any depth."""
+    if isinstance(value, dict):
+        value = list(value.values())
+    return [array for part in value for array in arrays_in(part)] if isinstance(value, (list, tuple)) else [value]
+
+
+def writable_arrays(value: Any) -> list[bool]:
+    """Return of each array whether the call may write into it."""
+    return [is_writable(array) for array in arrays_in(value)]
+
+
+def sums(value: Any) -> list[int]:
+    """Return the sum of each array."""
+    return [int(array.sum()) for array in arrays_in(value)]

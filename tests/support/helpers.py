@@ -176,6 +176,18 @@ def values(futures: Iterable[Future[Any]], patience: float = PATIENCE) -> list[A
     return [future.result(timeout=patience) for future in list(futures)]
 
 
+class CountedNumbers:
+    """All numbers from 0, and how many of them were taken."""
+
+    def __init__(self) -> None:
+        self.taken = 0
+
+    def __iter__(self) -> Iterator[int]:
+        while True:
+            self.taken += 1
+            yield self.taken - 1
+
+
 class Settled:
     """A callback that counts settled futures, with a result, an exception or cancelled."""
 

@@ -35,9 +35,10 @@ class RayCluster:
         folder: where its files go. Its path must be short: Unix sockets are in it.
         cpus: number of CPUs that it claims to have.
         more_nodes: number of nodes of one CPU that its autoscaler may start, as processes of this machine.
+        token: what its drivers must know; None lets all in.
     """
 
-    def __init__(self, folder: Path, cpus: int = 2, more_nodes: int = 0) -> None:
+    def __init__(self, folder: Path, cpus: int = 2, more_nodes: int = 0, token: str | None = None) -> None:
         self.folder, self.cpus = folder, cpus
         self._more_nodes = more_nodes
         self.address = ""
@@ -45,6 +46,9 @@ class RayCluster:
         # Ray keeps idle workers, which no test has left behind. The timeout is that of the search for a lost GCS.
         unmarked = {name: value for name, value in os.environ.items() if name != MARK}
         self._env = {**unmarked, "RAY_gcs_rpc_server_reconnect_timeout_s": "5", "RAY_USAGE_STATS_ENABLED": "0"}
+        # Otherwise, a cluster wants a token if the user's home folder has one.
+        self._env |= {"RAY_AUTH_MODE": "disabled"} if token is None else {"RAY_AUTH_MODE": "token"}
+        self._env |= {} if token is None else {"RAY_AUTH_TOKEN": token}
         # Ray's provider of nodes for tests wants the second of these.
         self._env |= {"AUTOSCALER_UPDATE_INTERVAL_S": "1", "RAY_FAKE_CLUSTER": "1"} if more_nodes else {}
 
@@ -169,10 +173,10 @@ def _free_port() -> int:
 
 
 @contextmanager
-def ray_cluster(cpus: int = 2, more_nodes: int = 0) -> Iterator[RayCluster]:
+def ray_cluster(cpus: int = 2, more_nodes: int = 0, token: str | None = None) -> Iterator[RayCluster]:
     """Yield a cluster that is up; end it and remove its files afterwards."""
     with tempfile.TemporaryDirectory(prefix="ray", dir="/tmp") as folder:
-        cluster = RayCluster(Path(folder), cpus, more_nodes)
+        cluster = RayCluster(Path(folder), cpus, more_nodes, token)
         try:
             cluster.start()
             yield cluster

@@ -10,6 +10,7 @@ the user's program may need for itself, and Ray ends a driver that has lost its 
 from __future__ import annotations
 
 import os
+import select
 import sys
 import threading
 from contextlib import suppress
@@ -44,10 +45,11 @@ class Driver:
     def serve(self) -> None:
         """Connect to Ray and follow the parent's orders, until the parent is gone."""
         address, namespace = self._connection.recv()
+        end_with_parent(self._connection.fileno())
         try:
             _connect(address, namespace)
         except Exception as error:  # of any kind: Ray's, grpc's, and RuntimeError
-            self._send("unconnected", "", _text(error))
+            self._send("unconnected", "", _why_unconnected(error))
             return
         self._watch = DriverWatch(self, self._send)
         self._send("connected", "", "")
@@ -140,12 +142,43 @@ class Driver:
                 os._exit(0)  # the parent is gone
 
 
+def end_with_parent(fd: int) -> None:
+    """End this process when the parent is gone, whatever it does then: Ray takes minutes to give up a connection.
+
+    Args:
+        fd: of the connection to the parent.
+    """
+    hung_up = select.poll()
+    hung_up.register(fd, 0)  # asks for POLLHUP alone, which comes unasked
+
+    def wait() -> None:
+        hung_up.poll()
+        os._exit(0)
+
+    threading.Thread(target=wait, name="dragonfly-ray-parent", daemon=True).start()
+
+
 def _connect(address: str, namespace: str | None) -> None:
     import logging
 
     import ray
 
     ray.init(address, namespace=namespace, log_to_driver=False, logging_level=logging.ERROR, configure_logging=False)
+
+
+def _why_unconnected(error: BaseException) -> str:
+    """Return why Ray did not connect. Its own error does not say that the cluster refuses the token."""
+    cause: BaseException | None = error
+    while cause is not None:
+        # Ray writes the traceback of this error into the text of another one.
+        if "AuthenticationError" in f"{type(cause).__name__} {cause}":
+            return (
+                "the cluster refuses this program's token, or wants one and got none: set RAY_AUTH_MODE=token, and the "
+                "cluster's token in RAY_AUTH_TOKEN, or in the file that RAY_AUTH_TOKEN_PATH names (default: "
+                "~/.ray/auth_token)"
+            )
+        cause = cause.__cause__ or cause.__context__
+    return _text(error)
 
 
 def _text(error: BaseException) -> str:

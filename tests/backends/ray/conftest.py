@@ -24,6 +24,16 @@ def cluster(ray_here: None) -> Iterator[RayCluster]:
         yield running
 
 
+@pytest.fixture(scope="session", autouse=True)
+def ray_without_tokens() -> Iterator[None]:
+    """Keep a token in the user's environment or home folder out of the tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_AUTH_MODE", "disabled")
+        patch.delenv("RAY_AUTH_TOKEN", raising=False)
+        patch.delenv("RAY_AUTH_TOKEN_PATH", raising=False)
+        yield
+
+
 @pytest.fixture
 def make_backend(cluster: RayCluster) -> Callable[..., RayBackend]:
     """Make a backend on the cluster. What is synced is the business of other tests."""

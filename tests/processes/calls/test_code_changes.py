@@ -9,8 +9,8 @@ import os
 import subprocess
 import sys
 import textwrap
-import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 from types import ModuleType
@@ -409,9 +409,6 @@ def test_threads_that_submit_while_modules_are_imported(make: Make, folder: Path
         if result(executor, module.name) != number:
             wrong.append(number)
 
-    threads = [threading.Thread(target=submit, args=(number,)) for number in range(20)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(PATIENCE)
+    with ThreadPoolExecutor(20) as threads:
+        list(threads.map(submit, range(20)))
     assert not wrong

@@ -13,26 +13,14 @@ import pytest
 from dragonfly_executor.errors import CallSerializationError, RunnerLostError
 from tests.processes.conftest import Make
 from tests.support import payloads
-from tests.support.helpers import SOON, Gate, Mailbox, all_ended, values, watching
-
-
-class Counted:
-    """Numbers, and how many of them were taken."""
-
-    def __init__(self) -> None:
-        self.taken = 0
-
-    def __iter__(self) -> Iterator[int]:
-        while True:
-            self.taken += 1
-            yield self.taken - 1
+from tests.support.helpers import SOON, CountedNumbers, Gate, Mailbox, all_ended, values, watching
 
 
 @pytest.mark.parametrize("chunksize", [1, 7])
 def test_an_endless_iterator_is_taken_as_it_is_used_up(chunksize: int, make: Make) -> None:
     """Checklist 49."""
     ex = make(2)
-    endless = Counted()
+    endless = CountedNumbers()
     results = ex.map(payloads.echo, endless, chunksize=chunksize)
     assert list(itertools.islice(results, 10)) == list(range(10))
     after_ten = endless.taken
@@ -51,7 +39,7 @@ def test_counting_for_ever_gives_the_first_ten(make: Make) -> None:
 def test_buffersize_bounds_how_many_are_taken_ahead(buffersize: int, make: Make) -> None:
     """Checklist 49."""
     ex = make(2)
-    endless = Counted()
+    endless = CountedNumbers()
     results = ex.map(payloads.echo, endless, buffersize=buffersize)
     assert endless.taken == buffersize
     for n in range(20):

@@ -24,7 +24,7 @@ from dragonfly_executor.errors import (
 )
 from tests.processes.conftest import Make
 from tests.support import payloads
-from tests.support.helpers import PATIENCE, SOON, Gate, Mailbox, all_ended, values, watching
+from tests.support.helpers import PATIENCE, SOON, CountedNumbers, Gate, Mailbox, all_ended, values, watching
 
 
 def auto(ex: Submitter, fn: Any, *iterables: Any, **options: Any) -> Iterator[Any]:
@@ -198,21 +198,9 @@ def test_a_timeout(make: Make, mailbox: Mailbox, gate: Gate) -> None:
         next(results)
 
 
-class Counted:
-    """Numbers, and how many of them were taken."""
-
-    def __init__(self) -> None:
-        self.taken = 0
-
-    def __iter__(self) -> Iterator[int]:
-        while True:
-            self.taken += 1
-            yield self.taken - 1
-
-
 @pytest.mark.parametrize("buffersize", [1, 3, 100])
 def test_buffersize_bounds_how_many_are_taken_ahead(buffersize: int, make: Make) -> None:
-    endless = Counted()
+    endless = CountedNumbers()
     results = auto(make(2), payloads.echo, endless, buffersize=buffersize)
     for n in range(2000):
         assert next(results) == n
@@ -285,25 +273,22 @@ def test_two_calls_in_one_chunk_do_not_meet(make: Make, tmp_path: Path) -> None:
     assert ex.submit(payloads.echo, 1).result(SOON) == 1
 
 
-def hold_first(gate: str, log: str, n: int) -> int:
+def hold_first(gate: str, mailbox: str, n: int) -> int:
     if n == 0:
         payloads.wait_at(gate)
-    payloads.log(log, n)
+    payloads.tell(mailbox, n)
     return n
 
 
 @pytest.mark.parametrize("items", [200, 1000])
-def test_a_long_first_item_holds_up_no_others(items: int, make: Make, gate: Gate, log: Path) -> None:
+def test_a_long_first_item_holds_up_no_others(items: int, make: Make, gate: Gate, mailbox: Mailbox) -> None:
     """The thread that waits for it submits the chunks behind it meanwhile, 1024 at most."""
     ex = make(2)
-    results = auto(ex, hold_first, repeat(gate.path), repeat(str(log)), range(items))
+    results = auto(ex, hold_first, repeat(gate.path), repeat(mailbox.path), range(items))
     values_of: list[int] = []
     taker = threading.Thread(target=lambda: values_of.extend(results))
     taker.start()
-    end = time.monotonic() + PATIENCE
-    while not log.exists() or log.read_text().count("\n") < items - 1:
-        assert time.monotonic() < end
-        time.sleep(0.01)
+    assert sorted(mailbox.numbers(items - 1)) == [*range(1, items)]
     gate.open()
     taker.join(PATIENCE)
     assert values_of == list(range(items))

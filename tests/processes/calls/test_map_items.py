@@ -6,7 +6,7 @@ import gc
 import threading
 import weakref
 from collections.abc import Iterator
-from concurrent.futures import CancelledError
+from concurrent.futures import CancelledError, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from dragonfly_executor import Pool
 from dragonfly_executor.errors import CallSerializationError, FrameTooLargeError, PoolBrokenError
 from tests.processes.conftest import Make
 from tests.support import payloads
-from tests.support.helpers import PATIENCE, SOON, Gate, Mailbox, values
+from tests.support.helpers import SOON, Gate, Mailbox, values
 
 numpy = pytest.importorskip("numpy")
 both = pytest.mark.parametrize("chunksize", [1, 4])
@@ -229,21 +229,12 @@ def test_the_calls_of_a_map_are_counted(make: Make) -> None:
 
 def test_many_threads_map_at_once(make: Make) -> None:
     ex = make(2)
-    failed: list[BaseException] = []
 
     def run(start: int) -> None:
-        try:
-            for chunksize in (1, 7):
-                assert list(ex.map(payloads.echo, range(start, start + 500), chunksize=chunksize)) == list(
-                    range(start, start + 500)
-                )
-        except BaseException as error:
-            failed.append(error)
+        items = range(start, start + 500)
+        for chunksize in (1, 7):
+            assert list(ex.map(payloads.echo, items, chunksize=chunksize)) == list(items)
 
-    threads = [threading.Thread(target=run, args=(n,)) for n in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(PATIENCE)
-    assert not failed
+    with ThreadPoolExecutor(8) as threads:
+        list(threads.map(run, range(8)))
     assert ex.submit(payloads.echo, 1).result(SOON) == 1

@@ -9,6 +9,7 @@ import pickle
 import sys
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -335,11 +336,8 @@ def test_a_handle_that_many_threads_use(make: Make, place: Callable[[], Any]) ->
     def use() -> None:
         found.extend(values(executor.submit(sharing.size_of, handle) for _ in range(5)))
 
-    threads = [threading.Thread(target=use) for _ in range(100)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(PATIENCE)
+    with ThreadPoolExecutor(100) as threads:
+        list(threads.map(lambda _: use(), range(100)))
     assert found == [SIZE] * 500
 
 

@@ -8,7 +8,7 @@ import select
 import signal
 import subprocess
 import sys
-import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from dragonfly_executor.transport.link import Link
 from tests.processes.conftest import Make
 from tests.support import array_calls as calls
 from tests.support import payloads
-from tests.support.helpers import PATIENCE, SOON, all_ended, error_of, kill_and_wait, watching
+from tests.support.helpers import PATIENCE, SOON, Settled, all_ended, error_of, kill_and_wait, values, watching
 
 np = pytest.importorskip("numpy")
 pytestmark = pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="there is no memfd")
@@ -73,8 +73,15 @@ def test_arrays_of_every_form_come_back_equal(make: Make, name: str) -> None:
 
 @pytest.mark.parametrize(
     "value",
-    [b"x" * SIZE, "ü" * SIZE, bytearray(b"y" * SIZE), [b"a" * SIZE, "b" * SIZE, bytearray(SIZE)], {"k": b"z" * SIZE}],
-    ids=["bytes", "str", "bytearray", "list", "dict"],
+    [
+        b"x" * SIZE,
+        "x" * SIZE,
+        "ü" * SIZE,
+        bytearray(b"y" * SIZE),
+        [b"a" * SIZE, "b" * SIZE, bytearray(SIZE)],
+        {"k": b"z" * SIZE},
+    ],
+    ids=["bytes", "ascii", "str", "bytearray", "list", "dict"],
 )
 def test_other_large_values_come_back_equal(make: Make, value: Any, streamed: list[int]) -> None:
     back = make(1).submit(calls.echo, value).result(SOON)
@@ -268,16 +275,19 @@ def test_cancelled_and_timed_out_calls_harm_no_other(make: Make) -> None:
 
 
 def test_a_stopped_slot_delays_its_own_call_only(make: Make) -> None:
+    """Usually it is the first call. Which one it is depends on when the second slot was forked."""
     ex = make(2)
-    slots = {ex.submit(calls.keep, np.ones(SIZE, "u1")).result(SOON) for _ in range(1)}
-    (slot,) = slots
+    slot = ex.submit(calls.keep, np.ones(SIZE, "u1")).result(SOON)
+    settled = Settled()
     os.kill(slot, signal.SIGSTOP)
     try:
-        done = [ex.submit(calls.echo, np.full(SIZE, n, "u1")) for n in range(8)]
-        assert sum(int(future.result(PATIENCE)[0]) for future in done[2:]) >= 0
+        futures = [ex.submit(calls.echo, np.full(SIZE, n, "u1")) for n in range(8)]
+        for future in futures:
+            future.add_done_callback(settled)
+        assert settled.wait(7)
     finally:
         os.kill(slot, signal.SIGCONT)
-    assert [int(future.result(PATIENCE)[0]) for future in done] == list(range(8))
+    assert [int(value[0]) for value in values(futures)] == list(range(8))
 
 
 def test_slots_that_are_replaced_after_each_call(make: Make) -> None:
@@ -296,11 +306,8 @@ def test_many_threads_submit_at_once(make: Make) -> None:
             if int(got.min()) != want or int(got.max()) != want:
                 wrong.append(want)
 
-    threads = [threading.Thread(target=work, args=(number,)) for number in range(6)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    with ThreadPoolExecutor(6) as threads:
+        list(threads.map(work, range(6)))
     assert not wrong
 
 
@@ -406,12 +413,6 @@ if __name__ == "__main__":
         [sys.executable, "-W", "ignore", "-c", program], capture_output=True, text=True, timeout=50, check=False
     )
     assert (done.stdout, done.stderr) == ("[] [] False\n", "")
-
-
-def test_data_frames_come_back_equal(make: Make) -> None:
-    pandas = pytest.importorskip("pandas")
-    frame = pandas.DataFrame({"a": np.arange(SIZE), "b": np.arange(SIZE) / 7})
-    assert make(1).submit(calls.echo, frame).result(PATIENCE).equals(frame)
 
 
 @pytest.mark.soak

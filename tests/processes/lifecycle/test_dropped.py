@@ -6,6 +6,7 @@ import gc
 import threading
 import weakref
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -121,24 +122,15 @@ def test_a_pool_whose_start_fails_leaves_its_name_free(monkeypatch: pytest.Monke
 
 def test_a_garbage_collection_anywhere_stops_pools_and_deadlocks_nobody(eager_gc: None) -> None:
     """Checklist 68: pools that end in the middle of another pool's submit, in any of four threads."""
-    failures: list[BaseException] = []
 
     def make_and_drop() -> None:
-        try:
-            for number in range(30):
-                executor = DragonflyExecutor(backend=FakeBackend())
-                executor.itself = executor  # type: ignore[attr-defined]
-                assert executor.submit(payloads.echo, number).result(PATIENCE) == number
-        except BaseException as error:
-            failures.append(error)
+        for number in range(30):
+            executor = DragonflyExecutor(backend=FakeBackend())
+            executor.itself = executor  # type: ignore[attr-defined]
+            assert executor.submit(payloads.echo, number).result(PATIENCE) == number
 
-    threads = [threading.Thread(target=make_and_drop) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(PATIENCE)
-        assert not thread.is_alive()
-    assert failures == []
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(lambda _: make_and_drop(), range(4)))
 
 
 def test_a_future_outlives_its_executor_and_its_threads() -> None:

@@ -10,6 +10,7 @@ import os
 import threading
 import weakref
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -325,9 +326,6 @@ def test_threads_do_not_meet() -> None:
             value = number * 1000 + step
             results.append(near(lambda value=value: value) == value and near(importable.add, value) == value + 1)
 
-    threads = [threading.Thread(target=submit, args=(number,)) for number in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(submit, range(4)))
     assert results == [True] * 120

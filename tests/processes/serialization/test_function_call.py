@@ -10,6 +10,7 @@ import textwrap
 import threading
 import traceback
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from types import CodeType, FunctionType, ModuleType
 from typing import Any
 
@@ -369,11 +370,8 @@ def test_threads_do_not_meet() -> None:
             there, _ = opened(lambda: value, pair=pair)  # noqa: B023
             results.append(there() == value)
 
-    threads = [threading.Thread(target=submit, args=(number,)) for number in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(submit, range(4)))
     assert results == [True] * 800
 
 

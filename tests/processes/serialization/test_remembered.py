@@ -682,3 +682,34 @@ def test_what_no_runner_imports_may_change(make: Make) -> None:
     assert fingerprint(made.C) is None
     assert fingerprint(textwrap.dedent) is not None
     assert fingerprint(textwrap.TextWrapper) is not None
+
+
+# -- large globals -----------------------------------------------------------------------------------------------------
+
+LARGE = 1 << 21
+
+
+def _large_parts(program: Program) -> list[Any]:
+    """The objects behind the large pieces of a call's payload."""
+    parts = program.codec.encode_call(program.module.__dict__["use"], (), {})
+    return [part.obj if isinstance(part, memoryview) else part for part in parts if len(part) >= LARGE]
+
+
+def test_a_large_global_is_copied_only_if_it_has_changed(make: Make) -> None:
+    program = make(f"data = bytearray({LARGE})\nuse = lambda: data")
+    (first,), (second,) = _large_parts(program), _large_parts(program)
+    assert first is second
+    for place in (0, LARGE // 2, LARGE - 1):
+        program.module.__dict__["data"][place] += 1
+        (changed,), (again,) = _large_parts(program), _large_parts(program)
+        assert changed is again
+        assert changed is not second
+        assert pickle.loads(changed) == {"data": program.module.__dict__["data"]}
+        second = changed
+    program.module.__dict__["data"].append(7)
+    (longer,) = _large_parts(program)
+    assert pickle.loads(longer) == {"data": program.module.__dict__["data"]}
+    del program.module.__dict__["data"][LARGE - 5 :]
+    program.module.__dict__["data"] += bytes(LARGE)
+    (other,) = _large_parts(program)
+    assert pickle.loads(other) == {"data": program.module.__dict__["data"]}

@@ -179,6 +179,25 @@ def test_the_same_warm_block_is_used_again_and_shows_no_older_bytes() -> None:
     pool.clear()
 
 
+def test_a_payload_without_buffers_is_read_only_and_its_pages_are_not_looked_at(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    looked: list[int] = []
+    monkeypatch.setattr(received_segments, "_is_changed", lambda _address, size: looked.append(size))
+    pool = SegmentPool(Maker(), {os.getpid()})
+    for buffers in (False, True, False):
+        block = pool.take([b"s" * 300_000], 300_000)
+        assert block is not None
+        segment = received(block.segment)
+        view = segment.lend(block.index, 300_000, os.getpid(), lambda view: bool(view[0]) and buffers)  # noqa: B023
+        assert view.readonly is not buffers
+        assert block.user == os.getpid()
+        del view
+        assert block.user == FREE
+        pool.put(block)
+    assert looked == [300_000]
+
+
 @pytest.mark.parametrize("reason", ["the pages cannot be looked at", "the pages can be looked at"])
 def test_changes_of_the_receiver_are_discarded(monkeypatch: pytest.MonkeyPatch, reason: str) -> None:
     if "cannot" in reason:
