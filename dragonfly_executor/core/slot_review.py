@@ -66,10 +66,15 @@ def return_stuck(table: SlotTable, now: float) -> bool:
         return now >= table.no_fork_before
     if any(slot.is_retired and not slot.in_flight for slot in table.slots.values()):
         return True  # this slot ends soon, which makes room
-    if table.expects_short and any(slot.in_flight and slot.is_ready and not slot.is_stuck for slot in table.slots.values()):
+    if table.expects_short and any(map(_is_under_way, table.slots.values())):
         return True  # this slot only lacks processor time
     give_back(table)
     return any(not slot.is_ready for slot in table.slots.values())
+
+
+def _is_under_way(slot: SlotRecord) -> bool:
+    """Return True if the slot goes on with its calls as soon as it can."""
+    return bool(slot.in_flight) and slot.is_ready and not slot.is_stuck
 
 
 def needs_review(slot: SlotRecord) -> bool:
