@@ -51,7 +51,7 @@ def test_bytes_of_any_length(size: int) -> None:
 def test_the_function_is_pickled_until_it_was_called_twice_in_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
     codec, (one, other) = CallCodec(), (importable.add, importable.same)
     plain = [pickle.dumps((fn, (1,), {}), 5) for fn in (one, other)]
-    encoded(codec, one, 1)
+    encoded(codec, other, 1)
     # Test runners load modules that no slot can find, and then a call takes the longer way.
     monkeypatch.setattr(codec, "_marks", MARKS)
     assert [encoded(codec, fn, 1) for fn in (one, other) * 3] == plain * 3
