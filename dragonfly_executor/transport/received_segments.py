@@ -13,12 +13,14 @@ from mmap import ACCESS_COPY, PAGESIZE, mmap
 
 from dragonfly_executor.transport.segment_file import (
     ABANDONED,
+    CLOSED,
     FREE,
+    HEADER,
+    STORES_ARE_ORDERED,
+    Words,
     check_file,
     file_size,
-    is_closed,
     start_of,
-    write_word,
 )
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
@@ -76,8 +78,15 @@ class ReceivedSegment:
         self.count = count
         check_file(fd, size, count)
         self._map: mmap | None = None
+        header: mmap | None = None
         with suppress(OSError, ValueError, MemoryError):  # without address space, `lend` reads
             self._map = mmap(fd, file_size(size, count), access=ACCESS_COPY)
+            header = mmap(fd, HEADER) if STORES_ARE_ORDERED else None
+        self._words = Words(fd, header)
+        if header is not None:
+            # The mappings have descriptors of their own.
+            self.fd = -1
+            os.close(fd)
         self._cold = set(range(count))
         """Blocks whose pages are not mapped."""
         self._forks = ForkCount.of_this_process()
@@ -86,7 +95,7 @@ class ReceivedSegment:
     @property
     def is_closed(self) -> bool:
         """True if the sender has closed the segment."""
-        return is_closed(self.fd)
+        return self._words[CLOSED] != 0
 
     def check(self, index: int, length: int) -> bool:
         """Return whether there is such a block, and it can have this many bytes."""
@@ -114,7 +123,7 @@ class ReceivedSegment:
         if self._map is None:
             data = bytearray(length)
             _read(self.fd, memoryview(data), start)
-            write_word(self.fd, index, FREE)
+            self._words[index] = FREE
             return memoryview(data)
         if self._kind is None:
             try:
@@ -122,7 +131,7 @@ class ReceivedSegment:
             except (ImportError, OSError) as error:
                 raise MemoryError(f"ctypes cannot be imported: {error}") from None
         if user is not None:
-            write_word(self.fd, index, user)
+            self._words[index] = user
         if index in self._cold:
             self._cold.discard(index)
             with suppress(OSError, ValueError):  # an older kernel: each page is mapped when it is touched
@@ -145,11 +154,11 @@ class ReceivedSegment:
             address: where the block is in memory.
         """
         if forks != self._forks.count:
-            write_word(self.fd, index, ABANDONED)
+            self._words[index] = ABANDONED
             return
         if self._map is not None:
             self._discard_changes(self._map, index, length, address)
-        write_word(self.fd, index, FREE)
+        self._words[index] = FREE
 
     def _discard_changes(self, memory: mmap, index: int, length: int, address: int) -> None:
         """Discard the pages that were written here. The next use must see the sender's."""
@@ -162,7 +171,8 @@ class ReceivedSegment:
                 memory.madvise(_DONTNEED, start + offset, size)
 
     def __del__(self, close=os.close) -> None:  # type: ignore[no-untyped-def]
-        close(self.fd)
+        if self.fd >= 0:
+            close(self.fd)
 
 
 def _exporter_of(size: int) -> type[Any]:
