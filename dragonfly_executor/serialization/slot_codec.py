@@ -86,7 +86,8 @@ class SlotCodec:
         else:
             self._place.enter(self._setup["path"], self._setup["cwd"])
         # The agent loaded the standard library's modules. A call must import the parent's modules of these names.
-        for name in [name for name in sys.modules if name.partition(".")[0] in self._setup.get("shadowing", ())]:
+        shadowing = self._setup.get("shadowing", ())
+        for name in [name for name in sys.modules if name.partition(".")[0] in shadowing] if shadowing else ():
             del sys.modules[name]
         sys.argv[:] = self._setup["argv"]
         if self._setup["authkey"] is not None:
