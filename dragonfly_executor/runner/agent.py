@@ -326,6 +326,7 @@ class Agent:
         self._lease_timer.cancel()
         self._check_lease()
         gpus = self._child_processes.configure(welcome)
+        os.environ.update(self._child_processes.common_environment)
         self._dispatcher.configure(welcome["slots"], welcome["calls_per_slot"], welcome["setup_timeout"], gpus)
         if welcome["output"] != "inherit":
             from dragonfly_executor.runner.slot_output_forwarder import maker

@@ -96,6 +96,11 @@ class ChildProcesses:
         )
         return self._environment.divided_gpus
 
+    @property
+    def common_environment(self) -> dict[str, str]:
+        """Return the variables that all slots have, and inherit from the agent."""
+        return {} if self._environment is None else self._environment.common
+
     def fork_slot(
         self, number: int, place: WorkingDirectory | None, output: SlotOutput, gpus: frozenset[int] | None = None
     ) -> Slot:

@@ -10,6 +10,7 @@ import os
 from _thread import allocate_lock
 from time import monotonic
 
+from dragonfly_executor.serialization.layout import has_buffers
 from dragonfly_executor.transport.memory_channel import Message, MessageKind, receive_message, send_message
 from dragonfly_executor.transport.received_segments import ReceivedSegment
 from dragonfly_executor.transport.segment_pool import Segment, SegmentPool, block_count
@@ -97,7 +98,7 @@ class SlotMemory:
         segment = self.open(number)
         if segment is None or not segment.check(index, length):
             return None
-        return segment.lend(index, length, self._pid)
+        return segment.lend(index, length, self._pid, has_buffers)
 
     def open(self, number: int) -> ReceivedSegment | None:
         """Return a segment of the parent, mapped here; None if it is gone, or cannot be had."""
