@@ -17,7 +17,7 @@ from dragonfly_executor.transport.sockets import PACKETS, Socket, socketpair
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from dragonfly_executor.transport.sockets import Buffer
 
@@ -98,6 +98,23 @@ class SlotMemory:
         if segment is None or not segment.check(index, length):
             return None
         return segment.lend(index, length, self._pid)
+
+    def beside(self, entries: Iterable[tuple[int, int, int]]) -> dict[int, memoryview] | None:
+        """Return buffers that lie in segments of their own, by their places; None if they have to come over the stream.
+
+        Args:
+            entries: of each buffer its place in the payload, its segment and its size.
+        """
+        found: dict[int, memoryview] = {}
+        for place, number, size in entries:
+            segment = self.open(number)
+            if segment is None:
+                return None
+            try:
+                found[place] = segment.lend_common(size)
+            except (OSError, ValueError, MemoryError):
+                return None
+        return found
 
     def open(self, number: int) -> ReceivedSegment | None:
         """Return a segment of the parent, mapped here; None if it is gone, or cannot be had."""

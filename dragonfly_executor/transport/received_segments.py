@@ -79,6 +79,8 @@ class ReceivedSegment:
             self._map = mmap(fd, file_size(size, count), access=ACCESS_COPY)
         self._cold = set(range(count))
         """Blocks whose pages are not mapped."""
+        self._lent: set[int] = set()
+        """Blocks that `lend_common` has lent."""
         self._forks = ForkCount.of_this_process()
         self._kind: type[Any] | None = None
 
@@ -123,6 +125,23 @@ class ReceivedSegment:
         exporter.loan = (self, index, length, os.getpid(), self._forks.count)
         return memoryview(exporter).cast("B")[:length]
 
+    def lend_common(self, size: int) -> memoryview:
+        """Return the first `size` bytes of the only block, which the sender never changes. They may be written to.
+
+        It may be lent several times at once. Each has what the sender wrote, whatever the others have written.
+
+        Raises:
+            OSError, ValueError, MemoryError: the block is smaller, or cannot be mapped.
+        """
+        if not self.check(0, size):
+            raise ValueError(f"{size} bytes in a block of {self.size}")
+        if self._map is not None and 0 not in self._lent:
+            # The pages of this mapping are in place already.
+            self._lent.add(0)
+            return self.lend(0, size)
+        start = start_of(0, self.size)
+        return memoryview(mmap(self.fd, start + size, access=ACCESS_COPY))[start:]
+
     def take_back(self, index: int, length: int, forks: int, address: int) -> None:
         """Let the sender use a block again, because no object uses it any more. Any thread calls this."""
         if forks != self._forks.count:
@@ -130,6 +149,7 @@ class ReceivedSegment:
             return
         if self._map is not None:
             self._discard_changes(self._map, index, length, address)
+        self._lent.discard(index)
         write_word(self.fd, index, FREE)
 
     def _discard_changes(self, memory: mmap, index: int, length: int, address: int) -> None:
