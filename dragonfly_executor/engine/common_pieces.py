@@ -77,9 +77,9 @@ class CommonPieces:
         self._kept: dict[object, CommonPiece] = {}
         """The least recently used first."""
         self._waits: dict[object, int] = {}
-        """How often a buffer has to come again, until it counts as common; by its key."""
+        """Times that a buffer has to come again until it counts as common, by its key."""
         self._doubts: dict[object, int] = {}
-        """How often it had to come again, if other content had the same key."""
+        """Times that it had to come again at first, if other content had the same key."""
 
     def split(self, parts: PayloadParts) -> tuple[list[Buffer], int, list[tuple[int, CommonPiece]]]:
         """Take the common buffers out of a payload.
