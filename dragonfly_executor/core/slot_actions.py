@@ -59,6 +59,14 @@ class LookAtProgress(CallOrder):
     __slots__ = ()
 
 
+class LookAtSlot(CallOrder):
+    """An order to handle the answers that have arrived from the slot, and to look up whether the slot lacks processor
+    time for this call. The answer is `slot_seen`, after those.
+    """
+
+    __slots__ = ()
+
+
 class Fork(Record):
     """An order to fork a slot. The answer is `slot_forked` or `fork_failed`.
 
@@ -179,6 +187,7 @@ SlotAction: TypeAlias = (
     | TakeBack
     | ReadAnswers
     | LookAtProgress
+    | LookAtSlot
     | Fork
     | EndRunner
     | Retire

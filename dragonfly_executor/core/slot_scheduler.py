@@ -21,7 +21,7 @@ from dragonfly_executor.core.slot_actions import (
 from dragonfly_executor.core.slot_choice import choose_slot, overfull_slot
 from dragonfly_executor.core.slot_limits import check_limits, is_over
 from dragonfly_executor.core.slot_records import DYING, FULL, NEVER, EndReason, SlotCall, SlotRecord
-from dragonfly_executor.core.slot_review import finish_review, review_slots
+from dragonfly_executor.core.slot_review import finish_review, review_slots, slot_seen
 from dragonfly_executor.core.slot_state import COST_WEIGHT, SlotTable
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
@@ -268,6 +268,17 @@ class SlotScheduler:
             return
         if call.limits is not None and is_over(self.table, slot, call, call.limits, began, now):
             self._stop_in_slot(call, slot, EndReason.TIMED_OUT)
+
+    def slot_seen(self, slot: SlotRecord, call: SlotCall, is_starved: bool, now: float) -> None:
+        """Review a slot whose running call is slower than expected: the answer to LookAtSlot.
+
+        Args:
+            slot: the slot.
+            call: its running call, when the order was given.
+            is_starved: whether the slot lacks processor time for this call.
+            now: monotonic seconds.
+        """
+        slot_seen(self.table, slot, call, is_starved, now)
 
     # -- slots come and go --------------------------------------------------------------------------------------------
 

@@ -25,6 +25,8 @@ STUCK_FACTOR: Final = 3.0
 COST_WEIGHT: Final = 0.1
 """Weight of the last call in the recent cost of a call."""
 
+STARVED_FOR: Final = 0.03
+"""Seconds after which a call counts as slow even if its slot lacks processor time."""
 CHEAP: Final = 0.001
 """Seconds of a call below which calls are queued in the slots."""
 PREFETCH_SECONDS: Final = 0.004
@@ -137,6 +139,11 @@ class SlotTable:
     def stuck_after(self) -> float:
         """Return the seconds of one call after which the calls behind it count as stuck."""
         return max(REVIEW_AFTER, STUCK_FACTOR * (self.cost or 0.0))
+
+    @property
+    def expects_short(self) -> bool:
+        """Return True if calls were so short lately that a slow one may only lack processor time."""
+        return self.cost is not None and self.cost < CHEAP
 
     def wake(self, when: float) -> None:
         """Have the driver call `tick` at that time, or earlier."""

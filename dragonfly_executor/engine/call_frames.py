@@ -1,10 +1,14 @@
-"""Packs CALL frames."""
+"""The payloads that calls keep, and their CALL frames."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
+from dragonfly_executor import errors
 from dragonfly_executor.core.call_table import Call
-from dragonfly_executor.protocol.frames import CALL_OPTIONS, TOTAL, Flag, Kind, encode
-from dragonfly_executor.serialization.buffer_cache import PayloadParts
+from dragonfly_executor.protocol.frames import CALL_OPTIONS, MAX_INLINE, TOTAL, Flag, Kind, encode
+from dragonfly_executor.serialization.buffer_cache import PayloadParts, joined
+from dragonfly_executor.transport.sockets import Buffer
 
 INFINITY = float("inf")
 
@@ -38,3 +42,25 @@ def call_frame(call: Call, number: int, now: float, location: bytes = b"") -> by
             prefix += payload.table()
         body = TOTAL.pack(sum(map(len, payload)))
     return encode(Kind.CALL, call.id, prefix + body, flags=flags, attempt=call.attempt, detail=number)
+
+
+def sendable(
+    parts: Sequence[Buffer], max_payload: int, keep: Callable[[Sequence[Buffer], int], Sequence[Buffer]]
+) -> bytes | Sequence[Buffer]:
+    """Return a payload in the form that a call keeps: one `bytes` if it fits into a frame.
+
+    Args:
+        parts: the encoded call.
+        max_payload: maximum size in bytes.
+        keep: called with the parts of a larger payload and their size, to return the form in which it is kept.
+
+    Raises:
+        FrameTooLargeError: the payload is larger than `max_payload` bytes.
+    """
+    size = len(parts[0]) if len(parts) == 1 else sum(map(len, parts))
+    if size > max_payload:
+        text = f"the call's arguments take {size} bytes, more than max_payload={max_payload}"
+        raise errors.FrameTooLargeError(text)
+    if len(parts) == 1 and size <= MAX_INLINE and type(parts[0]) is bytes and type(parts) is not PayloadParts:
+        return parts[0]
+    return joined(parts) if size <= MAX_INLINE else keep(parts, size)

@@ -6,12 +6,12 @@ import os
 from collections.abc import Callable
 from contextlib import suppress
 
+from dragonfly_executor.engine import first_runner
 from dragonfly_executor.engine.action_runner import ActionRunner
 from dragonfly_executor.engine.future import Future
 from dragonfly_executor.engine.notifications import Notifications
 from dragonfly_executor.engine.output.router import OutputRouter
 from dragonfly_executor.engine.runner_links import RunnerLinks
-from dragonfly_executor.engine.runner_messages import initializer_error
 from dragonfly_executor.engine.worker_threads import WorkerThreadGroups
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
@@ -80,7 +80,7 @@ class EngineComponents:
 
         def read() -> None:
             """Open the error, on the callback thread."""
-            error = initializer_error(codec, payload, is_error)
+            error = first_runner.initializer_error(codec, payload, is_error)
             self.loop.call_soon_threadsafe(lambda: then(error))
 
         self.callbacks.run(read)

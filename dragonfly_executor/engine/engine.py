@@ -15,9 +15,9 @@ from dragonfly_executor.core import actions, events
 from dragonfly_executor.core.calls import QUEUED, Call, CallLimits
 from dragonfly_executor.core.machine import Machine, PoolLimits
 from dragonfly_executor.engine.action_runner import broken_by, fail_each, settle
+from dragonfly_executor.engine.call_frames import sendable
 from dragonfly_executor.engine.components import EngineComponents
 from dragonfly_executor.engine.future import Future
-from dragonfly_executor.engine.large_payloads import sendable
 from dragonfly_executor.engine.latch import Latch
 from dragonfly_executor.engine.queries import Queries
 from dragonfly_executor.engine.queue_progress import stats_of

@@ -11,9 +11,9 @@ from dragonfly_executor import errors
 from dragonfly_executor.engine.outcome import Outcome
 from dragonfly_executor.errors import ProtocolError
 from dragonfly_executor.protocol.compression import Compressor
-from dragonfly_executor.protocol.frames import BESIDE, MAX_INLINE, SHARED, Flag, Frame, split_bulk
+from dragonfly_executor.protocol.frames import BESIDE, SHARED, Flag, Frame, split_bulk
 from dragonfly_executor.protocol.memory_bounds import Download
-from dragonfly_executor.serialization.buffer_cache import PayloadParts, joined
+from dragonfly_executor.serialization.buffer_cache import PayloadParts
 from dragonfly_executor.serialization.layout import hole
 from dragonfly_executor.transport.codecs import Codecs
 from dragonfly_executor.transport.link import Link
@@ -299,25 +299,3 @@ def no_memory_for(size: int) -> errors.ResultDeserializationError:
     )
     error.__cause__ = MemoryError()
     return error
-
-
-def sendable(
-    parts: Sequence[Buffer], max_payload: int, keep: Callable[[Sequence[Buffer], int], Sequence[Buffer]]
-) -> bytes | Sequence[Buffer]:
-    """Return a payload in the form that a call keeps: one `bytes` if it fits into a frame.
-
-    Args:
-        parts: the encoded call.
-        max_payload: maximum size in bytes.
-        keep: called with the parts of a larger payload and their size, to return the form in which it is kept.
-
-    Raises:
-        FrameTooLargeError: the payload is larger than `max_payload` bytes.
-    """
-    size = len(parts[0]) if len(parts) == 1 else sum(map(len, parts))
-    if size > max_payload:
-        text = f"the call's arguments take {size} bytes, more than max_payload={max_payload}"
-        raise errors.FrameTooLargeError(text)
-    if len(parts) == 1 and size <= MAX_INLINE and type(parts[0]) is bytes and type(parts) is not PayloadParts:
-        return parts[0]
-    return joined(parts) if size <= MAX_INLINE else keep(parts, size)

@@ -33,6 +33,8 @@ PUMP_TIMEOUT = 5.0
 """Seconds to wait for the threads of a pump, after the link has ended, before an error is logged."""
 VIEWED_FROM = 4096
 """Size in bytes from which the payload of a result is a view of its frame."""
+dumps = json.dumps
+"""Json is loaded at its first use, so here: a pool loads this module while it still has memory and descriptors."""
 # As plain module names, because an enum lookup takes longer than the comparison.
 CALL, RESULT, ERROR, RETRYABLE = int(Kind.CALL), int(Kind.RESULT), Flag.ERROR, Flag.RETRYABLE
 NOT_INLINE = Flag.LARGE | Flag.SHARED
@@ -156,7 +158,7 @@ class RunnerLink:
 
     def refuse(self, reason: str) -> None:
         """Send REFUSE with the reason. The runner then ends by itself."""
-        self.say(encode(Kind.REFUSE, payload=json.dumps({"reason": reason}).encode()))
+        self.say(encode(Kind.REFUSE, payload=dumps({"reason": reason}).encode()))
         if self._link is not None:
             self._link.flush()
 

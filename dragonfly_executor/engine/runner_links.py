@@ -5,10 +5,10 @@ from __future__ import annotations
 from dragonfly_executor import errors
 from dragonfly_executor.backends.base import Node
 from dragonfly_executor.core import events
+from dragonfly_executor.engine import first_runner
 from dragonfly_executor.engine.boot.boot_helpers import BootHelpers
 from dragonfly_executor.engine.boot.boot_table import BootTable
 from dragonfly_executor.engine.boot.node_release import NodeReleaser
-from dragonfly_executor.engine.runner_messages import events_of
 from dragonfly_executor.protocol.frames import Kind, encode
 from dragonfly_executor.protocol.memory_bounds import MAX_WARNING
 from dragonfly_executor.protocol.shared_entries import ENTRIES_AT_ONCE, pack_numbers
@@ -135,7 +135,7 @@ class RunnerLinks:
         """Hand the core all events of one read, and handle the frames that concern the driver."""
         if said.warning:
             self._notifications.warn(f"{runner.name}: {escape_controls(said.warning[:MAX_WARNING])}")
-        for event in events_of(runner.id, said, runner.node):
+        for event in first_runner.events_of(runner.id, said, runner.node):
             self._engine.handle(event)
         if said.setup_failure is not None:
             self._engine.setup_failed(*said.setup_failure)

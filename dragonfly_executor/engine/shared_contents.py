@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import weakref
 from collections import deque
 from functools import partial
@@ -99,6 +98,9 @@ class SharedContents:
         """Store a copy of the pickle, and return its entry with it."""
         if size <= INLINE_SIZE:
             return SharedEntry(number, size, NO_DIGEST, NO_DESCRIPTOR, 0, b"".join(parts)), None
+        # Imported only here, because that takes milliseconds, and most pools share no object.
+        from hashlib import sha256
+
         memory: SealedMemory | BytesInMemory
         descriptor, inode, needs_digest = NO_DESCRIPTOR, 0, True
         if size < SEALED_FROM:
@@ -110,7 +112,7 @@ class SharedContents:
                 needs_digest = not (self._is_local() and is_reachable())
             except OSError:  # another system, or no descriptor or no such memory is left
                 memory = BytesInMemory(b"".join(parts))
-        digest = hashlib.sha256(memory.view()).digest() if needs_digest else NO_DIGEST
+        digest = sha256(memory.view()).digest() if needs_digest else NO_DIGEST
         return SharedEntry(number, size, digest, descriptor, inode, b""), memory
 
     def _is_local(self) -> bool:

@@ -10,6 +10,7 @@ from weakref import WeakValueDictionary, finalize
 from dragonfly_executor.engine.large_payloads import SharedPayload
 from dragonfly_executor.errors import ProtocolError
 from dragonfly_executor.serialization.buffer_cache import PayloadParts
+from dragonfly_executor.serialization.layout import has_buffers
 from dragonfly_executor.transport.memory_channel import Message, MessageKind, receive_message, send_message
 from dragonfly_executor.transport.received_segments import ReceivedSegment
 from dragonfly_executor.transport.segment_file import file_size
@@ -312,7 +313,7 @@ class SharedSegments:
         segment = self._received.get(number)
         if segment is None or not segment.check(index, length):
             raise ProtocolError(f"a result of {length} bytes in block {index} of memory {number}, which is not shared")
-        return segment.lend(index, length)
+        return segment.lend(index, length, has_buffers=has_buffers)
 
     def watch(self, loop: Loop) -> None:
         """Give unused memory back from now on."""

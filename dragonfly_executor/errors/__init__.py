@@ -57,6 +57,7 @@ from dragonfly_executor.errors.base import (
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from types import ModuleType
     from typing import Any
 
     from dragonfly_executor.errors.broken import (
@@ -110,15 +111,24 @@ def load() -> None:
     """
     if "PoolBrokenError" in globals():
         return
+    broken = load_module("dragonfly_executor.errors.broken")
+    globals().update({name: getattr(broken, name) for name in __all__ if name not in globals()})
+
+
+def load_module(name: str) -> ModuleType:
+    """Import a module of this package that a pool needs once its first runner is up.
+
+    Raises:
+        StartError: the module cannot be loaded, because memory or descriptors ran out.
+    """
     try:
-        broken = import_module("dragonfly_executor.errors.broken")
+        return import_module(name)
     except (ImportError, MemoryError, OSError) as shortage:
         raise StartError(
             "the pool cannot start, and was cleaned up: there is no memory or no file descriptor to load "
-            f"{__name__} ({type(shortage).__name__}: {shortage}). Raise the limits (ulimit -v, ulimit -n); "
+            f"{name} ({type(shortage).__name__}: {shortage}). Raise the limits (ulimit -v, ulimit -n); "
             "then make another pool"
         ) from shortage
-    globals().update({name: getattr(broken, name) for name in __all__ if name not in globals()})
 
 
 def __getattr__(name: str) -> Any:

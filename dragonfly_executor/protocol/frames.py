@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import struct
 from collections import namedtuple
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from enum import IntEnum
 
 from dragonfly_executor.errors import ProtocolError
@@ -37,7 +37,10 @@ HEADER_SIZE = HEADER.size
 MAX_HANDSHAKE_FRAME = 4 * 1024
 MAX_INLINE = 64 * 1024
 """Largest payload that travels in one frame; a call's packet to a slot must also fit a default socket buffer."""
-CHUNK_SIZE = 256 * 1024
+CHUNK_SIZE = 256 * 1024 - HEADER_SIZE
+"""Maximum payload of a chunk in bytes. The frame then fills 16 TLS records, and a first read of 64 KiB is a quarter of
+it, as `TRUST` requires.
+"""
 MAX_FRAME = 1024 * 1024
 LONG_FRAME = 128 * 1024
 """Bytes of a frame above which its rest is received in place."""
@@ -212,11 +215,19 @@ class Decoder:
     After a `ProtocolError` the decoder stays failed, because a stream that is out of step cannot be trusted again. The
     decoder holds at most the bytes that have arrived. For a long frame, of which a part has arrived, it holds at most
     `TRUST` times that part, and offers the room for the rest: bytes that the caller receives there are not copied.
+
+    Args:
+        max_frame: maximum payload of a frame in bytes.
+        one_by_one: the first value of the attribute.
+        make: returns memory of a given size for a long frame.
     """
 
-    def __init__(self, max_frame: int = MAX_FRAME, *, one_by_one: bool = False) -> None:
+    def __init__(
+        self, max_frame: int = MAX_FRAME, *, one_by_one: bool = False, make: Callable[[int], bytearray] = bytearray
+    ) -> None:
         self.max_frame = max_frame
         self.one_by_one = one_by_one
+        self._make = make
         """True if `feed` returns one frame at a time, because the size limit of the next frame may depend on it."""
         self._pending = bytearray()
         self._long: bytearray | None = None
@@ -294,7 +305,7 @@ class Decoder:
         rest = memoryview(data)[position:]
         size = HEADER_SIZE + HEADER.unpack_from(rest)[5] if len(rest) >= HEADER_SIZE else 0
         if size > LONG_FRAME and size <= TRUST * len(rest) and not self.one_by_one:
-            long = bytearray(size)
+            long = self._make(size)
             long[: len(rest)] = rest
             self._pending = bytearray()
             self._long, self._filled = long, len(rest)

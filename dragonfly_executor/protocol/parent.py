@@ -17,7 +17,8 @@ DEFAULT_MAX_DEPTH = 2
 A pool that boots itself recursively must end before the machine's resources do.
 """
 
-
+_ESCAPES = {code: f"\\u{code:04x}" for code in (*range(32), *b'"\\')}
+"""Escapes of the characters that JSON does not allow in texts."""
 _Fields = namedtuple(  # noqa: PYI024  # typing is slow to import
     "_Fields",
     "pool runner_id backend pid host depth address fingerprint token until slot",
@@ -82,8 +83,10 @@ class Parent(_Fields):
 
     def encode(self) -> str:
         """Return the value of ``DRAGONFLY_PARENT``."""
-        said = {name: value for name, value in self._asdict().items() if value is not None}
-        return binascii.b2a_base64(json.dumps(said).encode(), newline=False).decode("ascii")
+        # Not by `json`, because a parent loads that while the runner starts which gets this value.
+        said = [f'"{name}": {_as_json(value)}' for name, value in self._asdict().items() if value is not None]
+        text = "{" + ", ".join(said) + "}"
+        return binascii.b2a_base64(text.encode(errors="surrogatepass"), newline=False).decode("ascii")
 
     @staticmethod
     def decode(text: str) -> Parent:
@@ -96,6 +99,10 @@ class Parent(_Fields):
             return Parent(**json.loads(binascii.a2b_base64(text)))
         except (ValueError, TypeError) as error:
             raise ValueError(f"{VARIABLE} does not hold a parent's description: {error}") from None
+
+
+def _as_json(value: str | int) -> str:
+    return f'"{value.translate(_ESCAPES)}"' if isinstance(value, str) else str(value)
 
 
 def max_depth() -> int:

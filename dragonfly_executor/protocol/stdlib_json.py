@@ -2,13 +2,15 @@
 
 A program's own ``json.py`` precedes the standard library on ``sys.path`` if it lies beside the script.
 `concurrent.futures` works in such a program, so this package must too: json is the only module that it imports and
-`concurrent.futures` does not.
+`concurrent.futures` does not. It takes milliseconds to import, so that happens at its first use: in a parent, while its
+first runner starts.
 """
 
 from __future__ import annotations
 
 import os
 import sys
+from importlib import import_module
 from importlib.machinery import PathFinder
 
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
@@ -40,9 +42,7 @@ def _stdlib_json() -> Any:
         own = PathFinder.find_spec("json", [LIBRARY])
         if own is not None:
             return _load_beside(own)
-    import json
-
-    return json
+    return import_module("json")
 
 
 def _load_beside(spec: Any) -> ModuleType:
@@ -63,4 +63,11 @@ def _load_beside(spec: Any) -> ModuleType:
 
 
 if not TYPE_CHECKING:
-    json = _stdlib_json()
+
+    class _LazyJson:
+        def __getattr__(self, name: str) -> Any:
+            value = getattr(_stdlib_json(), name)
+            setattr(self, name, value)
+            return value
+
+    json = _LazyJson()

@@ -28,6 +28,7 @@ from dragonfly_executor.transport.call_start_cells import map_cells
 from dragonfly_executor.transport.codecs import installed
 from dragonfly_executor.transport.link import Link
 from dragonfly_executor.transport.loop import Loop
+from dragonfly_executor.transport.payload_buffer import ChunkBuffers
 from dragonfly_executor.transport.sockets import Socket
 from dragonfly_executor.transport.streams import DescriptorPair
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
@@ -61,13 +62,15 @@ class Agent:
         self._loop = loop
         self._starters = starters
         self._runner_id = runner_id
-        self._link = Link(loop, sock, self._on_frames, lambda _reason: self.exit(), handshake=True)
+        buffers = ChunkBuffers()
+        self._link = Link(loop, sock, self._on_frames, lambda _reason: self.exit(), handshake=True, buffers=buffers)
         self._watch = OsSignals(loop)
         self._dispatcher = Dispatcher(loop, self._link.send, self._fork_slot)
         self._graceful_exit = GracefulExit(loop, self._link, self._dispatcher, self.exit)
         self._child_processes = ChildProcesses(
             loop, self._link, self._dispatcher, self._on_slot_frames, self._descriptors
         )
+        self._child_processes.buffers = buffers
         self._link.on_drained = self._child_processes.resume
         self._large_calls = LargeCalls(self._link, self._dispatcher)
         self._dispatcher.on_no_slots = self._leave_without_slots
@@ -323,6 +326,7 @@ class Agent:
         self._lease_timer.cancel()
         self._check_lease()
         gpus = self._child_processes.configure(welcome)
+        os.environ.update(self._child_processes.common_environment)
         self._dispatcher.configure(welcome["slots"], welcome["calls_per_slot"], welcome["setup_timeout"], gpus)
         if welcome["output"] != "inherit":
             from dragonfly_executor.runner.slot_output_forwarder import maker

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from dragonfly_executor.transport.call_start_cells import Cells
     from dragonfly_executor.transport.link import Link
     from dragonfly_executor.transport.loop import Loop
+    from dragonfly_executor.transport.payload_buffer import ChunkBuffers
     from dragonfly_executor.transport.sockets import Socket
 
 MAX_SETUP_CRASHES = 3
@@ -70,6 +71,8 @@ class ChildProcesses:
         """Shared memory in which slots mark the calls that they start, by the number that the call brings."""
         self.rendezvous: Socket | None = None
         """The socket at which slots connect to share memory with the parent."""
+        self.buffers: ChunkBuffers | None = None
+        """The buffers of chunks that are forwarded."""
         self._script: int | None = None
         """The `ScriptImport` mode of slots forked from now on; None to use the parent's."""
         self.title: ProcessTitle | None = None
@@ -92,6 +95,11 @@ class ChildProcesses:
             divides_gpus=welcome["divide_gpus"],
         )
         return self._environment.divided_gpus
+
+    @property
+    def common_environment(self) -> dict[str, str]:
+        """Return the variables that all slots have, and inherit from the agent."""
+        return {} if self._environment is None else self._environment.common
 
     def fork_slot(
         self, number: int, place: WorkingDirectory | None, output: SlotOutput, gpus: frozenset[int] | None = None
@@ -119,6 +127,7 @@ class ChildProcesses:
                 title=self.title,
                 environment={} if self._environment is None else self._environment.of(number, gpus),
                 gpus=gpus,
+                buffers=self.buffers,
             )
         except OSError:
             output.close()

@@ -78,6 +78,7 @@ class Dispatcher:
             actions.TakeBack: self._take_back,
             actions.ReadAnswers: self._read_answers,
             actions.LookAtProgress: self._look_at_progress,
+            actions.LookAtSlot: self._look_at_slot,
             actions.Fork: self._fork,
             actions.EndRunner: self._end_runner,
             actions.Retire: lambda action: self.slots[action.slot.pid].retire(),
@@ -278,6 +279,11 @@ class Dispatcher:
         call = action.call
         began = self.slots[action.slot.pid].progress.began(call.call_id, call.attempt)
         self._scheduler.progress_seen(action.slot, call, began, self._loop.time())
+
+    def _look_at_slot(self, action: actions.LookAtSlot) -> None:
+        slot, call = self.slots[action.slot.pid], action.call
+        slot.link.drain_reads()
+        self._scheduler.slot_seen(action.slot, call, slot.is_starved(call), self._loop.time())
 
     def _fork(self, action: actions.Fork) -> None:
         try:

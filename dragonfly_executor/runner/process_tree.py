@@ -153,7 +153,7 @@ def kill_children(but: Container[int] = ()) -> None:
                 continue
 
 
-def _status(pid: str) -> list[bytes]:
+def status_of(pid: str) -> list[bytes]:
     """Return the fields of /proc/PID/stat, starting with the state."""
     with open(f"/proc/{pid}/stat", "rb") as status:
         # The name in parentheses may contain anything, so fields are counted from its end.
@@ -162,7 +162,7 @@ def _status(pid: str) -> list[bytes]:
 
 def _has_ended(pid: str) -> bool:
     """Return True if all threads of a process have ended, so that it is a zombie."""
-    fields = _status(pid)
+    fields = status_of(pid)
     return fields[0] in (b"Z", b"X") and int(fields[17]) <= 1
 
 
@@ -173,7 +173,7 @@ def _environment(pid: str) -> bytes:
             found = environment.read()
         if found:
             return found
-        fields = _status(pid)
+        fields = status_of(pid)
         # The kernel sets the start of the code last.
         state, flags, start_of_code = fields[0], int(fields[6]), fields[23]
         if start_of_code != b"0" or state in (b"Z", b"X") or flags & PF_KTHREAD:

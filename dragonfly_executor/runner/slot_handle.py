@@ -10,19 +10,22 @@ from dragonfly_executor.core.slot_records import SlotRecord
 from dragonfly_executor.protocol.frames import FORGOTTEN_AT_ONCE, HEADER, HEADER_SIZE, Frame, Kind
 from dragonfly_executor.runner import process_tree, slot_process
 from dragonfly_executor.runner.fault_traceback import FaultTraceback
+from dragonfly_executor.runner.processor_time import ProcessorTime
 from dragonfly_executor.transport.link import Link
 from dragonfly_executor.transport.loop import Loop, Timer
-from dragonfly_executor.transport.sockets import MSG_DONTWAIT, PACKETS, Socket, socketpair
+from dragonfly_executor.transport.sockets import MSG_DONTWAIT, PACKETS, SO_SNDBUF, SOL_SOCKET, Socket, socketpair
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from typing import NoReturn
 
+    from dragonfly_executor.core.slot_records import SlotCall
     from dragonfly_executor.runner.agent_stream import AgentStream
     from dragonfly_executor.runner.process_title import ProcessTitle
     from dragonfly_executor.runner.slot_output import SlotStreams
     from dragonfly_executor.runner.slot_progress import Progress
     from dragonfly_executor.serialization.working_directory import WorkingDirectory
+    from dragonfly_executor.transport.payload_buffer import ChunkBuffers
 
 NOTICE_SIZE = HEADER_SIZE + 8 * FORGOTTEN_AT_ONCE
 """Size of the longest packet that is no call."""
@@ -74,12 +77,18 @@ class SlotOutput:
         """Close the descriptors."""
 
 
+STREAM_BUFFER = 256 * 1024
+"""Send buffer of a slot's stream in bytes, in each direction. A chunk of a large payload then leaves in one write."""
+
+
 def _fork(stack: FaultTraceback) -> tuple[int, list[Socket]]:
     """Make a slot's four sockets, and fork. On an error, close the sockets and `stack`."""
     made: list[Socket] = []
     try:
         made.extend(socketpair(PACKETS))
         made.extend(socketpair())
+        for sock in made[2:]:
+            sock.setsockopt(SOL_SOCKET, SO_SNDBUF, STREAM_BUFFER)
         return os.fork(), made
     except OSError:
         stack.close()
@@ -108,6 +117,7 @@ class Slot:
         title: ProcessTitle | None,
         environment: Mapping[str, str],
         gpus: frozenset[int] | None = None,
+        buffers: ChunkBuffers | None = None,
     ) -> None:
         self.output = output
         self.progress = progress
@@ -128,7 +138,8 @@ class Slot:
             self._become_slot(inherited, own_end, slot_end, setup, place, agent_pid)
         slot_end.close()
         self.stack.keep_reader()
-        self.link = Link(loop, own_end, lambda frames: on_frames(self, frames), lambda reason: None)
+        self._processor_time = ProcessorTime(self.pid)
+        self.link = Link(loop, own_end, lambda frames: on_frames(self, frames), lambda reason: None, buffers=buffers)
         self.record = SlotRecord(self.pid, loop.time(), progress.number, gpus)
         self.timer: Timer | None = None
         output.slot_is_forked(self)
@@ -210,6 +221,10 @@ class Slot:
         for packet in notices:
             self.notify(packet)
         return refs
+
+    def is_starved(self, call: SlotCall) -> bool:
+        """Return True if the slot lacks processor time for this call, the first of its calls without an answer."""
+        return not self.progress.may_have_begun(call.cell) or self._processor_time.is_lacking(call.number)
 
     def show_call(self, call_id: int) -> None:
         """Show the running call in the slot's title; 0 for no call."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 
-from dragonfly_executor.protocol.parent import Parent
+from dragonfly_executor.protocol.parent import VARIABLE, Parent
 from dragonfly_executor.serialization.post_import_hook import when_imported
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
@@ -20,11 +20,16 @@ MAIN = "MainProcess"
 
 def set_identity(number: int, agent_pid: int) -> None:
     """Name this process as the slot with this number on its runner."""
-    parent = Parent.get()
-    runner = "" if parent is None else f"{parent.runner_id}-"
-    slot, agent = f"DragonflySlot-{runner}{number}", f"DragonflyAgent-{runner}".rstrip("-")
-    when_imported("multiprocessing.process", lambda process: _be_worker(process, slot, agent, agent_pid))
-    when_imported("logging", lambda logging: _name_records(logging, slot))
+    # Decoded only once a name is needed, because that takes a tenth of a slot's start.
+    encoded = os.environ.get(VARIABLE)
+    when_imported("multiprocessing.process", lambda process: _be_worker(process, *_names(encoded, number), agent_pid))
+    when_imported("logging", lambda logging: _name_records(logging, _names(encoded, number)[0]))
+
+
+def _names(encoded: str | None, number: int) -> tuple[str, str]:
+    """Return the name of this slot and the name of its agent."""
+    runner = f"{Parent.decode(encoded).runner_id}-" if encoded else ""
+    return f"DragonflySlot-{runner}{number}", f"DragonflyAgent-{runner}".rstrip("-")
 
 
 def _be_worker(process: Any, slot: str, agent: str, agent_pid: int) -> None:

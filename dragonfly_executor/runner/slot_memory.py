@@ -10,6 +10,7 @@ import os
 from _thread import allocate_lock
 from time import monotonic
 
+from dragonfly_executor.serialization.layout import has_buffers
 from dragonfly_executor.transport.memory_channel import Message, MessageKind, receive_message, send_message
 from dragonfly_executor.transport.received_segments import ReceivedSegment
 from dragonfly_executor.transport.segment_pool import Segment, SegmentPool, block_count
@@ -97,7 +98,7 @@ class SlotMemory:
         segment = self.open(number)
         if segment is None or not segment.check(index, length):
             return None
-        return segment.lend(index, length, self._pid)
+        return segment.lend(index, length, self._pid, has_buffers)
 
     def beside(self, entries: Iterable[tuple[int, int, int]]) -> dict[int, memoryview] | None:
         """Return buffers that lie in segments of their own, by their places; None if they have to come over the stream.
@@ -107,7 +108,7 @@ class SlotMemory:
         """
         found: dict[int, memoryview] = {}
         for place, number, size in entries:
-            segment = self.open(number)
+            segment = self.open(number, is_common=True)
             if segment is None:
                 return None
             try:
@@ -116,7 +117,7 @@ class SlotMemory:
                 return None
         return found
 
-    def open(self, number: int) -> ReceivedSegment | None:
+    def open(self, number: int, *, is_common: bool = False) -> ReceivedSegment | None:
         """Return a segment of the parent, mapped here; None if it is gone, or cannot be had."""
         segment = self._mapped.get(number)
         if segment is not None:
@@ -126,7 +127,7 @@ class SlotMemory:
             answer = self._connected().ask(MessageKind.WANT, number)
             if answer.fd < 0:
                 return None
-            segment = self._mapped[number] = ReceivedSegment(answer.size, answer.count, answer.fd)
+            segment = self._mapped[number] = ReceivedSegment(answer.size, answer.count, answer.fd, is_common=is_common)
         except (OSError, ValueError):
             return None
         return segment

@@ -2,7 +2,7 @@
 
 `pickle.loads` makes a large ``bytes`` object in new memory, which the kernel maps by pages of 4 KiB as it is written:
 that takes several times as long as the copy. An unpickler that reads from a file hands over the new object's memory
-to be filled, so large pages can be asked for first.
+to be filled, so the memory can be prepared first.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
     from dragonfly_executor.serialization.layout import Received
 
-LARGE = 4 * 1024 * 1024
-"""Size in bytes from which an object gets large pages. A smaller one often lies in memory that was in use before."""
+LARGE = large_pages.LEAST
+"""Size in bytes from which the memory of an object is prepared. A smaller payload is left to `pickle.loads`."""
 
 
 class PayloadFile:
@@ -41,8 +41,7 @@ class PayloadFile:
 
     def readinto(self, memory: memoryview) -> int:
         """Fill the memory of a new object with the next bytes. Returns their number."""
-        if len(memory) >= LARGE:
-            large_pages.advise(memory)
+        large_pages.prepare(memory)
         piece: memoryview = self.read(len(memory))
         memory[: len(piece)] = piece
         return len(piece)

@@ -60,6 +60,8 @@ ATOMS = frozenset({NoneType, bool, float, int, str})
 NOTHING: dict[int, memoryview] = {}
 # A smaller buffer is cheaper inside the pickle than beside it.
 IN_BAND_BELOW = 4096
+LEAST_TEXT = 64 * 1024
+"""Characters from which an ASCII ``str`` travels beside the pickle (`large_text`)."""
 _FRAME = 64 * 1024
 """Size in bytes from which pickle writes content beside its frames."""
 _FRAME_BEGINS = b"\x80\x95"  # PROTO, which comes before the first frame, and FRAME
@@ -122,6 +124,11 @@ def shared_table(data: Received) -> bytes:
         return split_part(whole[start:end])[0]
     except error as exc:
         raise ValueError("the payload is cut short") from exc
+
+
+def has_buffers(data: Received) -> bool:
+    """Return whether objects of this payload may be views of its bytes."""
+    return data[0] == BOX and (len(data) < _HEAD.size or _HEAD.unpack_from(data)[3] != 0)
 
 
 class Buffers:

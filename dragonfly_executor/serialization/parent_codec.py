@@ -28,6 +28,7 @@ from dragonfly_executor.serialization.layout import (
     BY_CODE,
     BY_NAME,
     IN_BAND_BELOW,
+    LEAST_TEXT,
     MAIN_CALL,
     NEEDS_MAIN,
     PICKLE,
@@ -142,11 +143,18 @@ class CallCodec:
         elif kind is not BuiltinFunctionType:  # a builtin function runs no Python code that could suspend
             validation.refuse(fn)
         try:
-            call = (fn, args, kwargs, retry_on) if retry_on else (fn, args, kwargs)
             if self._environment.has_changed():
                 self._forget_imports()
             if self._format.custom is not None:
-                return self._custom_call(call)
+                return self._custom_call((fn, args, kwargs, retry_on) if retry_on else (fn, args, kwargs))
+            for value in (*args, *kwargs.values()) if kwargs else args:
+                if type(value) is str and len(value) >= LEAST_TEXT:
+                    # Imported at the first large text.
+                    from dragonfly_executor.serialization.large_text import with_stand_ins
+
+                    args, kwargs = with_stand_ins(args, kwargs)
+                    break
+            call = (fn, args, kwargs, retry_on) if retry_on else (fn, args, kwargs)
             nested = nested_function(call) if self._format.name == "cloudpickle" else None
             if nested is not None:
                 return self._function_call(nested, call) or self._any_call(call)
@@ -290,8 +298,10 @@ class CallCodec:
                 Pickler(sink, 5, buffer_callback=buffers.add).dump(call)
         except Exception:  # the call needs more than pickle, or fails below as well, with the same error
             return self._any_call(call)
-        if buffers.views or self._environment.path or sink.mentions(self._marks):
+        if self._environment.path or sink.mentions(self._marks):
             return self._any_call(call)
+        if buffers.views:
+            return self._pack(0, b"", self._pieces(sink), buffers.views, [], {})
         return [sink[0]] if len(sink) == 1 and type(sink[0]) is bytes else self._marked(self._pieces(sink), [])
 
     def _main_call(self, call: tuple[Any, ...]) -> list[Buffer]:

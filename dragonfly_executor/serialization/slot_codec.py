@@ -17,6 +17,7 @@ from dragonfly_executor.serialization.layout import (
     BOX,
     BY_CODE,
     BY_NAME,
+    LEAST_TEXT,
     MAIN_CALL,
     NEEDS_MAIN,
     NOTHING,
@@ -86,7 +87,8 @@ class SlotCodec:
         else:
             self._place.enter(self._setup["path"], self._setup["cwd"])
         # The agent loaded the standard library's modules. A call must import the parent's modules of these names.
-        for name in [name for name in sys.modules if name.partition(".")[0] in self._setup.get("shadowing", ())]:
+        shadowing = self._setup.get("shadowing", ())
+        for name in [name for name in sys.modules if name.partition(".")[0] in shadowing] if shadowing else ():
             del sys.modules[name]
         sys.argv[:] = self._setup["argv"]
         if self._setup["authkey"] is not None:
@@ -163,10 +165,16 @@ class SlotCodec:
             ResultSerializationError: the value cannot be pickled; the cause says why.
             SystemExit: the value's own code called ``sys.exit()``, which ends the call like an exit inside the call.
         """
+        sent = value
         if type(value) in ATOMS and self._format.custom is None:
-            return [pickle.dumps(value, 5)]
+            if type(value) is not str or len(value) < LEAST_TEXT:
+                return [pickle.dumps(value, 5)]
+            # Imported at the first large text.
+            from dragonfly_executor.serialization.large_text import LargeText, is_large_text
+
+            sent = LargeText(value) if is_large_text(value) else value
         try:
-            return self._dump(value)
+            return self._dump(sent)
         except Exception as exc:  # __reduce__ and __getstate__ are user code
             raise errors.ResultSerializationError(self._error_text(value, exc, first)) from exc
 

@@ -23,6 +23,10 @@ from dragonfly_executor.transport.loop import Loop
 from dragonfly_executor.transport.sockets import Buffer, Socket
 from dragonfly_executor.transport.streams import DescriptorPair
 from dragonfly_executor.transport.unwritten_calls import call_of, calls_not_written, objects_not_written
+from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from dragonfly_executor.transport.payload_buffer import ChunkBuffers
 
 READ_SIZE = 64 * 1024
 LARGE_READ_SIZE = 1024 * 1024
@@ -51,6 +55,8 @@ class Link:
         on_closed: called once, from the loop, when the stream has ended or broken, with the reason. It is not called
             after `close`.
         handshake: accept only small frames, one at a time, until `end_handshake`.
+        buffers: memory for chunks, if the owner forwards them. A frame in a bytearray that is passed to `send_bulk`
+            then belongs to the link.
     """
 
     def __init__(
@@ -61,6 +67,7 @@ class Link:
         on_closed: Callable[[Exception | None], None],
         *,
         handshake: bool = False,
+        buffers: ChunkBuffers | None = None,
     ) -> None:
         sock.setblocking(False)
         self._loop = loop
@@ -69,7 +76,9 @@ class Link:
         self._write_fd = sock.write_fileno() if isinstance(sock, DescriptorPair) else self._fd
         self._on_frames = on_frames
         self._on_closed = on_closed
-        self._decoder = Decoder(MAX_HANDSHAKE_FRAME, one_by_one=True) if handshake else Decoder()
+        make = bytearray if buffers is None else buffers.take
+        self._decoder = Decoder(MAX_HANDSHAKE_FRAME if handshake else MAX_FRAME, one_by_one=handshake, make=make)
+        self._buffers = buffers
         self._first_lane: deque[Buffer] = deque()
         self._second_lane: deque[tuple[Buffer, Buffer]] = deque()
         self._unsent: deque[memoryview] = deque()
@@ -359,6 +368,8 @@ class Link:
                 return True
             sent -= len(first)
             self._unsent.popleft()
+            if self._buffers is not None and self._unsent_is_bulk and type(first.obj) is bytearray:
+                self._buffers.give(first.obj)
         return True
 
     def _measure(self) -> None:

@@ -9,11 +9,17 @@ from __future__ import annotations
 import mmap
 import sys
 
+from dragonfly_executor.protocol.frames import CHUNK_SIZE, HEADER_SIZE
+
 MAPPED = 4 * 1024 * 1024
 """Bytes from which a payload gets a mapping."""
 GROWTH = 4
 """A mapping that is full grows by one part in so many."""
 PAGE = 2 * 1024 * 1024
+CHUNK_FRAME = HEADER_SIZE + CHUNK_SIZE
+"""Bytes of the frame of a full chunk."""
+CHUNKS_KEPT = 16
+"""Maximum number of buffers that `ChunkBuffers` keeps (4 MiB)."""
 
 
 def memory_for(size: int) -> bytearray | mmap.mmap:
@@ -73,7 +79,9 @@ class PayloadBuffer:
         if isinstance(memory, bytearray) and (least < MAPPED or sys.platform != "linux"):
             memory.extend(bytes(least - len(memory)))
             return
-        size = max(least, min(self._total, least + max(least // GROWTH, PAGE)))
+        # Whole large pages: the kernel maps the rest of one in small pages, which stay when the memory grows.
+        whole = (least + max(least // GROWTH, PAGE)) // PAGE * PAGE
+        size = max(least, min(self._total, whole))
         if isinstance(memory, bytearray):
             self._memory = memory_for(max(size, MAPPED))
             self._memory[: self._size] = memoryview(memory)[: self._size]
@@ -86,3 +94,23 @@ class PayloadBuffer:
     def view(self) -> memoryview:
         """Return the bytes that have arrived. While a view is in use, nothing can be added."""
         return memoryview(self._memory)[: self._size]
+
+
+class ChunkBuffers:
+    """The buffers of chunks that an agent has forwarded, for the next chunks.
+
+    New memory costs a page fault for each 4 KiB, and the allocator returns it to the system whenever some chunks are
+    freed together. That takes longer than to copy a chunk.
+    """
+
+    def __init__(self) -> None:
+        self._free: list[bytearray] = []
+
+    def take(self, size: int) -> bytearray:
+        """Return a buffer of `size` bytes with any contents."""
+        return self._free.pop() if size == CHUNK_FRAME and self._free else bytearray(size)
+
+    def give(self, buffer: bytearray) -> None:
+        """Keep a buffer that is not used any more, if it has the size of a full chunk and there are few."""
+        if len(buffer) == CHUNK_FRAME and len(self._free) < CHUNKS_KEPT:
+            self._free.append(buffer)

@@ -27,6 +27,10 @@ To write or read one record at a time takes a third longer. Larger batches leave
 """
 
 
+SHORT = 1024
+"""Bytes of a buffer up to which it is joined with the next one."""
+
+
 class TlsSocket(socket.socket):
     """An encrypted socket with the methods of a plain non-blocking socket that a link uses.
 
@@ -119,8 +123,7 @@ class TlsSocket(socket.socket):
         count = self._decrypt_into(view)
         try:
             while count < len(view):
-                left = len(view) - count
-                if not self._receive(left + OVERHEAD * (left // RECORD + 2)):
+                if not self._receive(len(view) - count):
                     break
                 count += self._decrypt_into(view[count:])
         except OSError:
@@ -130,12 +133,13 @@ class TlsSocket(socket.socket):
         return count
 
     def _receive(self, size: int) -> bool:
-        """Receive ciphertext, about `size` bytes at most. Return False at the end of the stream."""
+        """Receive ciphertext, about as much as `size` bytes of payload take. Return False at the end of the stream."""
         if self._failure is not None:
             raise self._failure
         if self._has_ended:
             return False
-        size = min(max(size, RECORD), BATCH)
+        # Whole records, as bulk consists of full ones: OpenSSL raises an exception for the rest of another.
+        size = min(max(1, -(-size // RECORD)), BATCH // RECORD) * (RECORD + OVERHEAD)
         if len(self._buffer) < size:
             self._buffer = memoryview(bytearray(size))
         count = super().recv_into(self._buffer[:size])
@@ -283,13 +287,30 @@ class TlsSocket(socket.socket):
 
 
 def _pieces(buffers: Iterable[Buffer], skipped: int) -> Iterator[memoryview]:
-    """Yield the buffers in pieces of at most `BATCH` bytes, without the first `skipped` bytes."""
+    """Yield the buffers in pieces of at most `BATCH` bytes, without the first `skipped` bytes.
+
+    A short buffer, such as the header of a frame, is joined with the beginning of the next one to a full record.
+    """
+    short = b""
     for buffer in buffers:
         size = len(buffer)
         if skipped >= size:
             skipped -= size
             continue
-        view = memoryview(buffer)
-        for start in range(skipped, size, BATCH):
-            yield view[start : start + BATCH]
+        view = memoryview(buffer)[skipped:]
         skipped = 0
+        if short:
+            room = RECORD - len(short)
+            short += view[:room]
+            view = view[room:]
+            if not view and len(short) < RECORD:
+                continue
+            yield memoryview(short)
+            short = b""
+        if len(view) <= SHORT:
+            short = bytes(view)
+            continue
+        for start in range(0, len(view), BATCH):
+            yield view[start : start + BATCH]
+    if short:
+        yield memoryview(short)

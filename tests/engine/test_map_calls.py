@@ -13,7 +13,7 @@ import pytest
 from dragonfly_executor.core.actions import CANCELLED, Settle
 from dragonfly_executor.core.calls import Call
 from dragonfly_executor.engine.action_runner import settle
-from dragonfly_executor.engine.large_payloads import sendable
+from dragonfly_executor.engine.call_frames import sendable
 from dragonfly_executor.engine.map_calls import MapCall, MapCalls
 from dragonfly_executor.engine.options import CallOptions
 from dragonfly_executor.engine.outcome import Outcome

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from dragonfly_executor import LocalBackend
-from dragonfly_executor.engine.large_payloads import sendable
+from dragonfly_executor.engine.call_frames import sendable
 from dragonfly_executor.engine.shared_contents import SEALED_FROM, SharedContents
 from dragonfly_executor.engine.shared_uploads import CALLS_SLACK, SharedUploads
 from dragonfly_executor.protocol.frames import CHUNK_SIZE, Decoder, Flag, Frame, Kind, encode

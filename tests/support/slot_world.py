@@ -15,7 +15,7 @@ from typing import Any
 from dragonfly_executor.core import slot_actions as actions
 from dragonfly_executor.core.slot_records import FULL, RunLimits, SlotCall, SlotRecord
 from dragonfly_executor.core.slot_scheduler import SlotScheduler
-from dragonfly_executor.core.slot_state import REVIEW_AFTER, SlotTable
+from dragonfly_executor.core.slot_state import REVIEW_AFTER, STARVED_FOR, SlotTable
 from tests.support.validate_slots import validate_slots
 
 Ref = tuple[int, int]
@@ -42,6 +42,8 @@ class PlayedSlot:
     """Whether it takes no more, since it has declined a call."""
     room: int | None = None
     """The number of calls that it takes of one order; None if it takes all."""
+    is_starved: bool = False
+    """Whether it lacks processor time."""
     ran: int = 0
     expects_end: bool = False
 
@@ -186,11 +188,12 @@ class SlotWorld:
             return
         for slot in self.slots.values():
             record = slot.record
-            if record.in_flight and record.is_ready and record.since < latest:
+            if record.in_flight and record.is_ready and record.since < latest - STARVED_FOR * slot.is_starved:
                 behind = [call for call in slot.queue if call is not record.in_flight[0]]
                 assert not behind, "a call stays behind a long one"
                 assert record.in_flight[0].is_reported or record.in_flight[0].is_check
-        if table.waiting and table.last_start < latest:
+        are_starved = any(slot.is_starved for slot in self.slots.values())
+        if table.waiting and table.last_start < latest - STARVED_FOR * are_starved:
             records = table.slots.values()
             ends = any(record.is_retired and not record.in_flight for record in records)
             ends |= table.gives_gpus and any(record.is_dying for record in records)
@@ -245,6 +248,11 @@ class SlotWorld:
     def _look_at_progress(self, action: actions.LookAtProgress) -> None:
         slot = self._slot(action.slot)
         self.tell("progress_seen", slot.record, action.call, slot.began.get(action.call.ref), self.now)
+
+    def _look_at_slot(self, action: actions.LookAtSlot) -> None:
+        slot = self._slot(action.slot)
+        self.read(slot)
+        self.tell("slot_seen", slot.record, action.call, slot.is_starved, self.now)
 
     def _fork(self, action: actions.Fork) -> None:
         assert not self.is_closed, "a slot is forked after the end"
@@ -447,6 +455,11 @@ class SlotWorld:
         if takes_next:
             self.take(slot)
 
+    def starve(self, slot: PlayedSlot, *, is_starved: bool) -> None:
+        """The slot lacks processor time from now on, or gets some."""
+        slot.is_starved = is_starved
+        self.quiet_since = self.now
+
     def read(self, slot: PlayedSlot) -> None:
         """The agent reads what the slot has answered."""
         unread, slot.unread = slot.unread, []
@@ -578,6 +591,7 @@ CARRY_OUT: dict[type, Callable[[SlotWorld, Any], None]] = {
     actions.TakeBack: SlotWorld._take_back,
     actions.ReadAnswers: SlotWorld._read_answers,
     actions.LookAtProgress: SlotWorld._look_at_progress,
+    actions.LookAtSlot: SlotWorld._look_at_slot,
     actions.Fork: SlotWorld._fork,
     actions.EndRunner: SlotWorld._end_runner,
     actions.Retire: SlotWorld._retire,

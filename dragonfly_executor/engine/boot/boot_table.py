@@ -5,7 +5,6 @@ from __future__ import annotations
 from dragonfly_executor.core import events
 from dragonfly_executor.core.capacity import Capacity, Requirements
 from dragonfly_executor.engine.boot.pending_boot import PendingBoot
-from dragonfly_executor.engine.runner_connection import RunnerHandler
 from dragonfly_executor.util.backoff import delay, prepare
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING, Protocol
 from dragonfly_executor.util.validation import dollars
@@ -21,8 +20,8 @@ if TYPE_CHECKING:
     from dragonfly_executor.engine.runner_connection import RunnerLink
 
 
-class RunnerOwner(RunnerHandler, Protocol):
-    """The table of runners. It gets all messages of a runner but HELLO, and passes on those that concern its boot."""
+class RunnerOwner(Protocol):
+    """The table of runners."""
 
     @property
     def count(self) -> int:

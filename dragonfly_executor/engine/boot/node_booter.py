@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable, Iterable, Sequence
 
 from dragonfly_executor import errors
+from dragonfly_executor.engine import first_runner
 from dragonfly_executor.engine.boot.boot_errors import as_boot_error, copy_of, no_outcome
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING, Protocol
 
@@ -96,11 +97,11 @@ class NodeBooter:
             self._fail(raised, receiver)
 
     def _accept(self, request: BootRequest, node: Node, receiver: NodeReceiver) -> None:
-        """Hand a node to its receiver. The errors are loaded while the node's runner starts."""
+        """Hand a node to its receiver. What a pool needs from its first HELLO on is loaded while the runner starts."""
         if not node.is_queued:
             request.started()
         try:
-            errors.load()
+            first_runner.load()
         except errors.StartError:
             node.stop()
             raise

@@ -10,10 +10,10 @@ from dragonfly_executor import errors
 from dragonfly_executor.backends.base import BootRequest, CancelToken, Signal
 from dragonfly_executor.core import events
 from dragonfly_executor.core.capacity import Capacity, Requirements
+from dragonfly_executor.engine import first_runner
 from dragonfly_executor.engine.boot import boot_errors
 from dragonfly_executor.engine.boot.node_booter import BootJob, PendingBootClock
 from dragonfly_executor.engine.boot.runner_capacity import capacity_of
-from dragonfly_executor.engine.runner_connection import RunnerLink
 from dragonfly_executor.protocol.parent import Parent
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING, Protocol
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from dragonfly_executor.backends.base import Node
     from dragonfly_executor.engine.boot.boot_helpers import BootHelpers
+    from dragonfly_executor.engine.runner_connection import RunnerLink
     from dragonfly_executor.protocol import handshake
     from dragonfly_executor.transport.loop import Timer
     from dragonfly_executor.transport.tls_socket import TlsSocket
@@ -159,7 +160,7 @@ class PendingBoot:
             return
         self._backend_has_returned = True
         try:
-            self.link = RunnerLink(
+            self.link = first_runner.RunnerLink(
                 self.id, helpers.tier.name, node, self._loop, helpers.engine, helpers.handler, self.said_hello
             )
         except boot_errors.SHORTAGES as error:

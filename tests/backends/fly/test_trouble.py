@@ -231,7 +231,8 @@ def test_what_could_not_be_destroyed_the_next_boot_sees_to(
     keeps_a_journal: bool,
 ) -> None:
     """A parent that lives for months does not wait for another one's sweep; where none comes, the log says so."""
-    monkeypatch.setattr("dragonfly_executor.backends.fly.node.STOP_TIMEOUT", 0.4)
+    timeout = "STOP_TIMEOUT" if keeps_a_journal else "UNRECORDED_TIMEOUT"
+    monkeypatch.setattr(f"dragonfly_executor.backends.fly.node.{timeout}", 0.4)
     backend = make_backend(machine_config=ASLEEP_CONFIG, sweep=True, journal=None if keeps_a_journal else False)
     first = boot(backend)
     on_fly.faults.on("destroy", times=math.inf, reply=answers.platform(500))

@@ -73,8 +73,15 @@ def test_arrays_of_every_form_come_back_equal(make: Make, name: str) -> None:
 
 @pytest.mark.parametrize(
     "value",
-    [b"x" * SIZE, "ü" * SIZE, bytearray(b"y" * SIZE), [b"a" * SIZE, "b" * SIZE, bytearray(SIZE)], {"k": b"z" * SIZE}],
-    ids=["bytes", "str", "bytearray", "list", "dict"],
+    [
+        b"x" * SIZE,
+        "x" * SIZE,
+        "ü" * SIZE,
+        bytearray(b"y" * SIZE),
+        [b"a" * SIZE, "b" * SIZE, bytearray(SIZE)],
+        {"k": b"z" * SIZE},
+    ],
+    ids=["bytes", "ascii", "str", "bytearray", "list", "dict"],
 )
 def test_other_large_values_come_back_equal(make: Make, value: Any, streamed: list[int]) -> None:
     back = make(1).submit(calls.echo, value).result(SOON)

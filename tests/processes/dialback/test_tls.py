@@ -27,7 +27,7 @@ from dragonfly_executor.transport.link import Link
 from dragonfly_executor.transport.listener import bind
 from dragonfly_executor.transport.loop import Loop
 from dragonfly_executor.transport.tls import connect, server_context, wrap_accepted
-from dragonfly_executor.transport.tls_socket import BATCH, RECORD, TlsSocket
+from dragonfly_executor.transport.tls_socket import BATCH, OVERHEAD, RECORD, TlsSocket
 from tests.support.helpers import PATIENCE
 
 
@@ -229,6 +229,20 @@ def test_bytes_that_are_received_in_place_are_those_that_were_sent(pair: Pair, s
             if count == room:
                 received += pair.parent.recv(100)
     assert received == data
+
+
+@pytest.mark.parametrize("sizes", [(24, 4 * RECORD - 24), (24, 100, 4 * RECORD - 124), (1024, 1, 1, 4 * RECORD - 1026)])
+def test_a_short_buffer_shares_a_record_with_the_next_one(pair: Pair, sizes: tuple[int, ...]) -> None:
+    """A record costs the same work if it has only the header of a frame."""
+    pieces = [os.urandom(size) for size in sizes]
+    assert pair.runner.sendmsg(pieces) == sum(sizes)
+    ciphertext, size = bytearray(), 4 * (RECORD + OVERHEAD)
+    while len(ciphertext) < size:
+        wait_readable(pair.parent)
+        ciphertext += socket.socket.recv(pair.parent, 2 * size)
+    assert len(ciphertext) == size
+    pair.parent._incoming.write(ciphertext)
+    assert pair.parent.recv(4 * RECORD) == b"".join(pieces)
 
 
 def test_nothing_leaves_in_the_clear(pair: Pair) -> None:

@@ -44,18 +44,34 @@ if __name__ == "__main__":
     # ENTRANCE
     main()
 """
+SPEC = """
+# PyInstaller gives these names.
+found = Analysis(["entered.py", "barred.py"], pathex=[{root!r}], excludes={unused!r})
+modules = PYZ(found.pure)
+programs = []
+for name, other in ("entered", "barred"), ("barred", "entered"):
+    scripts = [script for script in found.scripts if script[0] != other]
+    programs.append(EXE(modules, scripts, exclude_binaries=True, name=name))
+COLLECT(*programs, found.binaries, found.datas, name="both")
+"""
+UNUSED = ["ray", "dask", "distributed", "numpy", "pandas", "paramiko", "cryptography", "httpx", "joblib"]
+"""Packages that the program does not use. PyInstaller takes long to look through those that are installed."""
 BUILD_PATIENCE = 280
 
 
-def freeze(folder: Path, entrance: str) -> Path:
-    """Build the program with PyInstaller; the executable."""
-    script = folder / "program.py"
-    script.write_text(PROGRAM.replace("# ENTRANCE", entrance))
+@pytest.fixture(scope="module")
+def programs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of two programs that PyInstaller makes in one build: `entered`, and `barred`, without the entrance."""
+    pytest.importorskip("PyInstaller", reason="PyInstaller is not installed")
+    folder = tmp_path_factory.mktemp("frozen")
+    (folder / "entered.py").write_text(PROGRAM.replace("# ENTRANCE", "multiprocessing.freeze_support()"))
+    (folder / "barred.py").write_text(PROGRAM.replace("# ENTRANCE", "pass"))
     root = Path(dragonfly_executor.__file__).parent.parent
-    command = [sys.executable, "-m", "PyInstaller", "--log-level", "ERROR", "--paths", str(root), str(script)]
+    (folder / "both.spec").write_text(SPEC.format(root=str(root), unused=UNUSED))
+    command = [sys.executable, "-m", "PyInstaller", "--log-level", "ERROR", "both.spec"]
     built = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, timeout=BUILD_PATIENCE)
     assert built.returncode == 0, built.stderr
-    return folder / "dist" / "program" / "program"
+    return folder / "dist" / "both"
 
 
 def run(program: Path) -> subprocess.CompletedProcess[str]:
@@ -64,17 +80,15 @@ def run(program: Path) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.slow
 @pytest.mark.timeout(BUILD_PATIENCE + 80)
-def test_a_frozen_program_runs_once_and_its_calls_run_on_runners(tmp_path: Path) -> None:
-    pytest.importorskip("PyInstaller", reason="PyInstaller is not installed")
-    ran = run(freeze(tmp_path, "multiprocessing.freeze_support()"))
+def test_a_frozen_program_runs_once_and_its_calls_run_on_runners(programs: Path) -> None:
+    ran = run(programs / "entered")
     assert (ran.stdout, ran.stderr, ran.returncode) == ("begun\n[0, 2, 4, 6] 2 2\n", "", 0)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(BUILD_PATIENCE + 80)
-def test_a_frozen_program_without_the_entrance_gets_one_error_and_runs_once(tmp_path: Path) -> None:
-    pytest.importorskip("PyInstaller", reason="PyInstaller is not installed")
-    ran = run(freeze(tmp_path, "pass"))
+def test_a_frozen_program_without_the_entrance_gets_one_error_and_runs_once(programs: Path) -> None:
+    ran = run(programs / "barred")
     assert ran.returncode != 0
     assert ran.stdout == "begun\n"
     assert ran.stderr.count("Call multiprocessing.freeze_support() or dragonfly_executor.freeze_support() first") == 1

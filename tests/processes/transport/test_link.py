@@ -15,6 +15,7 @@ from dragonfly_executor.errors import ProtocolError
 from dragonfly_executor.protocol.frames import CHUNK_SIZE, Decoder, Flag, Frame, Kind, encode, split_bulk
 from dragonfly_executor.transport.link import SMALL_READ_SIZE, Link
 from dragonfly_executor.transport.loop import Loop
+from dragonfly_executor.transport.payload_buffer import ChunkBuffers
 from dragonfly_executor.transport.streams import PIPE_SIZE, DescriptorPair, as_socket
 from tests.support.helpers import PATIENCE
 
@@ -124,6 +125,48 @@ def test_control_frames_overtake_a_large_payload(end: End) -> None:
     chunks = [frame for frame in received if frame.kind == Kind.CHUNK]
     assert b"".join(frame.payload for frame in chunks) == payload
     assert [bool(frame.flags & Flag.MORE) for frame in chunks] == [True] * 63 + [False]
+
+
+def test_forwarded_chunks_use_the_same_few_buffers_and_arrive_as_they_were() -> None:
+    """A buffer is used again only when its chunk has left completely, however slowly the peer reads."""
+    loop, buffers = Loop(), ChunkBuffers()
+    near, source = socket.socketpair()
+    sink, far = socket.socketpair()
+    chunks = [encode(Kind.CHUNK, 1, os.urandom(CHUNK_SIZE), attempt=1) for _ in range(40)]
+    received: list[bytes] = []
+
+    def forward(frames: list[Frame]) -> None:
+        for frame in frames:
+            outgoing.send_bulk(frame.raw)
+
+    def read() -> None:
+        # One buffer's room is read at a time, so that the links are stopped again and again.
+        with far:
+            for _ in chunks:
+                data = bytearray()
+                while len(data) < len(chunks[0]):
+                    data += far.recv(min(50_000, len(chunks[0]) - len(data)))
+                received.append(bytes(data))
+        loop.call_soon_threadsafe(loop.stop)
+
+    def write() -> None:
+        with source:
+            for chunk in chunks:
+                source.sendall(chunk)
+
+    outgoing = Link(loop, sink, lambda frames: None, lambda reason: None, buffers=buffers)
+    incoming = Link(loop, near, forward, lambda reason: None, buffers=buffers)
+    threads = [threading.Thread(target=read), threading.Thread(target=write)]
+    for thread in threads:
+        thread.start()
+    loop.run()
+    for thread in threads:
+        thread.join()
+    for link in (incoming, outgoing):
+        link.close()
+    loop.close()
+    assert received == chunks
+    assert len(buffers._free) > 0
 
 
 def test_a_slow_reader_gets_everything_in_the_end(end: End) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable
 
 import pytest
@@ -9,7 +10,7 @@ import pytest
 from dragonfly_executor.core import slot_idle_check, slot_state
 from dragonfly_executor.core.slot_records import SlotRecord
 from dragonfly_executor.core.slot_scheduler import FORK_PAUSE
-from dragonfly_executor.core.slot_state import REVIEW_AFTER
+from dragonfly_executor.core.slot_state import MAX_PREFETCH, REVIEW_AFTER, STARVED_FOR
 from tests.support.slot_world import PlayedSlot, SlotWorld
 
 SHORT, LONG = 1e-5, 0.01
@@ -373,6 +374,65 @@ def test_a_call_behind_a_long_one_goes_back_where_no_slot_is_free() -> None:
     made.advance(REVIEW_AFTER * 1.2)
     assert made.reports == [("returned", 2)]
     assert made.started == [1]
+
+
+def test_a_call_whose_slot_lacks_processor_time_is_not_slow_for_a_while() -> None:
+    made = world(1)
+    made.arrive(1, 2)
+    (slot,) = slots_of(made)
+    made.take(slot)
+    made.starve(slot, is_starved=True)
+    made.advance(STARVED_FOR * 0.9)
+    assert (made.reports, made.started) == ([], [])
+    assert in_slots(made) == [[1, 2]]
+    made.advance(STARVED_FOR * 0.2)
+    assert made.reports == [("returned", 2)]
+    assert made.started == [1]
+
+
+def test_a_call_is_slow_once_its_slot_has_had_processor_time() -> None:
+    made = world(1)
+    made.arrive(1, 2)
+    (slot,) = slots_of(made)
+    made.take(slot)
+    made.starve(slot, is_starved=True)
+    made.advance(2 * REVIEW_AFTER)
+    made.starve(slot, is_starved=False)
+    made.advance(1.2 * REVIEW_AFTER)
+    assert made.reports == [("returned", 2)]
+    assert made.started == [1]
+
+
+def test_calls_wait_for_a_slot_that_lacks_processor_time() -> None:
+    """The other slot is busy with a long call, and what waited behind it finds no room."""
+    made = world(2)
+    one, other = slots_of(made)
+    made.arrive(*range(1, 2 * MAX_PREFETCH + 4))
+    made.take(one)
+    made.take(other)
+    made.starve(other, is_starved=True)
+    made.advance(2.2 * REVIEW_AFTER)
+    assert made.started == [1]
+    assert made.reports == []
+    assert len(made.table.waiting) > MAX_PREFETCH / 2
+    made.starve(other, is_starved=False)
+    made.advance(2.2 * REVIEW_AFTER)
+    assert made.started == [1, 2]
+    assert made.table.waiting == deque()
+
+
+def test_answers_that_have_arrived_are_read_before_a_call_counts_as_slow() -> None:
+    """The agent itself may have lacked processor time, so that answers wait for it."""
+    made = world(1)
+    made.arrive(1, 2)
+    (slot,) = slots_of(made)
+    made.take(slot)
+    made.finish(slot, SHORT)
+    made.take(slot)
+    made.advance(1.2 * REVIEW_AFTER)
+    assert made.started == []
+    made.advance(2 * REVIEW_AFTER)
+    assert made.started == [2]
 
 
 def test_calls_are_given_three_times_what_they_took_lately() -> None:

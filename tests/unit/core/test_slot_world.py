@@ -195,6 +195,12 @@ class SchedulerAndWorld(StateMachine):
         if slot is not None:
             slot.room = room
 
+    @step(which=SMALL, is_starved=BOTH)
+    def slot_lacks_processor_time(self, which: int, is_starved: bool) -> None:
+        slot = self.slot(which)
+        if slot is not None:
+            self.world.starve(slot, is_starved=is_starved)
+
     @step(which=SMALL)
     def output_is_read(self, which: int) -> None:
         slot = self.live_slot(which)

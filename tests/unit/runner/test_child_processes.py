@@ -41,6 +41,7 @@ class FakeSlot:
     def __init__(
         self,
         agent: Agent,
+        *,
         setup: bytes,
         place: Any,
         inherited: Any,
@@ -48,6 +49,7 @@ class FakeSlot:
         progress: Any,
         gpus: Any,
         rendezvous: Any,
+        buffers: Any,
     ) -> None:
         self.pid = FIRST + len(agent.forked)
         self.setup, self.place, self.inherited, self.progress = setup, place, inherited, progress

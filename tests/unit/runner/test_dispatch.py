@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from dragonfly_executor.core.slot_idle_check import LIMIT
-from dragonfly_executor.core.slot_records import SlotRecord
+from dragonfly_executor.core.slot_records import SlotCall, SlotRecord
 from dragonfly_executor.protocol.frames import CALL_OPTIONS, TOTAL, Decoder, Flag, Frame, Kind, encode
 from dragonfly_executor.runner.dispatch import Dispatcher
 
@@ -64,6 +64,10 @@ class FakeSlot:
         self.shown: list[int] = []
         self.ends: list[str] = []
         self.is_full = False
+        self.lacks_time = False
+
+    def is_starved(self, call: SlotCall) -> bool:
+        return self.lacks_time
 
     def hand(self, packet: bytes) -> bool:
         if not self.is_full:

@@ -35,7 +35,8 @@ def made(
 def variables(
     environment: dict[str, str] | None = None, *, slots: int, cpus: float, seen: int = 16, limits: bool = True
 ) -> dict[str, str]:
-    return made(environment or {}, slots, cpus, seen, limits=limits).of(0)
+    given = made(environment or {}, slots, cpus, seen, limits=limits)
+    return given.common | given.of(0)
 
 
 @pytest.mark.parametrize(

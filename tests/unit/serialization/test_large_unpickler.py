@@ -10,11 +10,18 @@ from hypothesis import strategies as st
 
 from dragonfly_executor.serialization import large_unpickler
 from dragonfly_executor.serialization.large_unpickler import LARGE, PayloadFile
+from dragonfly_executor.util import large_pages
 
-VALUES = [b"x" * LARGE, bytearray(b"y" * (LARGE + 3)), "é" * LARGE, [b"a" * LARGE, "b", {"c": b"d" * LARGE}]]
+VALUES = [
+    b"x" * LARGE,
+    b"x" * large_pages.LARGE,
+    bytearray(b"y" * (LARGE + 3)),
+    "é" * LARGE,
+    [b"a" * LARGE, "b", {"c": b"d" * LARGE}],
+]
 
 
-@pytest.mark.parametrize("value", VALUES, ids=["bytes", "bytearray", "str", "several"])
+@pytest.mark.parametrize("value", VALUES, ids=["bytes", "larger bytes", "bytearray", "str", "several"])
 def test_large_objects_are_as_they_were(value: object) -> None:
     assert large_unpickler.loads(pickle.dumps(value, 5)) == value
 

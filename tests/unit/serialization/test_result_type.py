@@ -67,11 +67,15 @@ def test_arrays_are_told() -> None:
     assert told(np.arange(12).reshape(3, 4)[:, ::2]) == "ndarray"
 
 
+def test_large_texts_are_told() -> None:
+    assert told("x" * 10**6) == "str"
+
+
 def test_what_is_not_known_is_not_guessed() -> None:
     assert told(lambda: 1) is None
     assert told(Loud()) is None
     assert told(Point) is None
-    assert told("x" * result_type.MOST) is None
+    assert told("é" * result_type.MOST) is None
     assert result_type.result_type(b"") is None
     assert result_type.result_type(b"\x80") is None
     assert result_type.result_type(b"nonsense") is None

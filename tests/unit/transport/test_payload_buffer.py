@@ -13,7 +13,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dragonfly_executor.transport import payload_buffer
-from dragonfly_executor.transport.payload_buffer import GROWTH, MAPPED, PAGE, PayloadBuffer, memory_for
+from dragonfly_executor.transport.payload_buffer import (
+    CHUNK_FRAME,
+    CHUNKS_KEPT,
+    GROWTH,
+    MAPPED,
+    PAGE,
+    ChunkBuffers,
+    PayloadBuffer,
+    memory_for,
+)
 
 
 @given(st.lists(st.integers(0, 3_000_000), max_size=8), st.integers(0, 2**40))
@@ -79,3 +88,36 @@ def test_elsewhere_it_is_a_bytearray(monkeypatch: pytest.MonkeyPatch) -> None:
     buffer.append(memoryview(bytes(MAPPED)))
     buffer.append(memoryview(b"end"))
     assert bytes(buffer.view()[-3:]) == b"end"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a payload has a bytearray")
+def test_a_payload_grows_by_whole_large_pages() -> None:
+    """What is mapped of a large page in small pages stays so."""
+    total = 5 * MAPPED + 5
+    buffer, sizes = PayloadBuffer(total), set[int]()
+    piece = memoryview(bytes(256 * 1024 - 24))
+    while len(buffer) < total:
+        buffer.append(piece[: total - len(buffer)])
+        if len(buffer) >= MAPPED:
+            sizes.add(buffer.allocated)
+    assert len(sizes) > 3
+    assert {size % PAGE for size in sizes - {total}} == {0}
+
+
+def test_buffers_of_chunks_are_used_again_and_are_few() -> None:
+    buffers = ChunkBuffers()
+    made = [buffers.take(CHUNK_FRAME) for _ in range(CHUNKS_KEPT + 5)]
+    assert len({id(buffer) for buffer in made}) == len(made)
+    assert {len(buffer) for buffer in made} == {CHUNK_FRAME}
+    for buffer in made:
+        buffers.give(buffer)
+    again = [buffers.take(CHUNK_FRAME) for _ in made]
+    assert len({id(buffer) for buffer in made} & {id(buffer) for buffer in again}) == CHUNKS_KEPT
+
+
+def test_only_full_chunks_have_buffers_that_are_kept() -> None:
+    buffers = ChunkBuffers()
+    short = buffers.take(CHUNK_FRAME - 1)
+    buffers.give(short)
+    assert len(buffers.take(CHUNK_FRAME)) == CHUNK_FRAME
+    assert buffers.take(CHUNK_FRAME - 1) is not short
