@@ -13,12 +13,14 @@ from mmap import ACCESS_COPY, PAGESIZE, mmap
 
 from dragonfly_executor.transport.segment_file import (
     ABANDONED,
+    CLOSED,
     FREE,
+    HEADER,
+    STORES_ARE_ORDERED,
+    Words,
     check_file,
     file_size,
-    is_closed,
     start_of,
-    write_word,
 )
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
@@ -65,28 +67,38 @@ class ReceivedSegment:
         size: bytes of a block.
         count: number of blocks.
         fd: the segment's file.
+        is_common: whether the sender never changes the segment, so that `lend_common` may be used.
 
     Raises:
         OSError, ValueError, MemoryError: the file is no such segment, or cannot be mapped.
     """
 
-    def __init__(self, size: int, count: int, fd: int) -> None:
+    def __init__(self, size: int, count: int, fd: int, *, is_common: bool = False) -> None:
         self.fd = fd
         self.size = size
         self.count = count
         check_file(fd, size, count)
         self._map: mmap | None = None
+        header: mmap | None = None
         with suppress(OSError, ValueError, MemoryError):  # without address space, `lend` reads
             self._map = mmap(fd, file_size(size, count), access=ACCESS_COPY)
+            header = mmap(fd, HEADER) if STORES_ARE_ORDERED else None
+        self._words = Words(fd, header)
+        if header is not None and not is_common:
+            # The mappings have descriptors of their own.
+            self.fd = -1
+            os.close(fd)
         self._cold = set(range(count))
         """Blocks whose pages are not mapped."""
+        self._lent: set[int] = set()
+        """Blocks that `lend_common` has lent."""
         self._forks = ForkCount.of_this_process()
         self._kind: type[Any] | None = None
 
     @property
     def is_closed(self) -> bool:
         """True if the sender has closed the segment."""
-        return is_closed(self.fd)
+        return self._words[CLOSED] != 0
 
     def check(self, index: int, length: int) -> bool:
         """Return whether there is such a block, and it can have this many bytes."""
@@ -114,7 +126,7 @@ class ReceivedSegment:
         if self._map is None:
             data = bytearray(length)
             _read(self.fd, memoryview(data), start)
-            write_word(self.fd, index, FREE)
+            self._words[index] = FREE
             return memoryview(data)
         if self._kind is None:
             try:
@@ -122,7 +134,7 @@ class ReceivedSegment:
             except (ImportError, OSError) as error:
                 raise MemoryError(f"ctypes cannot be imported: {error}") from None
         if user is not None:
-            write_word(self.fd, index, user)
+            self._words[index] = user
         if index in self._cold:
             self._cold.discard(index)
             with suppress(OSError, ValueError):  # an older kernel: each page is mapped when it is touched
@@ -135,6 +147,23 @@ class ReceivedSegment:
         exporter.loan = (self, index, length, os.getpid(), self._forks.count)
         return view
 
+    def lend_common(self, size: int) -> memoryview:
+        """Return the first `size` bytes of the only block, which the sender never changes. They may be written to.
+
+        It may be lent several times at once. Each has what the sender wrote, whatever the others have written.
+
+        Raises:
+            OSError, ValueError, MemoryError: the block is smaller, or cannot be mapped.
+        """
+        if not self.check(0, size):
+            raise ValueError(f"{size} bytes in a block of {self.size}")
+        if self._map is not None and 0 not in self._lent:
+            # The pages of this mapping are in place already.
+            self._lent.add(0)
+            return self.lend(0, size)
+        start = start_of(0, self.size)
+        return memoryview(mmap(self.fd, start + size, access=ACCESS_COPY))[start:]
+
     def take_back(self, index: int, length: int, forks: int, address: int) -> None:
         """Let the sender use a block again, because no object uses it any more. Any thread calls this.
 
@@ -145,11 +174,12 @@ class ReceivedSegment:
             address: where the block is in memory.
         """
         if forks != self._forks.count:
-            write_word(self.fd, index, ABANDONED)
+            self._words[index] = ABANDONED
             return
         if self._map is not None:
             self._discard_changes(self._map, index, length, address)
-        write_word(self.fd, index, FREE)
+        self._lent.discard(index)
+        self._words[index] = FREE
 
     def _discard_changes(self, memory: mmap, index: int, length: int, address: int) -> None:
         """Discard the pages that were written here. The next use must see the sender's."""
@@ -162,7 +192,8 @@ class ReceivedSegment:
                 memory.madvise(_DONTNEED, start + offset, size)
 
     def __del__(self, close=os.close) -> None:  # type: ignore[no-untyped-def]
-        close(self.fd)
+        if self.fd >= 0:
+            close(self.fd)
 
 
 def _exporter_of(size: int) -> type[Any]:

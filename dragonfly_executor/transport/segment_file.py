@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import fcntl
 import os
-from mmap import PAGESIZE
+from mmap import PAGESIZE, mmap
 from struct import Struct
 
 HEADER = max(4096, PAGESIZE)
@@ -26,7 +26,10 @@ FREE = 0
 LENT = 2**63
 ABANDONED = 2**64 - 1
 _WORD = Struct("=Q")
-_CLOSED_AT = HEADER - _WORD.size
+CLOSED = HEADER // _WORD.size - 1
+"""Index of the word that is not 0 if the sender has closed the segment."""
+STORES_ARE_ORDERED = os.uname().machine in {"x86_64", "i386", "i686"}
+"""True if other processors see a store only after the loads before it: a word must not be set to free too soon."""
 _SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
 
 
@@ -45,6 +48,8 @@ def make_file(size: int, count: int, opened: list[int]) -> None:
     # In one step: an interrupt between the call and an assignment would lose the descriptor.
     opened.extend(map(os.memfd_create, ("dragonfly-data",), (os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING,)))
     os.ftruncate(opened[0], file_size(size, count))
+    # The words are mapped. A store into mapped memory that the kernel cannot provide ends the process.
+    os.pwrite(opened[0], b"\0", 0)
     # A process that reads beyond the end of a file that has shrunk dies of SIGBUS.
     fcntl.fcntl(opened[0], fcntl.F_ADD_SEALS, _SEALS)
 
@@ -71,22 +76,34 @@ def start_of(index: int, size: int) -> int:
     return HEADER + index * size
 
 
-def read_word(fd: int, index: int) -> int:
-    """Return the word of a block."""
-    word: int = _WORD.unpack(os.pread(fd, _WORD.size, index * _WORD.size))[0]
-    return word
+class Words:
+    """The words in a segment's header.
 
+    Args:
+        fd: the segment's file, which must stay open without `memory`.
+        memory: a shared mapping of the header; None if there is no address space for it.
+    """
 
-def write_word(fd: int, index: int, word: int) -> None:
-    """Set the word of a block."""
-    os.pwrite(fd, _WORD.pack(word), index * _WORD.size)
+    def __init__(self, fd: int, memory: mmap | None) -> None:
+        self._fd = fd
+        # A system call gives up the interpreter lock. If another thread is busy, it takes long to get the lock back.
+        self._mapped = memoryview(memory)[:HEADER].cast("Q") if memory is not None and STORES_ARE_ORDERED else None
+
+    def __getitem__(self, index: int) -> int:
+        """Return a word."""
+        if self._mapped is not None:
+            return self._mapped[index]
+        word: int = _WORD.unpack(os.pread(self._fd, _WORD.size, index * _WORD.size))[0]
+        return word
+
+    def __setitem__(self, index: int, word: int) -> None:
+        """Set a word."""
+        if self._mapped is not None:
+            self._mapped[index] = word
+        else:
+            os.pwrite(self._fd, _WORD.pack(word), index * _WORD.size)
 
 
 def mark_closed(fd: int) -> None:
     """Tell receivers that the sender has closed the segment, so that they unmap it."""
-    os.pwrite(fd, _WORD.pack(1), _CLOSED_AT)
-
-
-def is_closed(fd: int) -> bool:
-    """Return whether the sender has closed the segment."""
-    return os.pread(fd, _WORD.size, _CLOSED_AT) != bytes(_WORD.size)
+    os.pwrite(fd, _WORD.pack(1), CLOSED * _WORD.size)

@@ -18,12 +18,11 @@ from dragonfly_executor.transport.segment_file import (
     FREE,
     LENT,
     MAX_BLOCKS,
+    Words,
     file_size,
     make_file,
     mark_closed,
-    read_word,
     start_of,
-    write_word,
 )
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING, Protocol
 
@@ -66,6 +65,7 @@ class Segment:
         self._maker = maker
         self._map: mmap | None = None
         self._may_map = True
+        self._words: Words | None = None
 
     def open(self) -> None:
         """Make the file.
@@ -85,12 +85,23 @@ class Segment:
     @property
     def memory(self) -> memoryview | None:
         """The mapped file; None if there is no address space for it."""
+        mapped = self._mapped()
+        return None if mapped is None else memoryview(mapped)
+
+    @property
+    def words(self) -> Words:
+        """The words of the blocks."""
+        if self._words is None:
+            self._words = Words(self.fd, self._mapped())
+        return self._words
+
+    def _mapped(self) -> mmap | None:
         if self._map is None and self._may_map:
             try:
                 self._map = mmap(self.fd, file_size(self.size, self.count))
             except (OSError, ValueError, MemoryError):
                 self._may_map = False
-        return None if self._map is None else memoryview(self._map)
+        return self._map
 
     def populate(self, start: int, size: int) -> None:
         """Map pages that were written through the file, so that the copy meets no page fault."""
@@ -176,12 +187,12 @@ class Block:
 
     def lend(self) -> None:
         """Note that the receiver has the block, until it says otherwise."""
-        write_word(self.segment.fd, self.index, LENT)
+        self.segment.words[self.index] = LENT
 
     @property
     def user(self) -> int:
         """The word of the block."""
-        return read_word(self.segment.fd, self.index)
+        return self.segment.words[self.index]
 
     def view(self) -> memoryview:
         """Return the block's memory, for a stream.

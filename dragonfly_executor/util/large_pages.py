@@ -46,12 +46,15 @@ def prepare(memory: memoryview) -> None:
 
 @cache
 def _system_calls() -> tuple[Any, Any]:
-    """Return ``madvise``, and a function that tells whether a page is mapped. They release the interpreter lock."""
-    from ctypes import CDLL, CFUNCTYPE, c_char_p, c_int, c_size_t, c_void_p, create_string_buffer
+    """Return ``madvise``, and a function that tells whether a page is mapped.
 
-    library = CDLL(None)
-    advise = CFUNCTYPE(c_int, c_void_p, c_size_t, c_int)(("madvise", library))
-    mincore = CFUNCTYPE(c_int, c_void_p, c_size_t, c_char_p)(("mincore", library))
+    They hold the interpreter lock. If another thread is busy, to get the lock back takes longer than they do.
+    """
+    from ctypes import PYFUNCTYPE, PyDLL, c_char_p, c_int, c_size_t, c_void_p, create_string_buffer
+
+    library = PyDLL(None)
+    advise = PYFUNCTYPE(c_int, c_void_p, c_size_t, c_int)(("madvise", library))
+    mincore = PYFUNCTYPE(c_int, c_void_p, c_size_t, c_char_p)(("mincore", library))
 
     def is_mapped(page: int) -> bool:
         answer = create_string_buffer(1)

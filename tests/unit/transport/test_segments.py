@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import gc
 import os
+from contextlib import closing
 from itertools import count
+from mmap import mmap
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,10 +16,19 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, multiple, rule
 
 from dragonfly_executor.engine.shared_memory import MemoryAccount
-from dragonfly_executor.transport import received_segments, segment_pool
+from dragonfly_executor.transport import received_segments, segment_file, segment_pool
 from dragonfly_executor.transport.memory_channel import MessageKind, receive_message, send_message
 from dragonfly_executor.transport.received_segments import ReceivedSegment
-from dragonfly_executor.transport.segment_file import FREE, LENT, check_file, make_file, read_word
+from dragonfly_executor.transport.segment_file import (
+    CLOSED,
+    FREE,
+    HEADER,
+    LENT,
+    Words,
+    check_file,
+    make_file,
+    mark_closed,
+)
 from dragonfly_executor.transport.segment_pool import Block, Segment, SegmentPool, block_count, block_size
 from dragonfly_executor.transport.sockets import PACKETS, socketpair
 
@@ -53,6 +65,10 @@ class Maker:
 
 def received(segment: Segment) -> ReceivedSegment:
     return ReceivedSegment(segment.size, segment.count, os.dup(segment.fd))
+
+
+def open_descriptors() -> int:
+    return sum(1 for _ in Path("/proc/self/fd").iterdir())
 
 
 def pattern(number: int, size: int) -> bytes:
@@ -252,11 +268,39 @@ def test_a_lent_block_waits_for_its_receiver() -> None:
     assert block is not None
     assert block.user == FREE
     block.lend()
-    assert read_word(block.segment.fd, block.index) == LENT
+    assert Words(block.segment.fd, None)[block.index] == LENT
     pool.put(block)
     other = pool.take([b"y"], 1)
     assert other is not None
     assert other is not block
+
+
+def test_words_are_the_same_in_the_file_and_in_a_mapping(monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[int] = []
+    make_file(KIB, 3, opened)
+    with closing(mmap(opened[0], HEADER)) as header:
+        mapped, read = Words(opened[0], header), Words(opened[0], None)
+        monkeypatch.setattr(segment_file, "STORES_ARE_ORDERED", False)
+        weak = Words(opened[0], header)
+        for number, words in enumerate((mapped, read, weak)):
+            words[2] = LENT + number
+            assert [one[2] for one in (mapped, read, weak)] == [LENT + number] * 3
+        mark_closed(opened[0])
+        assert [one[CLOSED] for one in (mapped, read, weak)] == [1] * 3
+        assert [one[index] for one in (mapped, read, weak) for index in (1, 3)] == [FREE] * 6
+        del mapped, read, weak, words
+    os.close(opened[0])
+
+
+def test_a_mapped_segment_has_two_descriptors() -> None:
+    pool = SegmentPool(Maker(), ())
+    block = pool.take([b"x"], 1)
+    assert block is not None
+    before = open_descriptors()
+    segment = received(block.segment)
+    assert open_descriptors() == before + 2
+    del segment
+    assert open_descriptors() == before
 
 
 def test_no_memory_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
