@@ -60,7 +60,7 @@ ATOMS = frozenset({NoneType, bool, float, int, str})
 # A smaller buffer is cheaper inside the pickle than beside it.
 IN_BAND_BELOW = 4096
 LEAST_TEXT = 64 * 1024
-"""Characters from which an ASCII ``str`` travels beside the pickle (`large_text`)."""
+"""Characters from which a ``str`` travels beside the pickle (`large_text`)."""
 _FRAME = 64 * 1024
 """Size in bytes from which pickle writes content beside its frames."""
 _FRAME_BEGINS = b"\x80\x95"  # PROTO, which comes before the first frame, and FRAME

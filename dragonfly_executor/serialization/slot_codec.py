@@ -165,9 +165,9 @@ class SlotCodec:
             if type(value) is not str or len(value) < LEAST_TEXT:
                 return [pickle.dumps(value, 5)]
             # Imported at the first large text.
-            from dragonfly_executor.serialization.large_text import LargeText, is_large_text
+            from dragonfly_executor.serialization.large_text import LargeText
 
-            sent = LargeText(value) if is_large_text(value) else value
+            sent = LargeText(value)
         try:
             return self._dump(sent)
         except Exception as exc:  # __reduce__ and __getstate__ are user code
