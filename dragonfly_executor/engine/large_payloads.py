@@ -11,9 +11,10 @@ from dragonfly_executor import errors
 from dragonfly_executor.engine.outcome import Outcome
 from dragonfly_executor.errors import ProtocolError
 from dragonfly_executor.protocol.compression import Compressor
-from dragonfly_executor.protocol.frames import SHARED, Flag, Frame, split_bulk
+from dragonfly_executor.protocol.frames import BESIDE, SHARED, Flag, Frame, split_bulk
 from dragonfly_executor.protocol.memory_bounds import Download
 from dragonfly_executor.serialization.buffer_cache import PayloadParts
+from dragonfly_executor.serialization.layout import hole
 from dragonfly_executor.transport.codecs import Codecs
 from dragonfly_executor.transport.link import Link
 from dragonfly_executor.transport.payload_buffer import PayloadBuffer
@@ -21,6 +22,7 @@ from dragonfly_executor.transport.sockets import Buffer
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from dragonfly_executor.engine.common_pieces import CommonPiece
     from dragonfly_executor.engine.runner_messages import Ref, Result
     from dragonfly_executor.serialization import CallCodec
     from dragonfly_executor.transport.segment_pool import Block
@@ -33,14 +35,15 @@ MOST_HEADROOM = 4 * 1024 * 1024
 
 
 class SharedPayload(list["Buffer"]):
-    """A large payload in shared memory. Its only piece is a view of the block, for runners that need a stream.
+    """A large payload in shared memory. Its pieces are views of that memory, for runners that need a stream.
 
     When the payload is not needed any more, its block is put back, unless a slot may still come to read it.
 
     Args:
         block: the block that has the payload.
-        length: the payload's size in bytes.
+        length: bytes of the block that the payload takes.
         put_back: puts the block back into its pool.
+        beside: its buffers that lie in segments of their own: of each the hole in the block, and the buffer.
 
     Raises:
         MemoryError: there is no address space for the view.
@@ -53,15 +56,35 @@ class SharedPayload(list["Buffer"]):
 
     _put_back: Callable[[Block], object] | None = None
 
-    def __init__(self, block: Block, length: int, put_back: Callable[[Block], object]) -> None:
+    def __init__(
+        self,
+        block: Block,
+        length: int,
+        put_back: Callable[[Block], object],
+        beside: Sequence[tuple[int, CommonPiece]] = (),
+    ) -> None:
         self._block = block
+        self._length = length
+        self._beside = beside
         # Last: an interrupt may come before it, and `__del__` after that.
         self._put_back = put_back
-        super().__init__((block.view()[:length],))
+        super().__init__(self._pieces(block.view()[:length]))
+
+    def _pieces(self, view: memoryview) -> list[Buffer]:
+        pieces: list[Buffer] = []
+        end = 0
+        for start, piece in self._beside:
+            pieces += (view[end:start], piece.view())
+            end = start + hole(piece.size)
+        return [*pieces, view[end:]]
 
     def location(self) -> bytes:
         """Return the place of the payload, as a CALL frame carries it."""
-        return SHARED.pack(self._block.segment.number, self._block.index, len(self[0]))
+        place, absent, entries = self._block.segment, 0, []
+        for start, piece in self._beside:
+            entries.append(BESIDE.pack(start + absent, piece.block.segment.number, piece.size))
+            absent += piece.size - hole(piece.size)
+        return SHARED.pack(place.number, self._block.index, self._length) + b"".join(entries)
 
     def __del__(self) -> None:
         if self._put_back is not None and not self.unanswered:

@@ -9,6 +9,7 @@ from weakref import WeakValueDictionary, finalize
 
 from dragonfly_executor.engine.large_payloads import SharedPayload
 from dragonfly_executor.errors import ProtocolError
+from dragonfly_executor.serialization.buffer_cache import PayloadParts
 from dragonfly_executor.serialization.layout import has_buffers
 from dragonfly_executor.transport.memory_channel import Message, MessageKind, receive_message, send_message
 from dragonfly_executor.transport.received_segments import ReceivedSegment
@@ -18,7 +19,9 @@ from dragonfly_executor.transport.sockets import PACKETS, Buffer, Socket
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from dragonfly_executor.engine.common_pieces import CommonPiece, CommonPieces
     from dragonfly_executor.transport.loop import Loop, Timer
+    from dragonfly_executor.transport.segment_pool import Block
 
 SEGMENT_ROOM = 64 * 1024 * 1024
 """Bytes of address space of a segment with several blocks. Memory is taken as its blocks are used."""
@@ -103,6 +106,8 @@ class SharedSegments:
         self._segments: WeakValueDictionary[int, Segment] = WeakValueDictionary()
         self._users: set[int] = set()
         self._pool = SegmentPool(self, self._users)
+        self._common: CommonPieces | None = None
+        self._commons: dict[str, CommonPieces] = {}
         self._received: dict[int, ReceivedSegment] = {}
         self._channels: dict[int, SlotChannel] = {}
         self._loop: Loop | None = None
@@ -112,25 +117,41 @@ class SharedSegments:
 
     def keep(self, parts: Sequence[Buffer], size: int) -> SharedPayload | None:
         """Return a copy of a payload in shared memory; None if there is no room for it."""
+        beside: list[tuple[int, CommonPiece]] = []
+        if isinstance(parts, PayloadParts) and parts.buffers_from:
+            parts, size, beside = self._split(parts, size)
         block = self._pool.take(parts, size)
         if block is None:
             return None
         try:
-            return SharedPayload(block, size, self._pool.put)
+            return SharedPayload(block, size, self._pool.put, beside)
         except MemoryError:
             return None
 
-    def publish(self, parts: Sequence[Buffer], size: int) -> Segment | None:
-        """Return a segment of its own with these bytes in its only block; None if there is no room for it.
+    def _split(self, parts: PayloadParts, size: int) -> tuple[Sequence[Buffer], int, list[tuple[int, CommonPiece]]]:
+        """Take the buffers out of a payload that calls have in common. See `CommonPieces.split`."""
+        if self._common is None:
+            # Imported for the first payload of at least 1 MiB. Two threads may come here at once, and get one object.
+            try:
+                from dragonfly_executor.engine.common_pieces import SHARE, CommonPieces
+            except (ImportError, MemoryError, OSError):
+                return parts, size, []  # no descriptor or memory for the import, or a system without its functions
+            made = CommonPieces(self._publish, self.account.limit // SHARE)
+            self._common = self._commons.setdefault("", made)
+        return self._common.split(parts)
 
-        Slots get it by its `number` as long as the segment lives. It closes when the last reference to it is gone, and
-        slots that have mapped it keep the memory until they see that.
+    def _publish(self, part: Buffer) -> Block | None:
+        """Copy a buffer into the only block of a new segment, and return it; None if there is no room for it.
+
+        Slots get the segment by its number as long as the block lives, and keep the memory until they see that it has
+        closed.
         """
+        size = len(part)
         segment = self.make(size, size, single=True)
         if segment is None:
             return None
         (block,) = segment.make_blocks()
-        return segment if block.write(parts, size) else None
+        return block if block.write([part], size) else None
 
     # -- the maker of the pool's segments, from any thread -------------------------------------------------------------
 
@@ -154,7 +175,7 @@ class SharedSegments:
         """See `SegmentMaker.reserve`."""
         if self.account.add(number, size):
             return True
-        self._pool.trim()
+        self._trim_all()
         return self.account.add(number, size)
 
     def closed(self, number: int) -> None:
@@ -162,8 +183,13 @@ class SharedSegments:
         self.account.close(number)
 
     def _make_room(self, number: int, size: int = 0) -> bool:
-        self._pool.trim()
+        self._trim_all()
         return self.account.open(number, size)
+
+    def _trim_all(self, until: float = float("inf")) -> bool:
+        """Give back the memory that was not in use since `until`. Returns True if something is left."""
+        is_kept = self._common is not None and self._common.trim(until)
+        return self._pool.trim(until) or is_kept
 
     # -- on the engine thread ------------------------------------------------------------------------------------------
 
@@ -189,6 +215,8 @@ class SharedSegments:
         loop.add_reader(channel.sock.fileno(), partial(self._on_messages, loop, channel))
 
     def _on_messages(self, loop: Loop, channel: SlotChannel) -> None:
+        # Memory is in use again, and no timer runs if none was left.
+        self.watch(loop)
         try:
             for _ in range(BATCH):
                 message = receive_message(channel.sock, wait=False)
@@ -296,7 +324,7 @@ class SharedSegments:
     def _trim(self) -> None:
         self._timer = None
         loop = self._loop
-        if loop is not None and self._pool.trim(loop.time() - IDLE):
+        if loop is not None and self._trim_all(loop.time() - IDLE):
             self.watch(loop)
 
     def abandon(self) -> None:
@@ -311,3 +339,5 @@ class SharedSegments:
         for pid in list(self._channels):
             self.slot_is_down(pid)
         self._pool.clear()
+        if self._common is not None:
+            self._common.trim()

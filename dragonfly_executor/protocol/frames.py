@@ -59,7 +59,11 @@ TOTAL = struct.Struct("!Q")
 SHARED = struct.Struct("!QQQ")
 """Suffix of the payload of a CALL or RESULT with `Flag.SHARED`: the segment of shared memory, the block in it, and the
 number of bytes there.
+
+In a CALL, an entry of `BESIDE` follows for each of its buffers that lies in a segment of its own.
 """
+BESIDE = struct.Struct("!QQQ")
+"""A buffer beside a payload in shared memory: its place in the payload, its segment, and its size in bytes."""
 SETUP_HEAD = struct.Struct("!QQBB")
 """Head of SETUP's payload: the pool's ``max_payload``, the size of the codec's part in bytes, a `ScriptImport`, and the
 flags of the codecs that may compress chunks.

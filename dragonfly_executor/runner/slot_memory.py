@@ -18,7 +18,7 @@ from dragonfly_executor.transport.sockets import PACKETS, Socket, socketpair
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from dragonfly_executor.transport.sockets import Buffer
 
@@ -100,7 +100,24 @@ class SlotMemory:
             return None
         return segment.lend(index, length, self._pid, has_buffers)
 
-    def open(self, number: int) -> ReceivedSegment | None:
+    def beside(self, entries: Iterable[tuple[int, int, int]]) -> dict[int, memoryview] | None:
+        """Return buffers that lie in segments of their own, by their places; None if they have to come over the stream.
+
+        Args:
+            entries: of each buffer its place in the payload, its segment and its size.
+        """
+        found: dict[int, memoryview] = {}
+        for place, number, size in entries:
+            segment = self.open(number, is_common=True)
+            if segment is None:
+                return None
+            try:
+                found[place] = segment.lend_common(size)
+            except (OSError, ValueError, MemoryError):
+                return None
+        return found
+
+    def open(self, number: int, *, is_common: bool = False) -> ReceivedSegment | None:
         """Return a segment of the parent, mapped here; None if it is gone, or cannot be had."""
         segment = self._mapped.get(number)
         if segment is not None:
@@ -110,7 +127,7 @@ class SlotMemory:
             answer = self._connected().ask(MessageKind.WANT, number)
             if answer.fd < 0:
                 return None
-            segment = self._mapped[number] = ReceivedSegment(answer.size, answer.count, answer.fd)
+            segment = self._mapped[number] = ReceivedSegment(answer.size, answer.count, answer.fd, is_common=is_common)
         except (OSError, ValueError):
             return None
         return segment

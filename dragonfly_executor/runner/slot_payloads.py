@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import struct
+from itertools import pairwise
 
-from dragonfly_executor.protocol.frames import CHUNK_SIZE, SHARED, TOTAL, Flag, Kind, encode
+from dragonfly_executor.protocol.frames import BESIDE, CHUNK_SIZE, SHARED, TOTAL, Flag, Kind, encode
 from dragonfly_executor.runner.slot_chunks import SlotChunks
 from dragonfly_executor.serialization.buffer_cache import BufferCache, read_table, segments, write_answer
+from dragonfly_executor.serialization.layout import NOTHING, hole
 from dragonfly_executor.transport.payload_buffer import memory_for
 from dragonfly_executor.transport.sockets import SO_RCVTIMEO, SOL_SOCKET, Socket
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
@@ -56,7 +58,7 @@ class SlotPayloads:
         if self._memory is not None:
             self._memory.trim()
 
-    def receive(self, flags: int, call_id: int, attempt: int, head: Buffer) -> Buffer:
+    def receive(self, flags: int, call_id: int, attempt: int, head: Buffer) -> tuple[Buffer, dict[int, memoryview]]:
         """Receive the payload of a call, which the agent can no longer take back.
 
         Args:
@@ -64,12 +66,15 @@ class SlotPayloads:
             call_id, attempt: the call.
             head: the payload's place in shared memory, or the table of its pieces and its size.
 
+        Returns:
+            The payload, and its buffers that lie elsewhere; see `layout.unpack_all`.
+
         Raises:
             MemoryError: there is no memory for it.
             ProtocolError: a chunk cannot be opened.
         """
         if flags & Flag.LARGE:
-            return self._receive_large(call_id, attempt, head)
+            return self._receive_large(call_id, attempt, head), NOTHING
         return self._receive_shared(call_id, attempt, head)
 
     def send(
@@ -105,27 +110,44 @@ class SlotPayloads:
             self._calls.setsockopt(SOL_SOCKET, SO_RCVTIMEO, MEMORY_IDLE)
         return self._memory
 
-    def _receive_shared(self, call_id: int, attempt: int, place: Buffer) -> Buffer:
+    def _receive_shared(self, call_id: int, attempt: int, place: Buffer) -> tuple[Buffer, dict[int, memoryview]]:
         """Return the payload of a call that is in shared memory. If the slot cannot have that, request the bytes."""
-        number, index, length = SHARED.unpack(place)
+        number, index, length = SHARED.unpack_from(place)
+        entries = list(BESIDE.iter_unpack(place[SHARED.size :]))
         memory = self._shared_memory()
+        data, beside = None, None
         try:
-            data = None if memory is None else memory.arguments(number, index, length)
+            if memory is not None:
+                beside = memory.beside(entries)
+                data = None if beside is None else memory.arguments(number, index, length)
         except MemoryError:
             raise _no_memory(length) from None
-        return self._request_stream(call_id, attempt, length) if data is None else data
+        if data is None or beside is None:
+            bounds = [bound for place, _, size in entries for bound in (place, place + size)]
+            whole = length + sum(size - hole(size) for _, _, size in entries)
+            return self._request_stream(call_id, attempt, [0, *bounds, whole]), NOTHING
+        return data, beside
 
-    def _request_stream(self, call_id: int, attempt: int, length: int) -> memoryview:
-        """Request the payload of a call over the stream, some chunks at a time."""
-        pull = encode(Kind.PULL, call_id, attempt=attempt, detail=LARGE_WINDOW)
+    def _request_stream(self, call_id: int, attempt: int, bounds: list[int]) -> memoryview:
+        """Request the payload of a call over the stream, some chunks at a time.
+
+        Args:
+            call_id, attempt: the call.
+            bounds: where the pieces of the payload begin, and where it ends. No chunk has bytes of two pieces.
+        """
+        length = bounds[-1]
         try:
             view = memoryview(memory_for(length))
         except MemoryError:
             raise _no_memory(length) from None
         window = LARGE_WINDOW * CHUNK_SIZE
-        for start in range(0, length, window):
-            self._agent.send(pull)
-            self._chunks.take(start, min(start + window, length), view)
+        for begin, end in pairwise(bounds):
+            for start in range(begin, end, window):
+                stop = min(start + window, end)
+                # Not one chunk more: after the last one, the parent would begin anew.
+                chunks = -((start - stop) // CHUNK_SIZE)
+                self._agent.send(encode(Kind.PULL, call_id, attempt=attempt, detail=chunks))
+                self._chunks.take(start, stop, view)
         self._chunks.check()
         return view
 

@@ -39,7 +39,7 @@ from dragonfly_executor.runner.memory_limit import MemoryLimit
 from dragonfly_executor.runner.slot_payloads import NOT_INLINE, SlotPayloads
 from dragonfly_executor.runner.slot_shared import SlotShared
 from dragonfly_executor.serialization import SlotCodec, perform
-from dragonfly_executor.serialization.layout import BOX, PICKLE, WITH_SHARED
+from dragonfly_executor.serialization.layout import BOX, NOTHING, PICKLE, WITH_SHARED
 from dragonfly_executor.transport.codecs import codecs_of
 from dragonfly_executor.transport.sockets import Socket
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
@@ -221,12 +221,13 @@ class _Slot:
         kind, flags, attempt, number, call_id, _ = HEADER.unpack_from(packet)
         start = HEADER_SIZE + CALL_OPTIONS.size if flags & Flag.OPTIONS else HEADER_SIZE
         data: Buffer = packet[start:size]
+        beside = NOTHING
         if size == start or packet[start] != PICKLE:
             # The next packet overwrites this one, and arrays in the call may be views of its bytes.
             data = bytes(data)
         if flags & NOT_INLINE:
             try:
-                data = self._payloads.receive(flags, call_id, attempt, data)
+                data, beside = self._payloads.receive(flags, call_id, attempt, data)
             except (MemoryError, errors.ProtocolError) as error:
                 self._send_error(call_id, attempt, UnopenedCallError(f"{type(error).__name__}: {error}"))
                 return
@@ -247,7 +248,7 @@ class _Slot:
         self._modules = len(sys.modules)
         if self._output is not None:
             self._output.begin_call(self._progress.log_level)
-        is_error, retryable, parts = perform(self._codec, data, self._begin, self._failed)
+        is_error, retryable, parts = perform(self._codec, data, self._begin, self._failed, beside)
         if not self._mark.is_here():
             # The call forked, and its child returned here. Only the original process may send the result.
             os._exit(0)
@@ -260,7 +261,7 @@ class _Slot:
         if self._output is not None:
             self._output.end_call(call_id, attempt)
         result_flags = (Flag.ERROR if is_error else 0) | (Flag.RETRYABLE if retryable else 0)
-        del data
+        del data, beside
         self._send_result(call_id, attempt, min(microseconds, MAX_DETAIL), result_flags, parts)
         # Flush now, so that the call's output appears now and not when the slot ends.
         slot_shutdown.flush_standard_streams()

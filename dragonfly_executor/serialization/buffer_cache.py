@@ -34,10 +34,13 @@ class PayloadParts(list["Buffer"]):
     Attributes:
         kept: the key of each piece that slots cache, by its index.
         contents: the shared objects that the payload needs. They are kept while the payload exists.
+        buffers_from: the index of the first piece that holds no pickle. All pieces from there on are buffers beside the
+            pickle, or padding; 0 if the pieces are not looked at.
     """
 
     kept: dict[int, int]
     contents: tuple[SharedContent, ...] = ()
+    buffers_from = 0
 
     def table(self) -> bytes:
         """Return the table of cacheable pieces that is sent to a slot ahead of the payload."""
@@ -69,6 +72,16 @@ class HoldingBytes(bytes):
     """A small payload. `contents` are the shared objects that it needs: they are kept while the payload exists."""
 
     contents: tuple[SharedContent, ...] = ()
+
+
+def with_buffers(parts: list[Buffer], start: int) -> list[Buffer]:
+    """Return the pieces of a payload whose buffers begin at the index `start`, as `PayloadParts` if one is large."""
+    if max(map(len, parts)) < LEAST:
+        return parts
+    marked = PayloadParts(parts)
+    marked.kept = {}
+    marked.buffers_from = start
+    return marked
 
 
 def holding_contents(parts: list[Buffer], contents: tuple[SharedContent, ...]) -> PayloadParts:
@@ -134,7 +147,7 @@ class RepeatedBuffers:
         marked = PayloadParts(parts)
         marked.kept = {}
         for index, part in enumerate(parts):
-            piece = _constant(part) if len(part) >= LEAST else None
+            piece = constant_of(part) if len(part) >= LEAST else None
             if piece is None or len(piece) > self._most or len(marked.kept) == MOST_PIECES:
                 continue
             key = self._key(piece, at_once=any(part is one for one in lasting))
@@ -232,7 +245,7 @@ def segments(total: int, had: list[tuple[int, int]]) -> Iterator[tuple[int, int]
         yield start, total
 
 
-def _constant(part: Buffer) -> bytes | None:
+def constant_of(part: Buffer) -> bytes | None:
     """Return the bytes object behind a piece, without a copy; None if the piece may still be written to."""
     if type(part) is bytes:
         return part

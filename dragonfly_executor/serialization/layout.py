@@ -25,7 +25,7 @@ from types import NoneType
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
     from typing import Any, TypeAlias
 
     Buffer: TypeAlias = bytes | memoryview
@@ -50,13 +50,14 @@ _LENGTH = Struct("<Q")
 _EMPTY_HEAD = Struct("<BBHIQQ")
 """The head of a box without buffers."""
 _WRITABLE = 1 << 63
-_ALIGN = 64
+ALIGN = 64
 ATOMS = frozenset({NoneType, bool, float, int, str})
 """Types whose pickles refer to nothing, and hold no buffer that could travel beside the pickle.
 
 `pickle.dumps` pickles these twice as fast as a `Pickler` that writes to a `Sink`. It copies large ``bytes`` objects, so
 ``bytes`` is not among the types.
 """
+NOTHING: dict[int, memoryview] = {}
 # A smaller buffer is cheaper inside the pickle than beside it.
 IN_BAND_BELOW = 4096
 LEAST_TEXT = 64 * 1024
@@ -221,7 +222,7 @@ def pack(
     pieces: list[Buffer] = [b"".join(head), *body]
     position = len(pieces[0]) + size
     for view, held in zip(buffers, snapshot(buffers) if copy else buffers, strict=True):
-        padding = -position % _ALIGN
+        padding = -position % ALIGN
         if padding:
             pieces.append(bytes(padding))
         pieces.append(held)
@@ -235,11 +236,22 @@ def unpack(data: Received) -> tuple[int, memoryview, memoryview, list[bytearray 
     return flags, definitions, body, buffers[first:]
 
 
-def unpack_all(data: Received) -> tuple[int, memoryview, memoryview, list[bytearray | memoryview], int]:
+def hole(size: int) -> int:
+    """Return the bytes that a buffer takes in a box if it lies elsewhere: those after it stay at multiples of 64."""
+    return size % ALIGN
+
+
+def unpack_all(
+    data: Received, beside: Mapping[int, memoryview] = NOTHING
+) -> tuple[int, memoryview, memoryview, list[bytearray | memoryview], int]:
     """Take a box apart.
 
     Buffers are slices of ``data``. A writable buffer is copied if ``data`` is read-only, unless the box has the flag
     `READ_ONLY`: then all are read-only.
+
+    Args:
+        data: the box.
+        beside: the buffers that lie elsewhere, by their place in the box. Each leaves a hole there.
 
     Returns:
         Flags, definitions, body, buffers, and how many of the buffers belong to the definitions.
@@ -264,16 +276,20 @@ def unpack_all(data: Received) -> tuple[int, memoryview, memoryview, list[bytear
     body = position + lengths[0]
     end = body + lengths[1]
     buffers: list[bytearray | memoryview] = []
-    tail = end
+    tail, absent = end, 0
     for length in lengths[2:]:
         size = length & ~_WRITABLE
-        tail += -tail % _ALIGN
-        view = whole[tail : tail + size]
+        tail += -tail % ALIGN
+        if tail in beside:
+            view = beside[tail]
+            absent += size - hole(size)
+        else:
+            view = whole[tail - absent : tail - absent + size]
         if flags & READ_ONLY:
             buffers.append(view.toreadonly())
         else:
             buffers.append(bytearray(view) if length & _WRITABLE and view.readonly else view)
         tail += size
-    if tail > len(whole):
+    if tail - absent > len(whole):
         raise ValueError("the payload is cut short")
     return flags, whole[position:body], whole[body:end], buffers, first

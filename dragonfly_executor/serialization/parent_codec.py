@@ -11,7 +11,13 @@ from types import BuiltinFunctionType, FunctionType
 from dragonfly_executor import errors
 from dragonfly_executor.protocol.shared_entries import pack_entries
 from dragonfly_executor.serialization import exceptions, large_unpickler, slot_setup
-from dragonfly_executor.serialization.buffer_cache import LEAST, PayloadParts, RepeatedBuffers, holding_contents
+from dragonfly_executor.serialization.buffer_cache import (
+    LEAST,
+    PayloadParts,
+    RepeatedBuffers,
+    holding_contents,
+    with_buffers,
+)
 from dragonfly_executor.serialization.formats import MARK, MARKS, SerializerFormat
 from dragonfly_executor.serialization.function_call import function_body, nested_function
 from dragonfly_executor.serialization.function_pickler import home_of
@@ -384,7 +390,10 @@ class CallCodec:
             flags, definitions = flags | WITH_SHARED, with_part(table, definitions)
         flags |= self._read_only
         packed = pack(flags, definitions, body, [*large, *buffers], copy=False, first=len(large))
-        parts = self._marked(self._snapshot(packed) if self._copies else packed, large)
+        if self._copies:
+            parts = self._marked(self._snapshot(packed), large)
+        else:
+            parts = with_buffers(packed, 1 + len(body)) if large or buffers else packed
         return holding_contents(parts, tuple(shared.values())) if shared else parts
 
     def _snapshot(self, parts: Sequence[Received]) -> list[Buffer]:

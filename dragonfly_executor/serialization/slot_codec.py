@@ -20,6 +20,7 @@ from dragonfly_executor.serialization.layout import (
     LEAST_TEXT,
     MAIN_CALL,
     NEEDS_MAIN,
+    NOTHING,
     PICKLE,
     WITH_PATH,
     WITH_SHARED,
@@ -42,7 +43,7 @@ from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 from dragonfly_executor.util.process_mark import ProcessMark
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from typing import Any
 
     from dragonfly_executor.serialization.layout import Buffer, Received
@@ -123,17 +124,21 @@ class SlotCodec:
         return main
 
     def decode_call(
-        self, data: Received
+        self, data: Received, beside: Mapping[int, memoryview] = NOTHING
     ) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any], tuple[type[BaseException], ...]]:
         """Return the function, its arguments, and the exceptions to retry on.
 
         Arrays among the arguments may be views of ``data``, so the caller must not use ``data`` again.
 
+        Args:
+            data: the payload.
+            beside: its buffers that lie elsewhere; see `layout.unpack_all`.
+
         Raises:
             UnopenedCallError: the payload cannot be opened here; the cause says why.
         """
         try:
-            call = large_unpickler.loads(data) if data[0] == PICKLE else self._call(data)
+            call = large_unpickler.loads(data) if data[0] == PICKLE else self._call(data, beside)
             return call if len(call) == 4 else (*call, ())
         except BaseException as exc:  # imports and __setstate__ run user code, which may even exit
             text = exceptions.one_line(exc)
@@ -248,17 +253,17 @@ class SlotCodec:
             flags = self._format.standard_flags
         return pack(flags, b"", views(sink), buffers.views, copy=False)
 
-    def _call(self, data: Received) -> Any:
+    def _call(self, data: Received, beside: Mapping[int, memoryview]) -> Any:
         if data[0] == MAIN_CALL:
             self.main.ensure_imported()
             name, *rest = large_unpickler.loads(memoryview(data)[1:])
             return main_attribute(name), *rest
-        return self._open(data)
+        return self._open(data, beside)
 
-    def _open(self, data: Received) -> Any:
+    def _open(self, data: Received, beside: Mapping[int, memoryview] = NOTHING) -> Any:
         if data[0] != BOX:
             return pickle.loads(data)
-        flags, definitions, body, buffers, first = unpack_all(data)
+        flags, definitions, body, buffers, first = unpack_all(data, beside)
         shared = None
         if flags & WITH_SHARED:
             shared, (_, definitions) = self.shared, split_part(definitions)
@@ -298,6 +303,7 @@ def perform(
     data: Received,
     on_begin: Callable[[], None] | None = None,
     on_error: Callable[[BaseException], None] | None = None,
+    beside: Mapping[int, memoryview] = NOTHING,
 ) -> tuple[bool, bool, list[Buffer]]:
     """Run the call in a payload.
 
@@ -306,6 +312,7 @@ def perform(
         data: the payload.
         on_begin: called once the call is decoded, before its function runs.
         on_error: called with the exception of a call that failed, before it is encoded.
+        beside: the buffers of the payload that lie elsewhere; see `layout.unpack_all`.
 
     Returns:
         Whether the call failed, whether the caller wants its exception retried, and the payload to send back. Only
@@ -313,7 +320,7 @@ def perform(
     """
     retryable = False
     try:
-        fn, args, kwargs, retry_on = codec.decode_call(data)
+        fn, args, kwargs, retry_on = codec.decode_call(data, beside)
         first = args[2] if fn is run_chunk or fn is run_items else None
         if on_begin is not None:
             on_begin()

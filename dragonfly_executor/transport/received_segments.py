@@ -67,12 +67,13 @@ class ReceivedSegment:
         size: bytes of a block.
         count: number of blocks.
         fd: the segment's file.
+        is_common: whether the sender never changes the segment, so that `lend_common` may be used.
 
     Raises:
         OSError, ValueError, MemoryError: the file is no such segment, or cannot be mapped.
     """
 
-    def __init__(self, size: int, count: int, fd: int) -> None:
+    def __init__(self, size: int, count: int, fd: int, *, is_common: bool = False) -> None:
         self.fd = fd
         self.size = size
         self.count = count
@@ -83,12 +84,14 @@ class ReceivedSegment:
             self._map = mmap(fd, file_size(size, count), access=ACCESS_COPY)
             header = mmap(fd, HEADER) if STORES_ARE_ORDERED else None
         self._words = Words(fd, header)
-        if header is not None:
+        if header is not None and not is_common:
             # The mappings have descriptors of their own.
             self.fd = -1
             os.close(fd)
         self._cold = set(range(count))
         """Blocks whose pages are not mapped."""
+        self._lent: set[int] = set()
+        """Blocks that `lend_common` has lent."""
         self._forks = ForkCount.of_this_process()
         self._kind: type[Any] | None = None
 
@@ -144,6 +147,23 @@ class ReceivedSegment:
         exporter.loan = (self, index, length, os.getpid(), self._forks.count)
         return view
 
+    def lend_common(self, size: int) -> memoryview:
+        """Return the first `size` bytes of the only block, which the sender never changes. They may be written to.
+
+        It may be lent several times at once. Each has what the sender wrote, whatever the others have written.
+
+        Raises:
+            OSError, ValueError, MemoryError: the block is smaller, or cannot be mapped.
+        """
+        if not self.check(0, size):
+            raise ValueError(f"{size} bytes in a block of {self.size}")
+        if self._map is not None and 0 not in self._lent:
+            # The pages of this mapping are in place already.
+            self._lent.add(0)
+            return self.lend(0, size)
+        start = start_of(0, self.size)
+        return memoryview(mmap(self.fd, start + size, access=ACCESS_COPY))[start:]
+
     def take_back(self, index: int, length: int, forks: int, address: int) -> None:
         """Let the sender use a block again, because no object uses it any more. Any thread calls this.
 
@@ -158,6 +178,7 @@ class ReceivedSegment:
             return
         if self._map is not None:
             self._discard_changes(self._map, index, length, address)
+        self._lent.discard(index)
         self._words[index] = FREE
 
     def _discard_changes(self, memory: mmap, index: int, length: int, address: int) -> None:

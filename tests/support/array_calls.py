@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import time
@@ -110,3 +111,35 @@ def writable_arrays(value: Any) -> list[bool]:
 def sums(value: Any) -> list[int]:
     """Return the sum of each array."""
     return [int(array.sum()) for array in arrays_in(value)]
+
+
+def fill_and_keep(array: Any, number: int) -> int:
+    """Write into the argument, and keep it."""
+    array[:] = number
+    return keep(array)
+
+
+def fill_and_die(array: Any) -> None:
+    array[:] = 0
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def item(array: Any, place: int) -> int:
+    return int(array[place])
+
+
+def echo_two(one: Any, other: Any) -> Any:
+    return one, other
+
+
+def are_aligned(arrays: Any) -> bool:
+    """Return whether each array of at least 4 KiB begins at a multiple of 64 bytes."""
+    return all(array.__array_interface__["data"][0] % 64 == 0 for array in arrays if array.nbytes >= 4096)
+
+
+def forbid_new_mappings() -> int:
+    """Let the slot forget its segments, and open no more descriptors. Returns the slot's process id."""
+    for thing in gc.get_objects():
+        if type(thing).__name__ == "SlotMemory":
+            thing.trim()
+    return forbid_descriptors()
