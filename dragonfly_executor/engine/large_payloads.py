@@ -168,7 +168,7 @@ class LargePayloads:
         chunks = split_bulk(*ref, parts)
         if not self.codecs.names or self._link is None:
             return chunks
-        compressor = Compressor(self.codecs.loaded(), self._link.bulk_rate.per_second, time.thread_time)
+        compressor = Compressor(self.codecs.loaded(), self._link.bulk_rate, time.thread_time)
         return starmap(compressor.compress, chunks)
 
     def _send_owed(self, ref: Ref) -> None:

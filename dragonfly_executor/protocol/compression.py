@@ -38,6 +38,16 @@ class ChunkCodec(Protocol):
         ...
 
 
+class Rate(Protocol):
+    """The rate of a stream, as it is measured; see `transport.bulk_rate`."""
+
+    is_high: bool
+
+    def per_second(self) -> float | None:
+        """Return the bytes per second; None if unknown."""
+        ...
+
+
 class Sample:
     """Result of one codec for a sample.
 
@@ -101,27 +111,26 @@ class Compressor:
 
     Args:
         codecs: those that both ends have.
-        rate: returns the bytes that the link carries in a second, or None if that is unknown.
+        rate: the rate of the link.
         clock: returns the seconds of work of this thread.
     """
 
-    def __init__(
-        self, codecs: Sequence[ChunkCodec], rate: Callable[[], float | None], clock: Callable[[], float]
-    ) -> None:
+    def __init__(self, codecs: Sequence[ChunkCodec], rate: Rate, clock: Callable[[], float]) -> None:
         self._codecs = codecs
         self._rate = rate
         self._clock = clock
         self._codec: ChunkCodec | None = None
         self._until_sample = 0
+        self._knows_rate = True
+        """True if the rate was known at the last sample, or if there was none."""
 
     def compress(self, header: bytes, piece: memoryview) -> tuple[bytes, Buffer]:
         """Return header and bytes of this chunk as they are to be sent."""
         if len(piece) < SAMPLE_SIZE:
             return header, piece
         try:
-            if not self._until_sample:
-                self._until_sample = SAMPLE_EVERY
-                self._codec = choose(self._samples(piece), self._rate())
+            if not self._until_sample or (not self._knows_rate and self._rate.per_second() is not None):
+                self._decide(piece)
             self._until_sample -= 1
             if self._codec is None:
                 return header, piece
@@ -132,6 +141,18 @@ class Compressor:
             return header, piece
         kind, flags, attempt, _, call_id, size = HEADER.unpack(header)
         return HEADER.pack(kind, flags | self._codec.flag, attempt, size, call_id, len(packed)), packed
+
+    def _decide(self, piece: memoryview) -> None:
+        """Choose how this chunk and those after it travel."""
+        rate, was_known = self._rate.per_second(), self._knows_rate
+        self._until_sample, self._knows_rate = SAMPLE_EVERY, rate is not None
+        if rate is None and not was_known:
+            # Since the last sample the stream was hardly ever full: the link carries more than the codec delivers.
+            # Without the codec the stream is full soon, and the rate known, unless the link is faster than this end.
+            self._rate.is_high = self._codec is None
+            self._codec = None
+        else:
+            self._codec = None if rate is None and self._rate.is_high else choose(self._samples(piece), rate)
 
     def _samples(self, piece: memoryview) -> list[Sample]:
         # From the middle: the start of a payload is often unlike the rest.

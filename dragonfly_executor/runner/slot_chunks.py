@@ -100,7 +100,7 @@ class SlotChunks:
             for header, piece in chunks:
                 self._agent.send_chunk(header, piece)
             return
-        compressor = Compressor(self._codecs.loaded(), self._rate.per_second, time.thread_time)
+        compressor = Compressor(self._codecs.loaded(), self._rate, time.thread_time)
         sent = 0
         for header, piece in chunks:
             packed_header, packed = compressor.compress(header, piece)

@@ -21,10 +21,12 @@ if TYPE_CHECKING:
 
 NOT_INLINE = Flag.LARGE | Flag.SHARED
 """Flags of a call whose packet says only where its payload is."""
-LARGE_WINDOW = 32
+LARGE_WINDOW = 56
 """Chunks of a large call that the slot requests at first. The agent requests more as they pass.
 
-They are on their way at once, so their size over the round-trip time bounds the rate: 80 MB/s at 100 ms.
+They are on their way at once, so their size over the round-trip time bounds the rate. These fill a link of 1 Gbit/s at
+100 ms: 12.5 MB, and the chunks that have passed and are not requested yet. If the slot stops reading, its agent holds
+them all (14 MiB).
 """
 MEMORY_IDLE = struct.pack("@ll", 5, 0)
 """Time without a call after which a slot gives shared memory back, as a C ``struct timeval``: 5 s."""

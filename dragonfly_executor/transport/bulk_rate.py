@@ -15,9 +15,11 @@ class BulkRate:
     for the stream counts, with the bytes that leave in it.
     """
 
-    __slots__ = ("_bytes", "_seconds")
+    __slots__ = ("_bytes", "_seconds", "is_high")
 
     def __init__(self) -> None:
+        self.is_high = False
+        """True if the rate is unknown, because much has left without compression, and the writer hardly waited."""
         self._bytes = 0.0
         self._seconds = 0.0
 

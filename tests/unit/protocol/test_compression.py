@@ -39,6 +39,17 @@ class Halving:
         return bytes(int(len(data) * self.ratio))
 
 
+class Link:
+    """The rate of a link."""
+
+    def __init__(self, rate: float | None = None) -> None:
+        self.rate = rate
+        self.is_high = False
+
+    def per_second(self) -> float | None:
+        return self.rate
+
+
 def chunk(payload: bytes, flags: int = 0, detail: int = 0) -> Frame:
     (found,) = Decoder().feed(encode(Kind.CHUNK, 7, payload, flags=flags, attempt=2, detail=detail))
     return found
@@ -103,9 +114,7 @@ def test_the_size_of_a_chunk() -> None:
 
 def test_a_chunk_that_shrinks_keeps_its_call_and_says_its_size() -> None:
     codec = Halving()
-    head, piece = Compressor([codec], lambda: None, lambda: 0.0).compress(
-        header(CHUNK_SIZE), memoryview(bytes(CHUNK_SIZE))
-    )
+    head, piece = Compressor([codec], Link(), lambda: 0.0).compress(header(CHUNK_SIZE), memoryview(bytes(CHUNK_SIZE)))
     expected = (Kind.CHUNK, Flag.MORE | Flag.LZ4, 2, CHUNK_SIZE, 7, CHUNK_SIZE // 2)
     assert HEADER.unpack(head) == expected
     assert len(piece) == CHUNK_SIZE // 2
@@ -113,7 +122,7 @@ def test_a_chunk_that_shrinks_keeps_its_call_and_says_its_size() -> None:
 
 def test_a_chunk_that_does_not_shrink_is_plain() -> None:
     codec = Halving()
-    compressor = Compressor([codec], lambda: None, lambda: 0.0)
+    compressor = Compressor([codec], Link(), lambda: 0.0)
     piece = memoryview(os.urandom(CHUNK_SIZE))
     compressor.compress(header(CHUNK_SIZE), piece)
     codec.ratio = 0.99
@@ -123,16 +132,51 @@ def test_a_chunk_that_does_not_shrink_is_plain() -> None:
 
 def test_the_sample_is_small_and_taken_again_after_a_while() -> None:
     codec = Halving(ratio=1.0)
-    compressor = Compressor([codec], lambda: None, lambda: 0.0)
+    compressor = Compressor([codec], Link(1e6), lambda: 0.0)
     for _ in range(2 * SAMPLE_EVERY):
         compressor.compress(header(CHUNK_SIZE), memoryview(bytes(CHUNK_SIZE)))
     assert codec.sizes == [SAMPLE_SIZE, SAMPLE_SIZE]
 
 
+def travel(compressor: Compressor, count: int) -> list[bool]:
+    """Whether these chunks are compressed."""
+    piece = memoryview(bytes(CHUNK_SIZE))
+    heads = [compressor.compress(header(CHUNK_SIZE), piece)[0] for _ in range(count)]
+    return [bool(HEADER.unpack(head)[1] & Flag.LZ4) for head in heads]
+
+
+def test_a_rate_that_becomes_known_counts_at_once() -> None:
+    codec, link = Halving(cost=1e-8), Link()
+    compressor = Compressor([codec], link, lambda: codec.now)
+    assert travel(compressor, 3) == [True] * 3
+    link.rate = 100e6
+    assert travel(compressor, 3) == [False] * 3
+
+
+def test_on_a_link_that_a_codec_never_fills_the_rest_of_a_payload_is_plain() -> None:
+    """Its rate is not measured as long as the codec is slower than the link."""
+    codec, link = Halving(cost=1e-8), Link()
+    compressor = Compressor([codec], link, lambda: codec.now)
+    assert travel(compressor, SAMPLE_EVERY) == [True] * SAMPLE_EVERY
+    assert travel(compressor, 3) == [False] * 3
+    assert not link.is_high, "only a codec has been too slow for it"
+    link.rate = 10e6
+    assert travel(compressor, 3) == [True] * 3, "the link is slow, as is known now"
+
+
+def test_a_link_that_is_never_full_needs_no_codec_for_the_next_payload_either() -> None:
+    codec, link = Halving(), Link()
+    travel(Compressor([codec], link, lambda: 0.0), 2 * SAMPLE_EVERY + 1)
+    assert link.is_high
+    assert travel(Compressor([codec], link, lambda: 0.0), 3) == [False] * 3
+    link.rate = 10e6
+    assert travel(Compressor([codec], link, lambda: 0.0), 3) == [True] * 3
+
+
 def test_small_chunks_are_no_sample() -> None:
     """The first chunk of a payload is often a head of some hundred bytes."""
     codec = Halving()
-    compressor = Compressor([codec], lambda: None, lambda: 0.0)
+    compressor = Compressor([codec], Link(), lambda: 0.0)
     assert compressor.compress(header(100), memoryview(bytes(100))) == (header(100), bytes(100))
     assert codec.sizes == []
 
@@ -140,7 +184,7 @@ def test_small_chunks_are_no_sample() -> None:
 def test_the_work_is_weighed_against_the_rate() -> None:
     codec = Halving(cost=1e-8)
     for rate, flags in ((10e6, Flag.MORE | Flag.LZ4), (100e6, Flag.MORE)):
-        compressor = Compressor([codec], lambda rate=rate: rate, lambda: codec.now)  # type: ignore[misc]
+        compressor = Compressor([codec], Link(rate), lambda: codec.now)
         head, _ = compressor.compress(header(CHUNK_SIZE), memoryview(bytes(CHUNK_SIZE)))
         assert HEADER.unpack(head)[1] == flags
 
@@ -150,8 +194,6 @@ def test_without_memory_for_the_work_a_chunk_is_plain() -> None:
         def compress(self, data: bytes | bytearray | memoryview) -> bytes:
             raise MemoryError
 
-    head, piece = Compressor([Full()], lambda: None, lambda: 0.0).compress(
-        header(CHUNK_SIZE), memoryview(bytes(CHUNK_SIZE))
-    )
+    head, piece = Compressor([Full()], Link(), lambda: 0.0).compress(header(CHUNK_SIZE), memoryview(bytes(CHUNK_SIZE)))
     assert len(head) == HEADER_SIZE
     assert len(piece) == CHUNK_SIZE
