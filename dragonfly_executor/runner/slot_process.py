@@ -30,7 +30,7 @@ from dragonfly_executor.protocol.frames import (
     ScriptImport,
     encode,
 )
-from dragonfly_executor.protocol.memory_bounds import max_result_bytes
+from dragonfly_executor.protocol.memory_bounds import max_inline_bytes, max_result_bytes
 from dragonfly_executor.runner import process_tree, slot_identity, slot_shutdown
 from dragonfly_executor.runner import slot_progress as phases
 from dragonfly_executor.runner.agent_stream import AgentStream
@@ -131,7 +131,7 @@ class _Slot:
         self._progress = progress
         self._mark = ProcessMark()
         self._memory_limit: MemoryLimit | None = None
-        self._max_payload = 0
+        self._max_payload = self._max_inline = 0
         self._ref: tuple[int, int] | None = None
         """The call whose limits the agent watches; None if it has no limits."""
         self._modules = 0
@@ -145,6 +145,7 @@ class _Slot:
     def serve(self, setup: bytes, place: WorkingDirectory | None) -> int:
         """Prepare the process, then run calls. Return the exit status."""
         self._max_payload, size, script, codecs = SETUP_HEAD.unpack_from(setup)
+        self._max_inline = max_inline_bytes(self._max_payload)
         self._payloads = SlotPayloads(self._agent, codecs_of(codecs), self._calls, self._rendezvous)
         codec_setup = setup[SETUP_HEAD.size : SETUP_HEAD.size + size]
         initializer = setup[SETUP_HEAD.size + size :]
@@ -320,7 +321,12 @@ class _Slot:
     def _send_result(
         self, call_id: int, attempt: int, microseconds: int, flags: int, parts: list[bytes | memoryview]
     ) -> None:
-        total = len(parts[0]) if len(parts) == 1 else sum(map(len, parts))
+        if len(parts) == 1 and len(parts[0]) <= self._max_inline:
+            # Nearly all results come here.
+            part = parts[0]
+            self._agent.send(HEADER.pack(RESULT, flags, attempt, microseconds, call_id, len(part)) + part)
+            return
+        total = sum(map(len, parts))
         if total > max_result_bytes(self._max_payload, flags):
             what = "error" if flags & Flag.ERROR else "result"
             text = f"the call's {what} takes {total} bytes, more than max_payload={self._max_payload}"
@@ -328,6 +334,6 @@ class _Slot:
             return
         if total <= MAX_INLINE:
             header = HEADER.pack(RESULT, flags, attempt, microseconds, call_id, total)
-            self._agent.send(header + parts[0] if len(parts) == 1 else b"".join((header, *parts)))
+            self._agent.send(b"".join((header, *parts)))
             return
         self._payloads.send(call_id, attempt, microseconds, flags, parts, total)

@@ -61,7 +61,10 @@ NOTHING: dict[int, memoryview] = {}
 # A smaller buffer is cheaper inside the pickle than beside it.
 IN_BAND_BELOW = 4096
 LEAST_TEXT = 64 * 1024
-"""Characters from which an ASCII ``str`` travels beside the pickle (`large_text`)."""
+"""Characters from which a ``str`` travels beside the pickle (`large_text`)."""
+_NUMBERS = frozenset({NoneType, bool, float, int})
+_MOST_NUMBERS = 4096
+"""Length of a list up to which it takes less time to look at the types than to use a `Pickler`."""
 _FRAME = 64 * 1024
 """Size in bytes from which pickle writes content beside its frames."""
 _FRAME_BEGINS = b"\x80\x95"  # PROTO, which comes before the first frame, and FRAME
@@ -76,6 +79,14 @@ def are_small(values: Iterable[Any]) -> bool:
         if kind not in ATOMS and (kind is not bytes or len(value) > IN_BAND_BELOW):
             return False
     return True
+
+
+def are_numbers(values: list[Any]) -> bool:
+    """Return whether `pickle.dumps` may pickle these: they are few, and each is a number, a bool or None.
+
+    Often they are the values of a chunk of a map.
+    """
+    return len(values) <= _MOST_NUMBERS and _NUMBERS.issuperset(map(type, values))
 
 
 class Sink(list["Any"]):

@@ -21,6 +21,7 @@ from dragonfly_executor.serialization.buffer_cache import (
 from dragonfly_executor.serialization.formats import MARK, MARKS, SerializerFormat
 from dragonfly_executor.serialization.function_call import function_body, nested_function
 from dragonfly_executor.serialization.function_pickler import home_of
+from dragonfly_executor.serialization.function_reference import FunctionReference
 from dragonfly_executor.serialization.import_environment import ImportEnvironment
 from dragonfly_executor.serialization.layout import (
     ATOMS,
@@ -111,6 +112,9 @@ class CallCodec:
         self._marks: tuple[bytes, ...] = MARKS
         self._lock = Lock()
         self._repeats = RepeatedBuffers()
+        self._latest: Callable[..., Any] | None = None
+        self._reference: FunctionReference | None = None
+        """The function that was called several times in a row lately."""
         self.needs_script = False
         """True if a call that was encoded so far needs the script to be imported."""
         if self._format.custom is not None:
@@ -136,6 +140,9 @@ class CallCodec:
             CallSerializationError: a part of the call cannot travel; the text says which part, its cause says why.
             TypeError: `fn` is an ``async def`` or a generator function, which runners do not run.
         """
+        reference = self._reference
+        if reference is not None and fn is reference.fn and (data := self._again(reference, args, kwargs, retry_on)):
+            return [data]
         kind = type(fn)
         if kind is FunctionType:
             if fn.__code__.co_flags & SUSPENDS:
@@ -291,6 +298,7 @@ class CallCodec:
             ):
                 data = pickle.dumps(call, 5)
                 if len(self._marks) == 1 and MARK not in data and not self._environment.path:
+                    self._note_function(call[0])
                     return [data]
                 sink, buffers = Sink([data]), Buffers(self._format.least_buffer)
             else:
@@ -303,6 +311,28 @@ class CallCodec:
         if buffers.views:
             return self._pack(0, b"", self._pieces(sink), buffers.views, [], {})
         return [sink[0]] if len(sink) == 1 and type(sink[0]) is bytes else self._marked(self._pieces(sink), [])
+
+    def _note_function(self, fn: Callable[..., Any]) -> None:
+        """Keep the reference to a function that is called twice in a row."""
+        if fn is not self._latest:
+            self._latest = fn
+        elif self._reference is None or self._reference.fn is not fn:
+            self._reference = FunctionReference(fn)
+
+    def _again(
+        self,
+        reference: FunctionReference,
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        retry_on: tuple[type[BaseException], ...],
+    ) -> bytes | None:
+        """Encode another call of a function. Return None if that needs more than the function's name and atoms."""
+        if kwargs or retry_on or not self.sends_by_reference(reference.home) or not reference.is_current():
+            return None
+        try:
+            return reference.encode(args)
+        except MemoryError:  # the longer way says which argument takes too much
+            return None
 
     def _main_call(self, call: tuple[Any, ...]) -> list[Buffer]:
         """Encode a call of a function in ``__main__``: by the function's name, if the rest needs only plain pickle."""

@@ -12,11 +12,13 @@ from dragonfly_executor import errors
 from dragonfly_executor.errors.base import UnopenedCallError
 from dragonfly_executor.serialization import authkey, exceptions, function_call, large_unpickler
 from dragonfly_executor.serialization.formats import MARK, SerializerFormat
+from dragonfly_executor.serialization.large_unpickler import LARGE
 from dragonfly_executor.serialization.layout import (
     ATOMS,
     BOX,
     BY_CODE,
     BY_NAME,
+    IN_BAND_BELOW,
     LEAST_TEXT,
     MAIN_CALL,
     NEEDS_MAIN,
@@ -26,6 +28,7 @@ from dragonfly_executor.serialization.layout import (
     WITH_SHARED,
     Buffers,
     Sink,
+    are_numbers,
     join,
     pack,
     split_part,
@@ -138,7 +141,8 @@ class SlotCodec:
             UnopenedCallError: the payload cannot be opened here; the cause says why.
         """
         try:
-            call = large_unpickler.loads(data) if data[0] == PICKLE else self._call(data, beside)
+            # Nearly all calls are small plain pickles, for which one function call less counts.
+            call = pickle.loads(data) if data[0] == PICKLE and len(data) < LARGE else self._call(data, beside)
             return call if len(call) == 4 else (*call, ())
         except BaseException as exc:  # imports and __setstate__ run user code, which may even exit
             text = exceptions.one_line(exc)
@@ -165,14 +169,17 @@ class SlotCodec:
             ResultSerializationError: the value cannot be pickled; the cause says why.
             SystemExit: the value's own code called ``sys.exit()``, which ends the call like an exit inside the call.
         """
-        sent = value
-        if type(value) in ATOMS and self._format.custom is None:
-            if type(value) is not str or len(value) < LEAST_TEXT:
-                return [pickle.dumps(value, 5)]
-            # Imported at the first large text.
-            from dragonfly_executor.serialization.large_text import LargeText, is_large_text
+        sent, kind = value, type(value)
+        if self._format.custom is None:
+            if kind in ATOMS:
+                if kind is not str or len(value) < LEAST_TEXT:
+                    return [pickle.dumps(value, 5)]
+                # Imported at the first large text.
+                from dragonfly_executor.serialization.large_text import LargeText
 
-            sent = LargeText(value) if is_large_text(value) else value
+                sent = LargeText(value)
+            elif (kind is bytes and len(value) <= IN_BAND_BELOW) or (kind is list and are_numbers(value)):
+                return [pickle.dumps(value, 5)]
         try:
             return self._dump(sent)
         except Exception as exc:  # __reduce__ and __getstate__ are user code
@@ -254,6 +261,8 @@ class SlotCodec:
         return pack(flags, b"", views(sink), buffers.views, copy=False)
 
     def _call(self, data: Received, beside: Mapping[int, memoryview]) -> Any:
+        if data[0] == PICKLE:
+            return large_unpickler.loads(data)
         if data[0] == MAIN_CALL:
             self.main.ensure_imported()
             name, *rest = large_unpickler.loads(memoryview(data)[1:])

@@ -1,0 +1,74 @@
+"""Encodes calls of one function: the reference to the function is pickled once."""
+
+from __future__ import annotations
+
+import pickle
+import sys
+
+from dragonfly_executor.serialization.formats import MARK
+from dragonfly_executor.serialization.layout import ATOMS, are_small
+from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+# Opcodes of pickle's protocol 5, and the lengths of what precedes them.
+_PROTOCOL = b"\x80\x05"
+_FRAMED = len(_PROTOCOL) + 9
+"""Bytes before the content of a pickle's only frame: the protocol, the opcode FRAME and its 8 bytes of length."""
+_MAX_FRAME = 64 * 1024 - 1
+"""Maximum bytes of a pickle that is a single frame for sure."""
+_REFERENCE = b"\x8c%c%s\x94\x8c%c%s\x94\x93\x94."
+"""A reference to a global: two strings and STACK_GLOBAL, each of them noted in the memo, and STOP."""
+_UNNOTED = b"\x80\x05\x8c%c%s\x8c%c%s\x93"
+"""The beginning of a pickle: the same reference, noted nowhere, so that the numbers in the memo still begin at 0."""
+_NO_KEYWORDS = b"}\x87."
+"""The end of a pickle: an empty dict, the tuple of three, and STOP."""
+_LONGEST = 255
+
+
+class FunctionReference:
+    """The encoder of calls of one function whose arguments refer to nothing. There are no keyword arguments.
+
+    Attributes:
+        fn: the function.
+        home: the name of its module.
+    """
+
+    __slots__ = ("_beginning", "_name", "fn", "home")
+
+    def __init__(self, fn: Callable[..., Any]) -> None:
+        self.fn = fn
+        self.home: str | None = getattr(fn, "__module__", None)
+        self._name = getattr(fn, "__qualname__", "")
+        self._beginning = _reference(fn)
+
+    def is_current(self) -> bool:
+        """Return whether the function is still the one that its module has under its name.
+
+        This returns False for functions that are no attribute of a module, such as methods.
+        """
+        return getattr(sys.modules.get(self.home or ""), self._name, None) is self.fn
+
+    def encode(self, args: tuple[Any, ...]) -> bytes | None:
+        """Return a call as a plain pickle; None if the arguments, or the function, do not travel that way."""
+        if not self._beginning or not (ATOMS.issuperset(map(type, args)) or are_small(args)):
+            return None
+        data = pickle.dumps(args, 5)
+        if len(data) > _MAX_FRAME:
+            return None
+        data = b"".join((self._beginning, data[_FRAMED if data[2] == 0x95 else 2 : -1], _NO_KEYWORDS))
+        return None if MARK in data else data
+
+
+def _reference(fn: Any) -> bytes:
+    """Return the beginning of a pickle that refers to `fn` by its name; b"" if it does not travel that way."""
+    try:
+        home, name = fn.__module__.encode(), fn.__qualname__.encode()
+        if max(len(home), len(name)) > _LONGEST:
+            return b""
+        names = len(home), home, len(name), name
+        return _UNNOTED % names if pickle.dumps(fn, 5)[_FRAMED:] == _REFERENCE % names else b""
+    except Exception:  # it is no function, or cannot be pickled: the first call raises the error
+        return b""

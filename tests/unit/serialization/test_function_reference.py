@@ -1,0 +1,79 @@
+"""Single calls of one function in a row: from the third on, only the arguments are pickled."""
+
+from __future__ import annotations
+
+import pickle
+import sys
+from types import ModuleType
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dragonfly_executor.serialization import CallCodec
+from dragonfly_executor.serialization.formats import MARKS
+from dragonfly_executor.serialization.layout import IN_BAND_BELOW
+from tests.support import importable
+from tests.support.codec_pair import CodecPair
+
+pair = CodecPair()
+ATOMS = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text() | st.binary(max_size=20)
+
+
+def encoded(codec: CallCodec, fn: Any, *args: Any, **kwargs: Any) -> bytes:
+    return b"".join(codec.encode_call(fn, args, kwargs))
+
+
+@given(st.lists(st.lists(ATOMS | st.lists(ATOMS), max_size=5), min_size=4, max_size=6))
+def test_each_call_arrives_as_it_was_made(items: list[list[Any]]) -> None:
+    for args in items:
+        data = encoded(pair.codec, importable.add, *args)
+        assert pair.slot.decode_call(data) == (importable.add, tuple(args), {}, ())
+
+
+def test_keyword_arguments_and_exceptions_to_retry_on_travel() -> None:
+    for _ in range(3):
+        encoded(pair.codec, importable.add, 1, 2)
+    data = encoded(pair.codec, importable.add, 1, b=2)
+    assert pair.slot.decode_call(data) == (importable.add, (1,), {"b": 2}, ())
+    data = b"".join(pair.codec.encode_call(importable.add, (1, 2), {}, (KeyError,)))
+    assert pair.slot.decode_call(data)[3] == (KeyError,)
+
+
+@pytest.mark.parametrize("size", [0, IN_BAND_BELOW, IN_BAND_BELOW + 1, 65_000, 1_000_000])
+def test_bytes_of_any_length(size: int) -> None:
+    for _ in range(4):
+        data = encoded(pair.codec, importable.same, b"x" * size)
+        assert pair.slot.decode_call(data)[1] == (b"x" * size,)
+
+
+def test_the_function_is_pickled_until_it_was_called_twice_in_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    codec, (one, other) = CallCodec(), (importable.add, importable.same)
+    plain = [pickle.dumps((fn, (1,), {}), 5) for fn in (one, other)]
+    encoded(codec, other, 1)
+    # Test runners load modules that no slot can find, and then a call takes the longer way.
+    monkeypatch.setattr(codec, "_marks", MARKS)
+    assert [encoded(codec, fn, 1) for fn in (one, other) * 3] == plain * 3
+    assert encoded(codec, other, 1) == plain[1]
+    short = encoded(codec, other, 1)
+    assert len(short) < len(plain[1])
+    assert pickle.loads(short) == (other, (1,), {})
+
+
+def test_a_function_that_its_module_has_no_more_does_not_travel_by_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = ModuleType("replaced_functions")
+    module.__file__ = importable.__file__
+    monkeypatch.setitem(sys.modules, "replaced_functions", module)
+    exec("def made(value):\n    return 'old'", module.__dict__)
+    old: Any = module.made
+    codec = CallCodec("pickle")
+    codec._importable.add("replaced_functions")
+    codec._environment.has_changed()
+    monkeypatch.setattr(codec, "_marks", MARKS)
+    for _ in range(4):
+        encoded(codec, old, 1)
+    assert codec._reference is not None
+    exec("def made(value):\n    return 'new'", module.__dict__)
+    with pytest.raises(Exception, match="made"):
+        encoded(codec, old, 1)
