@@ -1,8 +1,8 @@
-"""Large ASCII ``str`` objects, which travel as the bytes that they consist of, beside the pickle.
+"""Large ``str`` objects, which travel as UTF-8 beside the pickle.
 
 A pickler encodes a ``str`` into new memory before it writes it, and an unpickler decodes it into memory that the kernel
 maps by pages of 4 KiB. For a large one, each of these takes several times as long as the copy. The memory of an ASCII
-``str`` is its UTF-8 form, so the text needs one copy on each side. Other texts travel inside the pickle.
+``str`` is its UTF-8 form, so the text needs one copy on each side. Other texts are encoded once.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class LargeText:
-    """A stand-in for a large ASCII ``str`` in what is pickled. It arrives as the ``str``.
+    """A stand-in for a large ``str`` in what is pickled. It arrives as the ``str``.
 
     Args:
         text: the text.
@@ -34,12 +34,15 @@ class LargeText:
         self._text = text
 
     def __reduce__(self) -> Any:
-        return text_of, (PickleBuffer(_memory_of(self._text)),)
+        if self._text.isascii():
+            return text_of, (PickleBuffer(_memory_of(self._text)),)
+        # As pickle does it: a `str` may hold lone surrogates.
+        return decoded_text, (PickleBuffer(self._text.encode("utf-8", "surrogatepass")),)
 
 
 def is_large_text(value: object) -> bool:
     """Return whether a value is a ``str`` that travels beside the pickle."""
-    return type(value) is str and len(value) >= LEAST_TEXT and value.isascii()
+    return type(value) is str and len(value) >= LEAST_TEXT
 
 
 def with_stand_ins(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -50,6 +53,11 @@ def with_stand_ins(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[tu
         return made.setdefault(id(value), LargeText(value)) if is_large_text(value) else value
 
     return tuple(map(stand_in, args)), {name: stand_in(value) for name, value in kwargs.items()}
+
+
+def decoded_text(data: bytes | bytearray | memoryview) -> str:
+    """Return the text of which this is the UTF-8 form."""
+    return str(data, "utf-8", "surrogatepass")
 
 
 def text_of(data: bytes | bytearray | memoryview) -> str:

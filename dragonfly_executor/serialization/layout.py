@@ -61,7 +61,7 @@ NOTHING: dict[int, memoryview] = {}
 # A smaller buffer is cheaper inside the pickle than beside it.
 IN_BAND_BELOW = 4096
 LEAST_TEXT = 64 * 1024
-"""Characters from which an ASCII ``str`` travels beside the pickle (`large_text`)."""
+"""Characters from which a ``str`` travels beside the pickle (`large_text`)."""
 _NUMBERS = frozenset({NoneType, bool, float, int})
 _MOST_NUMBERS = 4096
 """Length of a list up to which it takes less time to look at the types than to use a `Pickler`."""

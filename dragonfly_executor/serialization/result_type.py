@@ -118,7 +118,7 @@ def _kind(name: str, *, is_class: bool = True) -> Any:
     return _Kind(name.rpartition(".")[2], (_StandIn,), {"is_class": is_class})
 
 
-_MAKERS = {"_frombuffer": _kind("ndarray"), "text_of": _kind("str")}
+_MAKERS = {"_frombuffer": _kind("ndarray"), "text_of": _kind("str"), "decoded_text": _kind("str")}
 """Types that known functions make, by function name. numpy makes most arrays by `_frombuffer`, and we large texts."""
 
 

@@ -175,9 +175,9 @@ class SlotCodec:
                 if kind is not str or len(value) < LEAST_TEXT:
                     return [pickle.dumps(value, 5)]
                 # Imported at the first large text.
-                from dragonfly_executor.serialization.large_text import LargeText, is_large_text
+                from dragonfly_executor.serialization.large_text import LargeText
 
-                sent = LargeText(value) if is_large_text(value) else value
+                sent = LargeText(value)
             elif (kind is bytes and len(value) <= IN_BAND_BELOW) or (kind is list and are_numbers(value)):
                 return [pickle.dumps(value, 5)]
         try:

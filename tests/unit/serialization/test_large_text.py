@@ -1,4 +1,4 @@
-"""Large ASCII texts travel as their bytes, beside the pickle, and arrive as the same texts."""
+"""Large texts travel as UTF-8 beside the pickle, and arrive as the same texts."""
 
 from __future__ import annotations
 
@@ -48,15 +48,18 @@ def test_a_text_goes_there_and_back(size: int, serializer: str) -> None:
     assert sys.getsizeof(back) == sys.getsizeof(text)
 
 
-@pytest.mark.parametrize(
-    "text", ["é" * LEAST_TEXT, "\ud800" * LEAST_TEXT, "€" + TEXT, Text(TEXT)], ids=lambda text: text[0]
-)
-def test_other_texts_go_inside_the_pickle(text: str) -> None:
-    (parts,) = [CallCodec(copies=False).encode_call(importable.same, (text,), {})]
-    assert not has_buffers(b"".join(parts))
-    back = CodecPair()(importable.same, text)
-    assert back == text
-    assert type(back) is type(text)
+@pytest.mark.parametrize("text", ["é" * LEAST_TEXT, "\ud800" * LEAST_TEXT, "€" + TEXT], ids=["é", "surrogates", "€"])
+def test_other_texts_are_encoded_beside_the_pickle(text: str) -> None:
+    parts = CallCodec(copies=False).encode_call(importable.same, (text,), {})
+    assert has_buffers(b"".join(parts))
+    assert text.encode("utf-8", "surrogatepass") in [bytes(part) for part in parts]
+    assert CodecPair()(importable.same, text) == text
+
+
+def test_a_text_of_a_subclass_goes_inside_the_pickle() -> None:
+    assert not has_buffers(b"".join(CallCodec(copies=False).encode_call(importable.same, (Text(TEXT),), {})))
+    back = CodecPair()(importable.same, Text(TEXT))
+    assert (back, type(back)) == (TEXT, Text)
 
 
 def test_a_text_is_not_copied_before_it_is_kept() -> None:
