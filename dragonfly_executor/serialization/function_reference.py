@@ -6,7 +6,7 @@ import pickle
 import sys
 
 from dragonfly_executor.serialization.formats import MARK
-from dragonfly_executor.serialization.layout import ATOMS, are_small
+from dragonfly_executor.serialization.layout import FIXED_ATOMS, are_small
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ class FunctionReference:
 
     def encode(self, args: tuple[Any, ...]) -> bytes | None:
         """Return a call as a plain pickle; None if the arguments, or the function, do not travel that way."""
-        if not self._beginning or not (ATOMS.issuperset(map(type, args)) or are_small(args)):
+        if not self._beginning or not (FIXED_ATOMS.issuperset(map(type, args)) or are_small(args)):
             return None
         data = pickle.dumps(args, 5)
         if len(data) > _MAX_FRAME:

@@ -58,6 +58,8 @@ ATOMS = frozenset({NoneType, bool, float, int, str})
 ``bytes`` is not among the types.
 """
 NOTHING: dict[int, memoryview] = {}
+FIXED_ATOMS = ATOMS - {str}
+"""The atoms that cannot be large, apart from numbers of many digits."""
 # A smaller buffer is cheaper inside the pickle than beside it.
 IN_BAND_BELOW = 4096
 LEAST_TEXT = 64 * 1024
@@ -73,10 +75,16 @@ _JOINED = 32 * 1024
 
 
 def are_small(values: Iterable[Any]) -> bool:
-    """Return whether `pickle.dumps` may pickle these: each is an atom, or ``bytes`` that take no time to copy."""
+    """Return whether `pickle.dumps` may pickle these: each is an atom, or ``bytes`` that take no time to copy.
+
+    A large ``str`` is not small: it travels beside the pickle.
+    """
     for value in values:
         kind = type(value)
-        if kind not in ATOMS and (kind is not bytes or len(value) > IN_BAND_BELOW):
+        if kind is str:
+            if len(value) >= LEAST_TEXT:
+                return False
+        elif kind not in ATOMS and (kind is not bytes or len(value) > IN_BAND_BELOW):
             return False
     return True
 

@@ -62,8 +62,15 @@ def test_a_text_of_a_subclass_goes_inside_the_pickle() -> None:
     assert (back, type(back)) == (TEXT, Text)
 
 
-def test_a_text_is_not_copied_before_it_is_kept() -> None:
-    parts = CallCodec(copies=False).encode_call(importable.same, (TEXT,), {})
+@pytest.mark.parametrize("calls_before", [0, 3])
+def test_a_text_is_not_copied_before_it_is_kept(calls_before: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    codec = CallCodec(copies=False)
+    for number in range(calls_before):
+        codec.encode_call(importable.same, (number,), {})
+    copied: list[Any] = []
+    monkeypatch.setattr(pickle, "dumps", lambda value, _protocol: copied.append(value) or b"")
+    parts = codec.encode_call(importable.same, (TEXT,), {})
+    assert (TEXT,) not in copied
     assert parts[0][0] == BOX
     assert has_buffers(b"".join(parts))
     (large,) = [part for part in parts if len(part) == len(TEXT)]
