@@ -227,8 +227,8 @@ class Decoder:
     ) -> None:
         self.max_frame = max_frame
         self.one_by_one = one_by_one
-        self._make = make
         """True if `feed` returns one frame at a time, because the size limit of the next frame may depend on it."""
+        self._make = make
         self._pending = bytearray()
         self._long: bytearray | None = None
         """A long frame that is incomplete."""
