@@ -62,7 +62,7 @@ def decoded_text(data: bytes | bytearray | memoryview) -> str:
 
 def text_of(data: bytes | bytearray | memoryview) -> str:
     """Return the text that consists of these bytes, which are ASCII."""
-    if len(data) < large_pages.LEAST:
+    if len(data) < large_pages.LARGE:
         return str(data, "ascii")
     try:
         text, memory = _functions()[1](len(data))

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from dragonfly_executor.serialization.layout import Received
 
-LARGE = large_pages.LEAST
+LARGE = large_pages.LARGE
 """Size in bytes from which the memory of an object is prepared. A smaller payload is left to `pickle.loads`."""
 
 

@@ -19,7 +19,7 @@ from tests.support import importable
 from tests.support.codec_pair import CodecPair
 
 TEXT = "0123456789abcdef" * (LEAST_TEXT // 16)
-SIZES = [LEAST_TEXT - 1, LEAST_TEXT, large_pages.LEAST, large_pages.LARGE + 5]
+SIZES = [LEAST_TEXT - 1, LEAST_TEXT, large_pages.LARGE, large_pages.LARGE + 5]
 
 
 class Text(str):
@@ -115,10 +115,10 @@ def test_a_view_keeps_the_text_alive() -> None:
 
 
 def test_the_text_does_not_keep_the_payload() -> None:
-    data = bytearray(TEXT.encode() * 100)
+    data = bytearray(TEXT.encode() * 65)
     text = text_of(memoryview(data))
     data.extend(b"x")  # an error while a view of it is left
-    assert text == TEXT * 100
+    assert text == TEXT * 65
 
 
 def test_without_ctypes_texts_still_travel(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -126,5 +126,5 @@ def test_without_ctypes_texts_still_travel(monkeypatch: pytest.MonkeyPatch) -> N
         raise OSError("no descriptor left")
 
     monkeypatch.setattr(large_text, "_functions", fail)
-    text = TEXT * 100
+    text = TEXT * 65
     assert CodecPair()(importable.same, text) == text
