@@ -11,11 +11,12 @@ from types import ModuleType
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from dragonfly_executor.errors import CallSerializationError
 from dragonfly_executor.serialization import CallCodec
+from dragonfly_executor.serialization.layout import PICKLE
 from dragonfly_executor.serialization.repeated_call import RepeatedCall
 from tests.support import importable
 from tests.support.codec_pair import CodecPair
@@ -33,13 +34,15 @@ def without_unpickling_in_c(data: bytes) -> Any:
     return pickle._loads(data)  # type: ignore[attr-defined]
 
 
+@example([["x"], ["__main__"], ["_main__"], ["x"]])
 @given(st.lists(st.lists(ATOMS | st.lists(ATOMS) | st.binary(max_size=20), max_size=5), min_size=2, max_size=5))
 def test_each_payload_is_that_of_a_single_call(items: list[list[Any]]) -> None:
     call = RepeatedCall(pair.codec, importable.add)
     for args in items:
         data = encoded(call, *args)
         assert pair.slot.decode_call(data) == (importable.add, tuple(args), {}, ())
-        assert without_unpickling_in_c(data) == (importable.add, tuple(args), {})
+        if data[0] == PICKLE:  # a text with __main__ in it makes a box of the payload
+            assert without_unpickling_in_c(data) == (importable.add, tuple(args), {})
 
 
 def test_one_text_twice_among_the_arguments() -> None:
