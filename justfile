@@ -12,7 +12,7 @@ setup:
 
 # All tests but those that take minutes or gigabytes
 test *args:
-    {{python}} -m pytest -n 3 --dist loadfile {{args}}
+    {{python}} -m pytest -n 4 --dist loadfile {{args}}
 
 # The tests with a real Slurm, if it is installed
 engines *args:
