@@ -10,7 +10,7 @@ from dragonfly_executor.serialization import rebuild
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from types import TracebackType
     from typing import Any
 
@@ -283,3 +283,35 @@ def _shorten(text: str) -> str:
         return text
     half = _TEXT_LIMIT // 2
     return f"{text[:half]}\n... {len(text) - 2 * half} characters left out ...\n{text[-half:]}"
+
+
+def call_error_text(
+    fn: Callable[..., Any],
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+    exc: BaseException,
+    try_pickle: Callable[[Any], object],
+) -> str:
+    """Return the error text for a call that cannot be pickled: which part fails, why, and what to do.
+
+    Args:
+        fn, args, kwargs: the call.
+        exc: what pickling it has raised.
+        try_pickle: pickles a part by itself, and raises if that fails.
+    """
+    found, text = None, one_line(exc)
+    if not isinstance(exc, (RecursionError, MemoryError)):
+        from dragonfly_executor.serialization import unpicklable
+
+        found = unpicklable.of_call(_named(fn), fn, args, kwargs, try_pickle)
+    if found is None:
+        return f"{_named(fn)} or its arguments cannot be pickled: {text}"
+    kind = qualified_name(type(found.value))
+    return f"{found.place}, of type {kind}, cannot be pickled: {text}{found.advice(text_of(exc))}"
+
+
+def _named(fn: Any) -> str:
+    try:
+        return str(getattr(fn, "__qualname__", None) or type(fn).__qualname__)
+    except Exception:  # a callable object's own __getattr__ may raise
+        return "the call"

@@ -5,19 +5,10 @@ from __future__ import annotations
 import pickle
 import sys
 from pickle import Pickler
-from threading import Lock
 from types import BuiltinFunctionType, FunctionType
 
 from dragonfly_executor import errors
-from dragonfly_executor.protocol.shared_entries import pack_entries
 from dragonfly_executor.serialization import exceptions, large_unpickler, slot_setup
-from dragonfly_executor.serialization.buffer_cache import (
-    LEAST,
-    PayloadParts,
-    RepeatedBuffers,
-    holding_contents,
-    with_buffers,
-)
 from dragonfly_executor.serialization.formats import MARK, MARKS, SerializerFormat
 from dragonfly_executor.serialization.function_call import function_body, nested_function
 from dragonfly_executor.serialization.function_pickler import home_of
@@ -33,22 +24,18 @@ from dragonfly_executor.serialization.layout import (
     MAIN_CALL,
     NEEDS_MAIN,
     PICKLE,
-    READ_ONLY,
-    WITH_PATH,
-    WITH_SHARED,
     Buffers,
     Sink,
     are_small,
     flat,
     join,
     pack,
-    snapshot,
     unpack,
     views,
-    with_part,
 )
 from dragonfly_executor.serialization.main_pickler import MAIN_NAMES, importable
 from dragonfly_executor.serialization.parent_main import ParentMain
+from dragonfly_executor.serialization.payload_packer import PayloadPacker
 from dragonfly_executor.serialization.rebuild import main_module
 from dragonfly_executor.serialization.shared_object import EncodedObject
 from dragonfly_executor.util import validation
@@ -98,20 +85,16 @@ class CallCodec:
         read_only: bool = False,
         on_code: OnCode | None = None,
     ) -> None:
-        self._copies = copies
-        self._pieces = snapshot if copies else views
         # A buffer inside the pickle becomes memory of the call's own, which is writable.
         self._format = SerializerFormat(serializer, 1 if read_only else IN_BAND_BELOW)
-        self._read_only = READ_ONLY if read_only else 0
         self._format.require()
         self._main = ParentMain(self._define, script_travels=script_travels)
         self._script_travels = script_travels
         self._on_code = on_code
         self._importable: set[str | None] = set()
         self._environment = ImportEnvironment(path_travels=path_travels)
+        self._packer = PayloadPacker(self._environment, copies=copies, read_only=read_only)
         self._marks: tuple[bytes, ...] = MARKS
-        self._lock = Lock()
-        self._repeats = RepeatedBuffers()
         self._latest: Callable[..., Any] | None = None
         self._reference: FunctionReference | None = None
         """The function that was called several times in a row lately."""
@@ -176,7 +159,9 @@ class CallCodec:
         except (KeyboardInterrupt, errors.CallSerializationError):
             raise
         except BaseException as exc:  # __reduce__ and __getstate__ are user code
-            raise errors.CallSerializationError(self._error_text(fn, args, kwargs, exc)) from exc
+            raise errors.CallSerializationError(
+                exceptions.call_error_text(fn, args, kwargs, exc, self._try_pickle)
+            ) from exc
 
     def keep(self, parts: Sequence[Received]) -> Sequence[Received]:
         """Return the pieces of an encoded call in a form that may be kept: a snapshot of its arguments.
@@ -184,18 +169,7 @@ class CallCodec:
         Raises:
             CallSerializationError: there is no memory for the snapshot.
         """
-        if self._copies:
-            return parts
-        try:
-            kept = self._snapshot(parts)
-        except MemoryError as exc:
-            size = sum(map(len, parts))
-            text = f"the call's arguments, of {size} bytes, cannot be copied: there is no memory for them"
-            raise errors.CallSerializationError(text) from exc
-        if max(map(len, kept)) >= LEAST:
-            with self._lock:
-                kept = self._repeats.mark(kept, [])
-        return holding_contents(kept, parts.contents) if isinstance(parts, PayloadParts) else kept
+        return self._packer.keep(parts)
 
     def sends_by_reference(self, home: str | None) -> bool:
         """Return True if plain pickle is enough for calls of this module's functions that refer to nothing else."""
@@ -222,11 +196,13 @@ class CallCodec:
         except (KeyboardInterrupt, errors.CallSerializationError):
             raise
         except BaseException as exc:  # __reduce__ and __getstate__ are user code
-            raise errors.CallSerializationError(self._error_text(_same, (value,), {}, exc)) from exc
+            raise errors.CallSerializationError(
+                exceptions.call_error_text(_same, (value,), {}, exc, self._try_pickle)
+            ) from exc
         self._code_travels(pickler)
         return EncodedObject(
             self._main,
-            pack(self._format.flags | self._read_only, b"", views(sink), buffers.views, copy=False),
+            pack(self._format.flags | self._packer.flags, b"", views(sink), buffers.views, copy=False),
             frozenset(pickler.hard | pickler.soft),
             pickler.shared,
         )
@@ -309,8 +285,8 @@ class CallCodec:
         if self._environment.path or sink.mentions(self._marks):
             return self._any_call(call)
         if buffers.views:
-            return self._pack(0, b"", self._pieces(sink), buffers.views, [], {})
-        return [sink[0]] if len(sink) == 1 and type(sink[0]) is bytes else self._marked(self._pieces(sink), [])
+            return self._packer.pack(0, b"", sink, buffers.views, [], {})
+        return [sink[0]] if len(sink) == 1 and type(sink[0]) is bytes else self._packer.plain(sink)
 
     def _note_function(self, fn: Callable[..., Any]) -> None:
         """Keep the reference to a function that is called twice in a row."""
@@ -348,9 +324,9 @@ class CallCodec:
         if imported:
             self.needs_script = True
         if imported and not definitions and not buffers.views and not self._environment.path:
-            return [_MAIN_CALL + body[0]] if len(body) == 1 else self._marked([_MAIN_CALL, *self._pieces(body)], [])
+            return [_MAIN_CALL + body[0]] if len(body) == 1 else self._packer.plain([_MAIN_CALL, *body])
         flags = BY_NAME | (NEEDS_MAIN if imported else 0)
-        return self._pack(flags, definitions, self._pieces(body), buffers.views, large, shared)
+        return self._packer.pack(flags, definitions, body, buffers.views, large, shared)
 
     def _function_call(self, function: FunctionType, call: tuple[Any, ...]) -> list[Buffer] | None:
         """Encode a call of a function by value: None if the rest needs more than plain pickle."""
@@ -363,7 +339,7 @@ class CallCodec:
             self._on_code([(written.code, function.__globals__.get("__package__") or "")])
         flags, definitions, large, shared = self._needed(written.names if home is None else _NO_NAMES, BY_CODE)
         pieces, buffers = body
-        return self._pack(flags, definitions, self._pieces(pieces), buffers, large, shared)
+        return self._packer.pack(flags, definitions, pieces, buffers, large, shared)
 
     def _home(self, function: FunctionType) -> tuple[str | None, bool]:
         """Return the module whose namespace a function uses, and whether slots have it. None is ``__main__``."""
@@ -393,7 +369,7 @@ class CallCodec:
         sink, buffers, pickler = self._format.tracked(call, self._main)
         self._code_travels(pickler)
         flags, definitions, large, shared = self._needed(frozenset(pickler.hard | pickler.soft), self._format.flags)
-        return self._pack(flags, definitions, self._pieces(sink), buffers.views, large, pickler.shared | shared)
+        return self._packer.pack(flags, definitions, sink, buffers.views, large, pickler.shared | shared)
 
     def _custom_call(self, call: tuple[Any, ...]) -> list[Buffer]:
         body = bytes(self._format.custom.dumps(call))
@@ -401,63 +377,12 @@ class CallCodec:
         if MARK in body and self._main.script is not None:
             self.needs_script = True
             flags |= NEEDS_MAIN
-        return self._pack(flags, b"", [body], [], [], {})
-
-    def _pack(
-        self,
-        flags: int,
-        definitions: bytes,
-        body: list[Buffer],
-        buffers: list[memoryview],
-        large: list[memoryview],
-        shared: dict[int, SharedContent],
-    ) -> list[Buffer]:
-        path = self._environment.path
-        if path:
-            flags, definitions = flags | WITH_PATH, with_part(path, definitions)
-        if shared:
-            table = pack_entries(content.entry for content in shared.values())
-            flags, definitions = flags | WITH_SHARED, with_part(table, definitions)
-        flags |= self._read_only
-        packed = pack(flags, definitions, body, [*large, *buffers], copy=False, first=len(large))
-        if self._copies:
-            parts = self._marked(self._snapshot(packed), large)
-        else:
-            parts = with_buffers(packed, 1 + len(body)) if large or buffers else packed
-        return holding_contents(parts, tuple(shared.values())) if shared else parts
-
-    def _snapshot(self, parts: Sequence[Received]) -> list[Buffer]:
-        """Return the pieces, with a copy of each that may still change, unless slots cache the same bytes."""
-        if max(map(len, parts)) >= LEAST:
-            with self._lock:
-                parts = self._repeats.known(parts)
-        return snapshot(parts)
-
-    def _marked(self, parts: list[Buffer], lasting: list[memoryview]) -> list[Buffer]:
-        """Mark the large pieces of a payload that are sent repeatedly, so that slots cache them."""
-        if not self._copies or max(map(len, parts)) < LEAST:
-            return parts
-        with self._lock:
-            return self._repeats.mark(parts, lasting)
+        return self._packer.pack(flags, b"", [body], [], [], {})
 
     def _forget_imports(self) -> None:
         """Clear the cached facts about imports. Modules were imported, or ``sys.path`` has changed."""
         self._importable.clear()
         self._marks = (*MARKS, *self._environment.unfindable)
-
-    def _error_text(
-        self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any], exc: BaseException
-    ) -> str:
-        """Return the error text for a call that cannot be pickled: which part fails, why, and what to do."""
-        found, text = None, exceptions.one_line(exc)
-        if not isinstance(exc, (RecursionError, MemoryError)):
-            from dragonfly_executor.serialization import unpicklable
-
-            found = unpicklable.of_call(_named(fn), fn, args, kwargs, self._try_pickle)
-        if found is None:
-            return f"{_named(fn)} or its arguments cannot be pickled: {text}"
-        kind = exceptions.qualified_name(type(found.value))
-        return f"{found.place}, of type {kind}, cannot be pickled: {text}{found.advice(exceptions.text_of(exc))}"
 
     def _try_pickle(self, value: Any) -> object:
         """Pickle a part of a call by itself. Raise if that fails."""
@@ -483,10 +408,3 @@ class CallCodec:
 
 def _same(value: Any) -> Any:
     return value
-
-
-def _named(fn: Any) -> str:
-    try:
-        return str(getattr(fn, "__qualname__", None) or type(fn).__qualname__)
-    except Exception:  # a callable object's own __getattr__ may raise
-        return "the call"
