@@ -6,7 +6,7 @@ import threading
 
 from dragonfly_executor.testing import FakeBackend, FakeRunner, VirtualClock
 from tests.engine.conftest import MakePool
-from tests.support.helpers import PATIENCE, Events, Gate, Mailbox, error_of, values
+from tests.support.helpers import PATIENCE, Events, Gate, Mailbox, becomes_true, error_of, values
 from tests.support.payloads import echo, hold, leave
 
 
@@ -79,7 +79,7 @@ def test_what_became_of_calls_is_counted(make_pool: MakePool, mailbox: Mailbox, 
     error_of(pool.submit(leave, 3))
     running = pool.submit(hold, mailbox.path, gate.path)
     mailbox.numbers(1)
-    assert pool.stats().calls_running == 1
+    assert becomes_true(pool, lambda: pool.stats().calls_running == 1)
     assert running.cancel()
     options = pool.call_options.change({"timeout": 0.05})
     error_of(pool.submit_with(options, hold, (mailbox.path, gate.path), {}))

@@ -1,6 +1,7 @@
 """Helpers for tests of running pools: read messages of calls, hold calls, watch processes end, disturb links.
 
-Nothing here polls: a call writes to a FIFO, waits at a FIFO, and a process is watched through its pidfd.
+A call writes to a FIFO, waits at a FIFO, and a process is watched through its pidfd. Only `becomes_true` asks again and
+again, because a pool tells nobody that a call runs.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any
 
-from dragonfly_executor import DragonflyExecutor
+from dragonfly_executor import DragonflyExecutor, Pool
 from dragonfly_executor.backends.base import Backend, BootRequest, Node
 from dragonfly_executor.backends.local import LocalBackend
 from dragonfly_executor.protocol import handshake
@@ -174,6 +175,16 @@ def error_of(future: Future[Any], patience: float = PATIENCE) -> BaseException:
 def values(futures: Iterable[Future[Any]], patience: float = PATIENCE) -> list[Any]:
     """Return the results of these calls, in order. If `futures` is a generator, it submits all calls first."""
     return [future.result(timeout=patience) for future in list(futures)]
+
+
+def becomes_true(pool: Pool, what: Callable[[], bool]) -> bool:
+    """Return whether this holds in time. What a runner has said is heard one pass of the engine after another."""
+    deadline = time.monotonic() + PATIENCE
+    while not what():
+        pool.stats()
+        if time.monotonic() > deadline:
+            return False
+    return True
 
 
 class CountedNumbers:

@@ -5,24 +5,20 @@ from __future__ import annotations
 import os
 import signal
 import socket
-import time
-from collections.abc import Callable
 
-from dragonfly_executor import DragonflyExecutor
 from dragonfly_executor.protocol.frames import Kind, encode
 from tests.processes.conftest import Make
 from tests.support import payloads
-from tests.support.helpers import PATIENCE, Gate, Mailbox, ScriptedBackend, first_call, frames_from, say_hello
-
-
-def becomes_true(executor: DragonflyExecutor, what: Callable[[], bool]) -> bool:
-    """Whether this holds in time. What a runner has said is heard one pass of the engine after another."""
-    deadline = time.monotonic() + PATIENCE
-    while not what():
-        executor.pool.stats()
-        if time.monotonic() > deadline:
-            return False
-    return True
+from tests.support.helpers import (
+    PATIENCE,
+    Gate,
+    Mailbox,
+    ScriptedBackend,
+    becomes_true,
+    first_call,
+    frames_from,
+    say_hello,
+)
 
 
 def test_a_call_is_running_while_a_slot_runs_it(make: Make, mailbox: Mailbox, gate: Gate) -> None:
@@ -30,14 +26,14 @@ def test_a_call_is_running_while_a_slot_runs_it(make: Make, mailbox: Mailbox, ga
     held = ex.submit(payloads.hold, mailbox.path, gate.path, "held")
     behind = ex.submit(payloads.hold, mailbox.path, gate.path, "behind")
     mailbox.read()
-    assert becomes_true(ex, held.running)
+    assert becomes_true(ex.pool, held.running)
     assert not behind.running()
     assert ex.pool.stats().calls_running == 1
     gate.open()
     assert held.result(PATIENCE) == "held"
     assert not held.running()
     mailbox.read()
-    assert becomes_true(ex, behind.running)
+    assert becomes_true(ex.pool, behind.running)
     assert not held.running()
     gate.open()
     assert behind.result(PATIENCE) == "behind"
@@ -49,10 +45,10 @@ def test_a_call_that_is_to_be_tried_again_is_not_running_until_it_is(make: Make,
     ex = make(1)
     twice = ex.options(retries=1).submit(payloads.hold, mailbox.path, gate.path, "twice")
     slot = int(mailbox.read())
-    assert becomes_true(ex, twice.running)
+    assert becomes_true(ex.pool, twice.running)
     os.kill(slot, signal.SIGKILL)
     assert int(mailbox.read()) != slot
-    assert becomes_true(ex, lambda: twice.running() and ex.pool.stats().calls_retried == 1)
+    assert becomes_true(ex.pool, lambda: twice.running() and ex.pool.stats().calls_retried == 1)
     assert twice.cancel()
     assert not twice.running()
 
@@ -75,6 +71,6 @@ def test_a_call_is_running_when_its_runner_says_so_and_is_not_once_it_came_back(
     ex = make(1, backend=ScriptedBackend(script), heartbeat=0.05)
     future = ex.submit(payloads.echo, 1)
     assert not future.running()
-    assert becomes_true(ex, future.running)
-    assert becomes_true(ex, lambda: not future.running())
+    assert becomes_true(ex.pool, future.running)
+    assert becomes_true(ex.pool, lambda: not future.running())
     assert future.cancel()
