@@ -182,6 +182,9 @@ def shrink(pool: PoolState, now: float, *, is_late: bool) -> None:
     if runners.up < up:
         # With fewer runners up, a runner need not retire any more, and max_workers may no longer keep slots free.
         fit(pool)
+        if pool.is_tiered and pool.call_table.queued:
+            # The last runner may have gone that could take calls whose backends are passed over.
+            end_pauses(pool, now)
         if pool.call_table.queued and not is_late:
             assign(pool, now)
 

@@ -27,6 +27,8 @@ SHARE = 50
 """Minimum time between two checks of a slot that is never without a call, as a multiple of the check's cost."""
 AT_LEAST_EVERY = 0.2
 """Maximum seconds between two checks."""
+TRIALS = 3
+"""Checks after which their cost is known. A single one may take long only because of other load."""
 _PACKAGE = __name__.partition(".")[0]
 _MAIN = ("__main__", "__mp_main__")
 
@@ -47,6 +49,7 @@ class LoadedFiles:
         self._pause = self._rest = 0.0
         self._each = float("inf")
         """Lowest seconds per file of any check. A single check's time depends on other load."""
+        self._checks = 0
 
     def note(self) -> None:
         """Record modules imported since the last call. Call this when a call's function starts and when it ends."""
@@ -76,7 +79,8 @@ class LoadedFiles:
         self._looked = time.perf_counter()
         if self._files:
             self._each = min(self._each, (self._looked - now) / len(self._files))
-            cost = self._each * len(self._files)
+            self._checks += 1
+            cost = self._each * len(self._files) if self._checks >= TRIALS else 0.0
             self._pause = min(max(AFTER_A_PAUSE, PAUSE_SHARE * cost), AT_LEAST_EVERY)
             self._rest = min(max(AFTER_A_PAUSE, SHARE * cost), AT_LEAST_EVERY)
         return stale

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import pwd
+import random
 import shutil
 import signal
 import socket
@@ -22,6 +23,8 @@ from pathlib import Path
 
 SYSTEM_PATHS = "/usr/sbin:/usr/local/sbin:/sbin"
 PATIENCE = 30.0
+PORTS = 20_000, 32_000
+"""Below those that Linux and macOS give to outgoing connections."""
 MINOR = f"{sys.version_info.major}.{sys.version_info.minor}"
 
 
@@ -60,10 +63,11 @@ def make_bare_python(folder: Path) -> Path:
 
 
 def free_port() -> int:
-    """Return a loopback port that was free a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """Return a loopback port that is free. The system gives it to no outgoing connection while the host is down."""
+    while True:
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", random.randrange(*PORTS)))
+            return int(probe.getsockname()[1])
 
 
 class Host:

@@ -15,3 +15,9 @@ def test_any_course_of_events_keeps_the_invariants() -> None:
 @pytest.mark.soak
 def test_many_courses_of_events_keep_the_invariants() -> None:
     check_courses(TieredMachineAndWorld, count=25_000, length=30)
+
+
+@pytest.mark.parametrize("seed", [993189947])
+def test_courses_that_failed_once(seed: int) -> None:
+    """The last runner for calls whose backends are all passed over is stopped by a resize."""
+    check_courses(TieredMachineAndWorld, count=120, length=30, seed=seed)
