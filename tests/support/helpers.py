@@ -20,12 +20,15 @@ from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any
 
+import pytest
+
 from dragonfly_executor import DragonflyExecutor, Pool
 from dragonfly_executor.backends.base import Backend, BootRequest, Node
 from dragonfly_executor.backends.local import LocalBackend
 from dragonfly_executor.protocol import handshake
 from dragonfly_executor.protocol.frames import Decoder, Frame, Kind, encode
 from dragonfly_executor.protocol.versions import versions
+from dragonfly_executor.transport.link import Link
 
 PATIENCE = 30.0
 """Seconds after which a test fails if an event has not come. The limit is generous: the machine may be busy."""
@@ -215,6 +218,19 @@ class Settled:
         """Return True if `count` futures settle within `patience` seconds."""
         with self._condition:
             return self._condition.wait_for(lambda: self.count >= count, patience)
+
+
+def bytes_streamed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Return a list that gets the sizes of what the parent sends over the stream from now on, behind small frames."""
+    sizes: list[int] = []
+    send_bulk = Link.send_bulk
+
+    def counting(self: Link, header: Any, piece: Any = b"") -> None:
+        sizes.append(len(piece))
+        send_bulk(self, header, piece)
+
+    monkeypatch.setattr(Link, "send_bulk", counting)
+    return sizes
 
 
 # -- links that go wrong -----------------------------------------------------------------------------------------------

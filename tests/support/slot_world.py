@@ -166,7 +166,7 @@ class SlotWorld:
             assert not any(map(_is_free, suitable)), "a call waits, and a slot is idle"
             # An idle slot that has the wrong GPUs must end first.
             # So must one that is about to end, and one that has refused a call is tried again at the next tick.
-            waits = table.gives_gpus and any(slot.is_dying or (slot.blocked and not slot.in_flight) for slot in records)
+            waits = self._gpus_come_free()
             pauses = table.has_forked or self.now < table.no_fork_before
             assert not table.may_grow or pauses or waits, "a slot could be forked"
             unsuited = [record for record in records if _is_free(record)]
@@ -179,6 +179,11 @@ class SlotWorld:
             slot = self.slots[record.pid]
             behind = [call for call in slot.queue if call is not record.in_flight[0]]
             assert not (has_free and behind) or slot.is_closed, "a call waits behind another one, and a slot is idle"
+
+    def _gpus_come_free(self) -> bool:
+        """Return whether a slot is to end whose GPUs the calls may need: it is dying, or dead, and takes no call."""
+        records = self.table.slots.values()
+        return self.table.gives_gpus and any(slot.is_dying or (slot.blocked and not slot.in_flight) for slot in records)
 
     def _check_that_none_is_stuck(self) -> None:
         """Two calls that wait for each other meet: here, or elsewhere."""
@@ -196,7 +201,7 @@ class SlotWorld:
         if table.waiting and table.last_start < latest - STARVED_FOR * are_starved:
             records = table.slots.values()
             ends = any(record.is_retired and not record.in_flight for record in records)
-            ends |= table.gives_gpus and any(record.is_dying for record in records)
+            ends |= self._gpus_come_free()
             pauses = table.may_grow and self.now < table.no_fork_before
             assert ends or pauses, "calls wait here for a long one, and could run elsewhere"
 

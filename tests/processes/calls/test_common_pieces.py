@@ -19,11 +19,10 @@ from dragonfly_executor import LocalBackend, RunnerLostError
 from dragonfly_executor.engine.common_pieces import LEAST, CommonPieces
 from dragonfly_executor.engine.shared_memory import IDLE, SharedSegments
 from dragonfly_executor.serialization.buffer_cache import PayloadParts
-from dragonfly_executor.transport.link import Link
 from tests.processes.conftest import Make
 from tests.support import array_calls as calls
 from tests.support import payloads
-from tests.support.helpers import PATIENCE, SOON, Gate, error_of, kill_and_wait
+from tests.support.helpers import PATIENCE, SOON, Gate, bytes_streamed, error_of, kill_and_wait
 
 np = pytest.importorskip("numpy")
 pytestmark = pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="there is no memfd")
@@ -46,18 +45,6 @@ def held(number: int, size: int = SIZE) -> Callable[[Any], Any]:
     """A function that has captured an array."""
     array = np.full(size, number, "u1")
     return lambda index: int(array[index])
-
-
-def bytes_streamed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    sizes: list[int] = []
-    send_bulk = Link.send_bulk
-
-    def counting(self: Link, header: Any, piece: Any = b"") -> None:
-        sizes.append(len(piece))
-        send_bulk(self, header, piece)
-
-    monkeypatch.setattr(Link, "send_bulk", counting)
-    return sizes
 
 
 # -- how much memory they take -----------------------------------------------------------------------------------------

@@ -15,11 +15,20 @@ from typing import Any
 import pytest
 
 from dragonfly_executor import CallTimeoutError, FrameTooLargeError, LocalBackend, RunnerLostError
-from dragonfly_executor.transport.link import Link
 from tests.processes.conftest import Make
 from tests.support import array_calls as calls
 from tests.support import payloads
-from tests.support.helpers import PATIENCE, SOON, Settled, all_ended, error_of, kill_and_wait, values, watching
+from tests.support.helpers import (
+    PATIENCE,
+    SOON,
+    Settled,
+    all_ended,
+    bytes_streamed,
+    error_of,
+    kill_and_wait,
+    values,
+    watching,
+)
 
 np = pytest.importorskip("numpy")
 pytestmark = pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="there is no memfd")
@@ -29,15 +38,7 @@ SIZE = 1 << 20
 @pytest.fixture
 def streamed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The sizes of what the parent sends over the stream, behind all small frames."""
-    sizes: list[int] = []
-    send_bulk = Link.send_bulk
-
-    def counting(self: Link, header: Any, piece: Any = b"") -> None:
-        sizes.append(len(piece))
-        send_bulk(self, header, piece)
-
-    monkeypatch.setattr(Link, "send_bulk", counting)
-    return sizes
+    return bytes_streamed(monkeypatch)
 
 
 def memory_of(ex: Any) -> Any:

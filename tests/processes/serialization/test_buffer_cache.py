@@ -25,10 +25,9 @@ from dragonfly_executor.serialization.buffer_cache import (
 )
 from dragonfly_executor.serialization.layout import pack, unpack, unpack_all
 from dragonfly_executor.serialization.parent_codec import CallCodec
-from dragonfly_executor.transport.link import Link
 from tests.engine.conftest import MakeExecutor as Make
 from tests.engine.conftest import make as make_any  # a fixture
-from tests.support.helpers import PATIENCE, error_of
+from tests.support.helpers import PATIENCE, bytes_streamed, error_of
 
 __all__ = ["make_any"]
 
@@ -45,14 +44,7 @@ def make(make_any: Make) -> Make:
 @pytest.fixture
 def sent(monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
     """Tells the bytes of large payloads that went out since it was last asked."""
-    sizes: list[int] = []
-    send_bulk = Link.send_bulk
-
-    def counting(self: Link, header: Any, piece: Any = b"") -> None:
-        sizes.append(len(piece))
-        send_bulk(self, header, piece)
-
-    monkeypatch.setattr(Link, "send_bulk", counting)
+    sizes = bytes_streamed(monkeypatch)
 
     def ask() -> int:
         total = sum(sizes)
