@@ -42,8 +42,7 @@ def reconcile(pool: PoolState, now: float, *, in_turn: bool) -> None:
         fit(pool)
     if several_groups:
         fit_yields(pool, now)
-    if total.queued and (pool.is_tiered or runners.default.tier.boots.all_hang):
-        give_up_hopeless(pool, now)
+    if give_up_hopeless(pool, now):
         is_late = is_late and calls.is_late(now)
     if total.queued and not is_late:
         assign(pool, now)
@@ -51,14 +50,13 @@ def reconcile(pool: PoolState, now: float, *, in_turn: bool) -> None:
             cancel_unbooted(pool)
     if pool.settle_queue.entries and in_turn:
         pool.settle_queue.work(pool.limits.at_once)
-    if calls.settled:
-        pool.actions.append(Settle(calls.settled))
-        calls.settled = []
+    tell_settled(pool)
     if not is_late and (several_groups or may_grow(pool)) and grow(pool, now):
         fit(pool)
         assign(pool, now)
     if runners.idle or runners.retired or pool.mode is not None:
         shrink(pool, now, is_late=is_late)
+        tell_settled(pool)
     if runners.queued:
         abort_needless(pool, now)
     if is_late or pool.settle_queue.entries or total.delayed:
@@ -92,13 +90,28 @@ def may_grow(pool: PoolState) -> bool:
     )
 
 
-def give_up_hopeless(pool: PoolState, now: float) -> None:
-    """Fail the calls for which no boot can ever begin."""
+def tell_settled(pool: PoolState) -> None:
+    """Have the calls settled that have ended."""
+    calls = pool.call_table
+    if calls.settled:
+        pool.actions.append(Settle(calls.settled))
+        calls.settled = []
+
+
+def give_up_hopeless(pool: PoolState, now: float) -> bool:
+    """Fail the waiting calls for which no boot can ever begin, or end the pauses that keep boots from beginning.
+
+    Returns:
+        True if there may have been such calls.
+    """
+    if not pool.call_table.queued or not (pool.is_tiered or pool.runner_table.default.tier.boots.all_hang):
+        return False
     if pool.is_tiered:
         end_pauses(pool, now)
         fail_unpaid(pool, now)
     if pool.starts_calls:
         give_up_hung(pool, now)
+    return True
 
 
 def give_up_hung(pool: PoolState, now: float) -> None:
@@ -182,9 +195,8 @@ def shrink(pool: PoolState, now: float, *, is_late: bool) -> None:
     if runners.up < up:
         # With fewer runners up, a runner need not retire any more, and max_workers may no longer keep slots free.
         fit(pool)
-        if pool.is_tiered and pool.call_table.queued:
-            # The last runner may have gone that could take calls whose backends are passed over.
-            end_pauses(pool, now)
+        # The last runner may have gone that could take calls for which no boot can begin.
+        give_up_hopeless(pool, now)
         if pool.call_table.queued and not is_late:
             assign(pool, now)
 
