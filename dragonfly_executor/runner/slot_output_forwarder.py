@@ -113,7 +113,7 @@ class SentOutput(SlotOutput):
         slot.link.drain_reads()
         if self._is_full:
             return
-        if slot.link.is_paused or self._is_unsure(slot) and not self._make_sure(slot):
+        if slot.link.is_paused or (self._is_unsure(slot) and not self._make_sure(slot)):
             self._leave_to_slot(slot)
             return
         call_id, attempt = self._running(slot)
