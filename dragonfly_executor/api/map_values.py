@@ -18,13 +18,13 @@ def value_of(call: MapCall) -> Any:
     try:
         return call.take()
     except BaseException as error:
-        told = _named(error, call.first, call.size)
+        told = named(error, call.first, call.size)
         if told is error:
             raise
         raise told from error.__cause__
 
 
-def _named(error: BaseException, first: int, size: int) -> BaseException:
+def named(error: BaseException, first: int, size: int) -> BaseException:
     """Return the error with a note that names the item, or the items of the chunk, that it belongs to."""
     if not size:
         return error  # the iterator of the arguments has raised it

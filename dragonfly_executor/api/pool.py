@@ -6,6 +6,7 @@ import weakref
 from collections.abc import Callable
 from types import TracebackType
 
+from dragonfly_executor import errors
 from dragonfly_executor.api.assembly import depth, make_engine
 from dragonfly_executor.api.options import CallOptions, PoolOptions
 from dragonfly_executor.api.registry import Registry, check_backends
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from dragonfly_executor.serialization.shared_object import SharedObject
 
     T = TypeVar("T")
+    M = TypeVar("M")
 
 registry: Registry[Pool] = Registry()
 DRAGONFLY_DEFAULTS = {"max_concurrency": 100, "timeout": 30.0}
@@ -160,6 +162,14 @@ class Pool(Submitter):
         if self._engine.options.min:
             self._engine.start()
 
+    def start(self) -> None:
+        """Start the threads of the pool now, and not with the first call. This boots no runner.
+
+        Raises:
+            StartError: there is no thread or no descriptor for that.
+        """
+        self._engine.start()
+
     def __repr__(self) -> str:
         try:
             return f"<Pool {self.name!r}: {self.stats().explain}>"
@@ -236,6 +246,30 @@ class Pool(Submitter):
         self._check(options)
         encode = RepeatedCall(self._codec, fn, options.retry_on).encode
         return MapCalls(self._engine, options, encode, is_delayed, split)
+
+    def calls_taken_by(
+        self, make: Callable[..., M], fn: Callable[..., object], kwargs: Mapping[str, Any] | None = None
+    ) -> M:
+        """Return what `make` makes: calls of `fn` with the pool's default options, which take their own outcomes.
+
+        Args:
+            make: gets the first four arguments of `MapCalls`.
+            fn: the function.
+            kwargs: its keyword arguments in every call; None for calls that are many and have none.
+
+        Raises:
+            RequirementsError: no runner can have what the calls require.
+        """
+        options, codec = self._options, self._codec
+        self._check(options)
+        return make(
+            self._engine,
+            options,
+            RepeatedCall(codec, fn, options.retry_on).encode
+            if kwargs is None
+            else lambda args: codec.encode_call(fn, args, kwargs, options.retry_on),
+            (errors.CallSerializationError, errors.FrameTooLargeError),
+        )
 
     def _check(self, options: CallOptions) -> None:
         """Raise the error that a submit with these options would raise now, whatever it submits."""

@@ -15,7 +15,7 @@ from dragonfly_executor.errors import ForkedExecutorError
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from typing import Any, TypeAlias
+    from typing import Any, ClassVar, TypeAlias
 
     from dragonfly_executor.core.calls import Payload
     from dragonfly_executor.engine.context import MapContext
@@ -115,6 +115,9 @@ class MapCalls:
         refill_at: the number of settled calls at which the thread is woken to submit more; -1 for never.
     """
 
+    call_type: ClassVar[type[MapCall]] = MapCall
+    """The type of each call."""
+
     def __init__(
         self,
         engine: MapContext,
@@ -164,7 +167,7 @@ class MapCalls:
                 else:
                     calls.append(self._failed(error, first, size))
                 continue
-            call = MapCall(next(ids), payload, options.limits(), self, first, size)
+            call = self.call_type(next(ids), payload, options.limits(), self, first, size)
             if split is not None:
                 call.arguments = arguments
             calls.append(call)
@@ -181,7 +184,7 @@ class MapCalls:
         self.pending.append(self._failed(error, 0, 0))
 
     def _failed(self, error: Exception, first: int, size: int) -> MapCall:
-        call = MapCall(0, b"", self._options.limits(), self, first, size)
+        call = self.call_type(0, b"", self._options.limits(), self, first, size)
         call.token = None
         call.outcome, call.is_settled = error, True
         return call

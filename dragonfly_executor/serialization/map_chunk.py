@@ -8,7 +8,7 @@ from time import perf_counter
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
     from typing import Any, TypeAlias, TypeVar
 
     T = TypeVar("T")
@@ -44,6 +44,17 @@ def run_chunk(fn: Callable[..., T], columns: Columns, first: int) -> list[T]:
         # The first iterator has just yielded the argument of the item that failed.
         place = len(columns[0]) - length_hint(iterators[0]) - 1
         add_note(error, f"raised for {item(first + place)}: {_shown(tuple(column[place] for column in columns))}")
+        raise
+
+
+def run_star_chunk(fn: Callable[..., T], items: Sequence[Iterable[Any]], first: int) -> list[T]:
+    """Call `fn` with the arguments that each item holds. Otherwise as `run_chunk`."""
+    iterator = iter(items)
+    try:
+        return [fn(*arguments) for arguments in iterator]
+    except BaseException as error:
+        place = len(items) - length_hint(iterator) - 1
+        add_note(error, f"raised for {item(first + place)}: {_shown((items[place],))}")
         raise
 
 
