@@ -196,6 +196,8 @@ class CallGroup(MapCalls):
 
     def stop(self, error: Exception) -> None:
         """Submit no more calls, and cancel those that are not settled. `error` stands for their results."""
+        if self._end.is_open:
+            return
         self.stop_error = self.stop_error or error
         self.cancel(self.unsettled_calls())
         self.end()

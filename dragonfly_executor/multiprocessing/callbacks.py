@@ -17,12 +17,12 @@ if TYPE_CHECKING:
 
         @property
         def is_stopped(self) -> bool:
-            """Whether the result was given up."""
+            """Return whether the result was given up."""
             ...
 
         @property
         def may_be_opened(self) -> bool:
-            """Whether `result` has it: it is there for its own callback before others see it."""
+            """Return whether `result` has it: it is there for its own callback before others see it."""
             ...
 
         def result(self) -> tuple[Any, BaseException | None]:

@@ -52,7 +52,7 @@ class ItemGroup(CallGroup):
 
     def _count(self, call: GroupCall) -> bool:
         del self._unsettled[call]
-        if self._is_dropped:
+        if self._is_dropped or self.is_stopped:
             self._window.give_back()
         elif not self._ordered:
             self._arrived.put(call)

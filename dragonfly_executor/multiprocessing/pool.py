@@ -276,6 +276,8 @@ class MultiprocessingPool:
         if getattr(self, "_state", "") == "RUN" and self._owner_pid == _pid():
             self._callbacks.close()
             if self._owns_pool:
+                # Not left to the garbage collector: who records the warning keeps this object.
+                self._runner_pool.shutdown(wait=False)
                 _warn(f"unclosed running multiprocessing pool {self!r}", ResourceWarning, source=self)
 
     def __reduce__(self) -> Any:

@@ -73,7 +73,7 @@ class ResultGroup(CallGroup):
     def result(self) -> tuple[Any, BaseException | None]:
         """Return the values and None, or None and the first error."""
         if self._result is None:
-            return holding(self._opening, self._open)
+            return (None, self.stop_error) if self.is_stopped else holding(self._opening, self._open)
         return self._result
 
     def _open(self) -> tuple[Any, BaseException | None]:
@@ -83,11 +83,8 @@ class ResultGroup(CallGroup):
         return self._result
 
     def _opened(self) -> tuple[Any, BaseException | None]:
-        calls = self._calls
-        if not self.is_fed or not all(call.is_settled for call in calls):
-            return None, self.stop_error
         values: list[Any] = []
-        for call in calls:
+        for call in self._calls:
             value, error = call.opened()
             if error is not None:
                 return None, error

@@ -82,6 +82,8 @@ class SingleCall(GroupCall):
 
     def stop(self, error: Exception) -> None:
         """Cancel the call. `error` stands for its result, and no callback is called any more."""
+        if self._end.is_open:
+            return
         self.stop_error = self.stop_error or error
         if not self.is_settled:
             self.cancel()
@@ -123,4 +125,4 @@ class SingleCall(GroupCall):
 
     def result(self) -> tuple[Any, BaseException | None]:
         """Return the value and None, or None and the error."""
-        return self.opened() if self.is_settled else (None, self.stop_error)
+        return self.opened() if self.stop_error is None else (None, self.stop_error)
