@@ -9,13 +9,17 @@ from dragonfly_executor.engine.future import Future
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from typing import Any, ClassVar, Literal, TypeVar
+    from typing import Any, ClassVar, Literal, ParamSpec, TypeVar, overload
 
     from dragonfly_executor.engine.map_calls import MapCalls, Split
     from dragonfly_executor.engine.options import CallOptions
     from dragonfly_executor.serialization.shared_object import SharedObject
 
     T = TypeVar("T")
+    P = ParamSpec("P")
+    A = TypeVar("A")
+    B = TypeVar("B")
+    C = TypeVar("C")
 
 
 class Submitter:
@@ -42,7 +46,7 @@ class Submitter:
             "Make one in the call instead"
         )
 
-    def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:
+    def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
         """Run ``fn(*args, **kwargs)`` on a runner.
 
         The arguments are pickled before this returns: later changes to them do not reach the call.
@@ -75,6 +79,63 @@ class Submitter:
             RuntimeError: the pool is shut down.
         """
         return self._share(obj)
+
+    if TYPE_CHECKING:
+        # One for each number of iterables, as for the builtin `map`: no other signature relates them to `fn`.
+
+        @overload
+        def map(
+            self,
+            fn: Callable[[A], T],
+            iterable: Iterable[A],
+            /,
+            *,
+            timeout: float | None = ...,
+            chunksize: int | Literal["auto"] = ...,
+            buffersize: int | None = ...,
+        ) -> Iterator[T]: ...
+
+        @overload
+        def map(
+            self,
+            fn: Callable[[A, B], T],
+            iterable: Iterable[A],
+            iterable2: Iterable[B],
+            /,
+            *,
+            timeout: float | None = ...,
+            chunksize: int | Literal["auto"] = ...,
+            buffersize: int | None = ...,
+        ) -> Iterator[T]: ...
+
+        @overload
+        def map(
+            self,
+            fn: Callable[[A, B, C], T],
+            iterable: Iterable[A],
+            iterable2: Iterable[B],
+            iterable3: Iterable[C],
+            /,
+            *,
+            timeout: float | None = ...,
+            chunksize: int | Literal["auto"] = ...,
+            buffersize: int | None = ...,
+        ) -> Iterator[T]: ...
+
+        @overload
+        def map(
+            self,
+            fn: Callable[..., T],
+            iterable: Iterable[Any],
+            iterable2: Iterable[Any],
+            iterable3: Iterable[Any],
+            iterable4: Iterable[Any],
+            /,
+            *iterables: Iterable[Any],
+            timeout: float | None = ...,
+            chunksize: int | Literal["auto"] = ...,
+            buffersize: int | None = ...,
+        ) -> Iterator[T]: ...
 
     def map(
         self,
