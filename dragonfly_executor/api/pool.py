@@ -343,6 +343,16 @@ class Pool(Submitter):
             self.kill()  # at any step
             raise
 
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        from dragonfly_executor.api.async_exit import leave_async
+
+        await leave_async(self, kind)
+
 
 def _wind_down(reference: weakref.ref[Engine]) -> None:
     """Shut down the engine of a pool that was garbage-collected. The engine's thread holds the engine while it runs."""
