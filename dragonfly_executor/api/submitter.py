@@ -9,9 +9,10 @@ from dragonfly_executor.engine.future import Future
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING, overload
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine
+    from collections.abc import AsyncIterable, Coroutine
     from typing import Any, ClassVar, Literal, ParamSpec, TypeVar
 
+    from dragonfly_executor.api.async_map import AsyncMapResults
     from dragonfly_executor.engine.map_calls import MapCalls, Split
     from dragonfly_executor.engine.options import CallOptions
     from dragonfly_executor.serialization.shared_object import SharedObject
@@ -136,6 +137,53 @@ class Submitter:
         if chunksize == "auto" and (options.retries or options.run_timeout is not None):
             chunksize = 1  # these options are for each call
         return map_calls(self._map_calls, fn, iterables, timeout, chunksize, buffersize, self._slots)
+
+    @overload
+    def amap(
+        self,
+        fn: Callable[..., Coroutine[Any, Any, T]],
+        *iterables: Iterable[Any] | AsyncIterable[Any],
+        buffersize: int | None = None,
+        ordered: bool = True,
+    ) -> AsyncMapResults[T]: ...  # `fn` is an ``async def``
+    @overload
+    def amap(
+        self,
+        fn: Callable[..., T],
+        *iterables: Iterable[Any] | AsyncIterable[Any],
+        buffersize: int | None = None,
+        ordered: bool = True,
+    ) -> AsyncMapResults[T]: ...
+    def amap(
+        self,
+        fn: Callable[..., Any],
+        *iterables: Iterable[Any] | AsyncIterable[Any],
+        buffersize: int | None = None,
+        ordered: bool = True,
+    ) -> AsyncMapResults[Any]:
+        """Return an asynchronous iterator like `map`'s: ``async for value in pool.amap(fn, items)``.
+
+        The first calls are submitted when the first value is asked for. Then a window of calls is ahead of the values
+        that were taken. No thread waits. If the task is cancelled while it waits for a value, if a call raises, or if
+        the iterator is closed or dropped, the remaining calls are cancelled. An exception has a note that names the
+        item.
+
+        Args:
+            fn: the function.
+            iterables: one for each argument of `fn`; asynchronous ones too. The map ends with the shortest.
+            buffersize: number of calls that are submitted ahead of the values that were taken; None for 1024.
+            ordered: whether values come in the order of the items (True), or as the calls end (False).
+
+        Raises:
+            ValueError: `buffersize` is less than 1.
+            TypeError: `buffersize` is not a whole number, or `fn` is an ``async def`` or a generator function.
+        """
+        from dragonfly_executor.api.async_map import map_async
+
+        return map_async(self._awaited_calls, fn, iterables, buffersize, ordered=ordered)
+
+    def _awaited_calls(self, fn: Callable[..., Any], calls_type: Any) -> Any:
+        return self._calls_of_map(self._options, fn, self._fails_in_its_future, None, calls_type)
 
     def _map_calls(self, fn: Callable[..., Any], split: Split | None = None) -> MapCalls:
         return self._calls_of_map(self._options, fn, self._fails_in_its_future, split)
