@@ -16,7 +16,7 @@ from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from typing import TypeVarTuple, Unpack
+    from typing import Self, TypeVarTuple, Unpack
 
     from dragonfly_executor.backends.base import Backend
     from dragonfly_executor.engine.option_keywords import CallKeywords, ExecutorKeywords
@@ -111,6 +111,15 @@ class PoolExecutor(Submitter, Executor):  # type: ignore[misc]  # `map` checks m
             self._pool.__exit__(kind, error, traceback)
         return None
 
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._owns_pool:
+            await self._pool.__aexit__(kind, error, traceback)
+
 
 class DragonflyExecutor(PoolExecutor):
     """An executor that runs calls on an elastic pool of runners. Takes `ProcessPoolExecutor`'s arguments in its order.
@@ -141,8 +150,8 @@ class DragonflyExecutor(PoolExecutor):
         self,
         max_workers: int | None = None,
         mp_context: object = None,
-        initializer: Callable[[], object] | Callable[[Unpack[Ts]], object] | None = None,
-        initargs: tuple[Unpack[Ts]] = (),  # type: ignore[assignment]  # the initializer may take none
+        initializer: Callable[[], object] | Callable[[*Ts], object] | None = None,
+        initargs: tuple[*Ts] = (),  # type: ignore[assignment]  # the initializer may take none
         *,
         max_tasks_per_child: int | None = None,
         backend: Backend | Sequence[Backend] | None = None,

@@ -49,8 +49,9 @@ class LanguageServer:
     def completions(self, text: str) -> set[str]:
         """Return the labels of the completions at the sign | in a program."""
         before, _, after = text.partition("|")
-        uri = (self._folder / "program.py").as_uri()
-        document = {"uri": uri, "languageId": "python", "version": next(self._numbers), "text": before + after}
+        number = next(self._numbers)
+        uri = (self._folder / f"program_{number}.py").as_uri()
+        document = {"uri": uri, "languageId": "python", "version": number, "text": before + after}
         self._tell("textDocument/didOpen", textDocument=document)
         lines = before.split("\n")
         position = {"line": len(lines) - 1, "character": len(lines[-1])}

@@ -1,6 +1,6 @@
 """Calls: the arguments are those of the function, and the future has its type."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import Executor, as_completed
 from typing import assert_type
 
@@ -99,3 +99,19 @@ def shares(executor: DragonflyExecutor, pictures: list[int]) -> None:
     executor.submit(scale, handle.as_argument(), handle.size)
     executor.submit(scale, handle, 1)  # error: arg-type, reportArgumentType
     handle.close()
+
+
+async def awaits(executor: DragonflyExecutor, model: Model) -> None:
+    async def numbers() -> AsyncIterator[int]:
+        yield 1
+
+    assert_type(await executor.acall(scale, [1], 0.5), str)
+    assert_type([value async for value in executor.amap(model.predict, ["1"], ordered=False)], list[float])
+    assert_type([value async for value in executor.amap(str, numbers())], list[str])
+    assert_type(await executor.submit(scale, [1], 0.5), str)
+    async with executor.options(timeout=3) as view:
+        assert_type(await view.acall(len, "four"), int)
+
+    await executor.acall(scale, [1], "1")  # error: call-overload, reportArgumentType, reportCallIssue
+    await executor.acall(scale, [1])  # error: call-overload, reportCallIssue
+    executor.amap(model.predict, ["1"], order=False)  # error: call-overload, reportCallIssue
