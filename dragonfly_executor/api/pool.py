@@ -227,15 +227,26 @@ class Pool(Submitter):
         fn: Callable[..., object],
         is_delayed: tuple[type[Exception], ...],
         split: Split | None = None,
+        *,
+        ordered: bool,
     ) -> MapCalls:
         """Return the calls of a new map, which are calls of `fn` with these options; see `MapCalls` for the rest.
+
+        Args:
+            options, fn, is_delayed, split: the calls.
+            ordered: whether their outcomes are taken in order, or as they come.
 
         Raises:
             RequirementsError: no runner can have what the calls require.
         """
         self._check(options)
         encode = RepeatedCall(self._codec, fn, options.retry_on).encode
-        return MapCalls(self._engine, options, encode, is_delayed, split)
+        if ordered:
+            return MapCalls(self._engine, options, encode, is_delayed, split)
+        # Most programs take the results in order.
+        from dragonfly_executor.engine.unordered_calls import UnorderedMapCalls
+
+        return UnorderedMapCalls(self._engine, options, encode, is_delayed, split)
 
     def _check(self, options: CallOptions) -> None:
         """Raise the error that a submit with these options would raise now, whatever it submits."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from _thread import TIMEOUT_MAX, allocate_lock
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import CancelledError
 
 from dragonfly_executor.core.actions import CANCELLED
@@ -15,7 +15,7 @@ from dragonfly_executor.errors import ForkedExecutorError
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from typing import Any, TypeAlias
+    from typing import Any, ClassVar, TypeAlias
 
     from dragonfly_executor.core.calls import Payload
     from dragonfly_executor.engine.context import MapContext
@@ -80,19 +80,34 @@ class MapCall(Call):
 
     def take(self) -> Any:
         """Return the value of a settled call, and forget it, or raise its exception."""
-        outcome, self.outcome = self.outcome, None
-        if type(outcome) is Outcome:
-            value, error = outcome.open()
-            if error is None:
-                return value
-        elif outcome is CANCELLED:
-            raise CancelledError
-        else:
-            error = outcome  # type: ignore[assignment]  # an exception
+        outcome = self.outcome
+        # Without `take_outcome`, because this is the hot path.
+        value, error = outcome.open() if type(outcome) is Outcome else self.take_outcome()
+        self.outcome = None
+        if error is None:
+            return value
         try:
-            raise error from error.__cause__  # type: ignore[misc, union-attr]
+            raise error from error.__cause__
         finally:
             del error, outcome  # as in `Future.result`
+
+    def take_outcome(self) -> tuple[Any, BaseException | None]:
+        """Return the value and None, or None and the exception, of a settled call, and forget it."""
+        outcome, self.outcome = self.outcome, None
+        if type(outcome) is Outcome:
+            return outcome.open()
+        return None, CancelledError() if outcome is CANCELLED else outcome  # type: ignore[return-value]  # an exception
+
+
+if TYPE_CHECKING:
+    from typing import Protocol
+
+    class Awaited(Protocol):
+        """What a thread waits for: a call, or any of several calls."""
+
+        @property
+        def is_settled(self) -> bool:
+            """Return whether the wait is over."""
 
 
 class MapCalls:
@@ -115,6 +130,8 @@ class MapCalls:
         refill_at: the number of settled calls at which the thread is woken to submit more; -1 for never.
     """
 
+    CALL: ClassVar[type[MapCall]] = MapCall
+
     def __init__(
         self,
         engine: MapContext,
@@ -131,7 +148,7 @@ class MapCalls:
         self.decode_result = engine.codec.decode_result
         self.decode_error = engine.codec.decode_error
         self.pending: deque[MapCall] = deque()
-        self.awaited: MapCall | None = None
+        self.awaited: Awaited | None = None
         self.submitted = self.settled = 0
         self.refill_at = -1
         self._bell = allocate_lock()
@@ -144,8 +161,27 @@ class MapCalls:
         self.pending.extend(calls)
         self._accept(calls)
 
-    def replace_first(self, batch: Batch) -> None:
-        """Remove the first call, which is settled, and submit these calls in its place."""
+    def next_settled(self, deadline: float | None, refill_below: int = 0) -> MapCall | None:
+        """Wait for the call whose outcome comes next, and return it. It stays among the pending calls.
+
+        Args:
+            deadline, refill_below: see `wait`.
+
+        Returns:
+            The call, or None if more calls are to be submitted first.
+        """
+        first = self.pending[0]
+        if not first.is_settled:
+            # The call stays in the queue meanwhile, so that an interrupt finds it there.
+            self.wait(first, deadline, refill_below)
+        return first if first.is_settled else None
+
+    def remove_next(self) -> None:
+        """Remove the call that `next_settled` has returned."""
+        self.pending.popleft()
+
+    def replace_next(self, batch: Batch) -> None:
+        """Remove the call that `next_settled` has returned, and submit these calls in its place."""
         calls = self._encoded(batch)
         self.pending.popleft()
         self.pending.extendleft(reversed(calls))
@@ -153,7 +189,7 @@ class MapCalls:
 
     def _encoded(self, batch: Batch) -> list[MapCall]:
         engine, options, encode, split = self._engine, self._options, self._encode, self._split
-        ids, payload_of = engine.ids, engine.payload_of
+        ids, payload_of, make = engine.ids, engine.payload_of, self.CALL
         calls: list[MapCall] = []
         for arguments, first, size in batch:
             try:
@@ -164,7 +200,7 @@ class MapCalls:
                 else:
                     calls.append(self._failed(error, first, size))
                 continue
-            call = MapCall(next(ids), payload, options.limits(), self, first, size)
+            call = make(next(ids), payload, options.limits(), self, first, size)
             if split is not None:
                 call.arguments = arguments
             calls.append(call)
@@ -181,17 +217,22 @@ class MapCalls:
         self.pending.append(self._failed(error, 0, 0))
 
     def _failed(self, error: Exception, first: int, size: int) -> MapCall:
-        call = MapCall(0, b"", self._options.limits(), self, first, size)
+        call = self.CALL(0, b"", self._options.limits(), self, first, size)
         call.token = None
         call.outcome, call.is_settled = error, True
         return call
+
+    @property
+    def untaken(self) -> int:
+        """Return the number of calls whose outcomes were not taken."""
+        return len(self.pending)
 
     @property
     def unsettled(self) -> int:
         """Return the number of calls that were submitted and are not settled."""
         return self.submitted - self.settled
 
-    def wait(self, call: MapCall, deadline: float | None, refill_below: int = 0) -> None:
+    def wait(self, call: Awaited, deadline: float | None, refill_below: int = 0) -> None:
         """Wait until a call is settled, or until fewer than `refill_below` calls are unsettled.
 
         One thread at a time may wait.
@@ -237,11 +278,15 @@ class MapCalls:
 
     def close(self) -> None:
         """Cancel all calls whose results were not taken."""
-        calls = [call for call in self.pending if not call.is_settled]
         try:
-            self.cancel(calls)
-        except BaseException:  # an interrupt
-            self.cancel(calls)
-            raise
+            self._cancel_unsettled(self.pending)
         finally:
             self.pending.clear()
+
+    def _cancel_unsettled(self, calls: Iterable[MapCall]) -> None:
+        unsettled = [call for call in calls if not call.is_settled]
+        try:
+            self.cancel(unsettled)
+        except BaseException:  # an interrupt
+            self.cancel(unsettled)
+            raise
