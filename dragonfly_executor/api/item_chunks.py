@@ -147,7 +147,7 @@ class ItemChunks:
             while True:
                 if fill is not None and not fill():
                     fill = None
-                if not calls.untaken:
+                if not calls.pending:
                     return
                 call = calls.next_settled(deadline, self._refill_below(calls) if fill is not None else 0)
                 if call is None:
@@ -167,7 +167,7 @@ class ItemChunks:
 
     def _refill_below(self, calls: MapCalls) -> int:
         """Return the number of unsettled calls below which more are submitted, while a long call holds up the next."""
-        if self.window is None or self.most_pending is None or calls.untaken >= self.most_pending:
+        if self.window is None or self.most_pending is None or len(calls.pending) >= self.most_pending:
             return 0
         return self.window // 2
 

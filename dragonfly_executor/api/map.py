@@ -59,11 +59,7 @@ class MapOptions:
                 raise ValueError(f"chunksize must be a number or 'auto', not {chunksize!r}")
         elif chunksize < 1:
             raise ValueError("chunksize must be >= 1.")
-        if buffersize is not None:
-            if isinstance(buffersize, bool) or not isinstance(buffersize, int):
-                raise TypeError("buffersize must be an integer or None")
-            if buffersize < 1:
-                raise ValueError("buffersize must be None or > 0")
+        check_buffersize(buffersize)
         for name, value in (("ordered", ordered), ("return_exceptions", return_exceptions)):
             if not isinstance(value, bool):
                 raise TypeError(f"{name} must be True or False, not {value!r}")
@@ -77,6 +73,15 @@ class MapOptions:
     def items_end_alone(self) -> bool:
         """Return whether the items of a chunk have outcomes of their own."""
         return self.size is None or (self.returns_errors and self.size > 1)
+
+    def calls_type(self) -> type[MapCalls]:
+        """Return the type of the map's calls."""
+        if self.ordered:
+            return MapCalls
+        # Most programs take the results in order.
+        from dragonfly_executor.engine.unordered_calls import UnorderedMapCalls
+
+        return UnorderedMapCalls
 
     def window(self, iterables: Sequence[Iterable[Any]], size: int) -> int | None:
         """Return the maximum number of calls of `size` items ahead of the results taken; None for all."""
@@ -97,20 +102,20 @@ def map_calls(
     """Return the results of a map; see `Submitter.map`. The first calls are submitted before this returns.
 
     Args:
-        make_calls: makes the map's calls: of a function, in order or as they are settled. See `MapCalls` for `split`.
+        make_calls: makes the map's calls: of the function and of the type that it gets. See `MapCalls` for `split`.
         fn, iterables, options: the map.
         slots: returns the number of calls that may run at once.
     """
     validation.refuse(fn)
-    size, chunks = options.size, None
+    size, chunks, calls_type = options.size, None, options.calls_type()
     if size is None or options.items_end_alone:
         chunks = _item_chunks(fn, iterables, options, slots)
-        calls = make_calls(run_items, options.ordered, single_items)
-        feed = _Feed(make_calls, calls, chunks, chunks.window, chunks.most_pending)
+        calls = make_calls(run_items, calls_type, single_items)
+        feed = MapFeed(make_calls, calls, chunks, chunks.window, chunks.most_pending)
     else:
-        calls = make_calls(fn if size == 1 else run_chunk, options.ordered)
-        batches = _Items(iterables) if size == 1 else _Chunks(fn, iterables, size)
-        feed = _Feed(make_calls, calls, batches, options.window(iterables, size))
+        calls = make_calls(fn if size == 1 else run_chunk, calls_type)
+        batches = ItemBatches(iterables) if size == 1 else ChunkBatches(fn, iterables, size)
+        feed = MapFeed(make_calls, calls, batches, options.window(iterables, size))
     try:
         # Once all are submitted, the results must not hold the executor, so that a dropped executor can shut down
         # meanwhile.
@@ -136,7 +141,17 @@ def _item_chunks(
     return ItemChunks.of_size(fn, iterables, options.size, options.window(iterables, options.size))
 
 
-class _Items:
+def check_buffersize(buffersize: int | None) -> None:
+    """Raise TypeError or ValueError if this is no `buffersize` of a map."""
+    if buffersize is None:
+        return
+    if isinstance(buffersize, bool) or not isinstance(buffersize, int):
+        raise TypeError("buffersize must be an integer or None")
+    if buffersize < 1:
+        raise ValueError("buffersize must be None or > 0")
+
+
+class ItemBatches:
     """The calls of a map whose items are calls of their own."""
 
     def __init__(self, iterables: Sequence[Iterable[Any]]) -> None:
@@ -151,7 +166,7 @@ class _Items:
             number = self._taken = number + 1
 
 
-class _Chunks:
+class ChunkBatches:
     """The calls of a map whose items are run in chunks."""
 
     def __init__(self, fn: Callable[..., Any], iterables: Sequence[Iterable[Any]], size: int) -> None:
@@ -169,7 +184,7 @@ class _Chunks:
             batch.append(((self._fn, columns, first), first, self._size))
 
 
-class _Feed:
+class MapFeed:
     """Submits the calls of a map, as far ahead as its window reaches.
 
     Args:
@@ -184,7 +199,7 @@ class _Feed:
         self,
         submitter: object,
         calls: MapCalls,
-        batches: _Items | _Chunks | ItemChunks,
+        batches: ItemBatches | ChunkBatches | ItemChunks,
         window: int | None,
         most_pending: int | None = None,
     ) -> None:
@@ -204,9 +219,9 @@ class _Feed:
         while True:
             count = self._count
             if self._window is not None:
-                room = self._window - (calls.untaken if self._most_pending is None else calls.unsettled)
+                room = self._window - (len(calls.pending) if self._most_pending is None else calls.unsettled)
                 if self._most_pending is not None:
-                    room = min(room, self._most_pending - calls.untaken)
+                    room = min(room, self._most_pending - len(calls.pending))
                 if room < self._least:
                     return True
                 count = min(count, room)

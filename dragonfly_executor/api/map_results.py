@@ -87,7 +87,7 @@ def results_as_they_come(
         while True:
             if fill is not None and not fill():
                 fill = None
-            if not calls.untaken:
+            if not calls.pending:
                 return
             call = calls.next_settled(deadline)
             if call is None:

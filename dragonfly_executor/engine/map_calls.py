@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from _thread import TIMEOUT_MAX, allocate_lock
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import CancelledError
 
 from dragonfly_executor.core.actions import CANCELLED
@@ -113,6 +113,8 @@ if TYPE_CHECKING:
 class MapCalls:
     """The calls of one map in order, and the one thread that waits for their results.
 
+    A subclass may have calls of another type, and wake a task instead of a thread.
+
     Args:
         engine: runs the calls.
         options: the options of each call.
@@ -130,7 +132,7 @@ class MapCalls:
         refill_at: the number of settled calls at which the thread is woken to submit more; -1 for never.
     """
 
-    CALL: ClassVar[type[MapCall]] = MapCall
+    call_type: ClassVar[type[MapCall]] = MapCall
 
     def __init__(
         self,
@@ -189,7 +191,7 @@ class MapCalls:
 
     def _encoded(self, batch: Batch) -> list[MapCall]:
         engine, options, encode, split = self._engine, self._options, self._encode, self._split
-        ids, payload_of, make = engine.ids, engine.payload_of, self.CALL
+        ids, payload_of, new_call = engine.ids, engine.payload_of, self.call_type
         calls: list[MapCall] = []
         for arguments, first, size in batch:
             try:
@@ -200,7 +202,7 @@ class MapCalls:
                 else:
                     calls.append(self._failed(error, first, size))
                 continue
-            call = make(next(ids), payload, options.limits(), self, first, size)
+            call = new_call(next(ids), payload, options.limits(), self, first, size)
             if split is not None:
                 call.arguments = arguments
             calls.append(call)
@@ -217,15 +219,10 @@ class MapCalls:
         self.pending.append(self._failed(error, 0, 0))
 
     def _failed(self, error: Exception, first: int, size: int) -> MapCall:
-        call = self.CALL(0, b"", self._options.limits(), self, first, size)
+        call = self.call_type(0, b"", self._options.limits(), self, first, size)
         call.token = None
         call.outcome, call.is_settled = error, True
         return call
-
-    @property
-    def untaken(self) -> int:
-        """Return the number of calls whose outcomes were not taken."""
-        return len(self.pending)
 
     @property
     def unsettled(self) -> int:
@@ -241,10 +238,7 @@ class MapCalls:
             TimeoutError: the monotonic clock has reached `deadline`.
             ForkedExecutorError: the call belongs to the process that this one was forked from.
         """
-        if self._engine.forked:
-            raise ForkedExecutorError(
-                "this map belongs to the process that this one was forked from: its results arrive only there"
-            )
+        self._check_process()
         refill_at = self.submitted - refill_below + 1 if refill_below else -1
         try:
             self.refill_at = refill_at
@@ -264,6 +258,12 @@ class MapCalls:
         finally:
             self.awaited, self.refill_at = None, -1
 
+    def _check_process(self) -> None:
+        if self._engine.forked:
+            raise ForkedExecutorError(
+                "this map belongs to the process that this one was forked from: its results arrive only there"
+            )
+
     def wake(self) -> None:
         """Wake the thread that waits. Only the engine thread calls this."""
         self.awaited = None
@@ -278,15 +278,11 @@ class MapCalls:
 
     def close(self) -> None:
         """Cancel all calls whose results were not taken."""
+        calls = [call for call in self.pending if not call.is_settled]
         try:
-            self._cancel_unsettled(self.pending)
+            self.cancel(calls)
+        except BaseException:  # an interrupt
+            self.cancel(calls)
+            raise
         finally:
             self.pending.clear()
-
-    def _cancel_unsettled(self, calls: Iterable[MapCall]) -> None:
-        unsettled = [call for call in calls if not call.is_settled]
-        try:
-            self.cancel(unsettled)
-        except BaseException:  # an interrupt
-            self.cancel(unsettled)
-            raise

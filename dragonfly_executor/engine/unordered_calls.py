@@ -1,4 +1,4 @@
-"""The calls of a map whose results are taken in the order in which they come."""
+"""The calls of a map whose results are taken in the order in which the calls end."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dragonfly_executor.engine.map_calls import MapCall, MapCalls
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
     from typing import Any, ClassVar
 
     from dragonfly_executor.engine.map_calls import Batch
@@ -22,90 +22,93 @@ class UnorderedCall(MapCall):
     owner: UnorderedMapCalls
 
     def settle(self, outcome: object) -> None:
-        """Keep the outcome, and wake the thread that waits for any. Runs on the engine thread."""
+        """Keep the outcome, and wake who waits for any call. Runs on the engine thread."""
         self.outcome = outcome
         self.is_settled = True
         owner = self.owner
-        owner.ready.append(self)
+        owner.ended.append(self)
         owner.settled += 1
         if owner.awaited is not None or owner.settled == owner.refill_at:
             owner.wake()
 
 
-class AnyCall:
-    """The first call of a queue, whichever it will be."""
+class OpenCalls(dict[MapCall, None]):
+    """Calls in order, from which any can be taken. It has the methods of a deque that `MapCalls` uses."""
 
-    def __init__(self, ready: deque[MapCall]) -> None:
-        self._ready = ready
+    def append(self, call: MapCall) -> None:
+        """Add a call."""
+        self[call] = None
+
+    def extend(self, calls: Iterable[MapCall]) -> None:
+        """Add calls."""
+        self.update(dict.fromkeys(calls))
+
+
+class AnyCall:
+    """The first call that ends, whichever it will be."""
+
+    def __init__(self, ended: deque[MapCall]) -> None:
+        self._ended = ended
 
     @property
     def is_settled(self) -> bool:
-        """Return whether there is a call."""
-        return bool(self._ready)
+        """Return whether a call has ended."""
+        return bool(self._ended)
 
 
 class UnorderedMapCalls(MapCalls):
-    """The calls of one map, and the one thread that takes their results as they come; see `MapCalls`.
+    """The calls of one map, and the one thread that takes their results as they end; see `MapCalls`.
 
     Attributes:
-        ready: the settled calls whose outcomes were not taken, in the order in which they were settled.
+        ended: the calls that have ended and were not taken, in that order. The engine thread appends to it.
     """
 
-    CALL: ClassVar[type[MapCall]] = UnorderedCall
+    call_type: ClassVar[type[MapCall]] = UnorderedCall
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.ready: deque[MapCall] = deque()
-        self._any = AnyCall(self.ready)
-        self._untaken: set[MapCall] = set()
-        self._last: MapCall | None = None
-
-    def submit(self, batch: Batch) -> None:
-        """See `MapCalls`."""
-        calls = self._encoded(batch)
-        self._untaken.update(calls)
-        self._accept(calls)
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self.pending: OpenCalls = OpenCalls()  # type: ignore[assignment]
+        self.ended: deque[MapCall] = deque()
+        self.any_call = AnyCall(self.ended)
 
     def _accept(self, calls: Sequence[MapCall]) -> None:
-        self.ready.extend(call for call in calls if call.is_settled)
+        # Those that could not be encoded have ended.
+        self.ended.extend(call for call in calls if call.is_settled)
         super()._accept(calls)
-
-    def fail(self, error: Exception) -> None:
-        """Raise an error, which belongs to no item, after all results."""
-        self._last = self._failed(error, 0, 0)
-
-    @property
-    def untaken(self) -> int:
-        """See `MapCalls`."""
-        return len(self._untaken) + (self._last is not None)
 
     def next_settled(self, deadline: float | None, refill_below: int = 0) -> MapCall | None:
         """See `MapCalls`."""
-        if not self.ready:
-            if not self._untaken:
-                return self._last
-            self.wait(self._any, deadline, refill_below)
-        return self.ready[0] if self.ready else None
+        call = self._first_ended()
+        if call is None:
+            self.wait(self.any_call, deadline, refill_below)
+            call = self._first_ended()
+        return call
+
+    def ended_call(self) -> MapCall | None:
+        """Return a call that has ended, and forget the call. None if no call has ended.
+
+        An error of the items' iterator is returned last.
+        """
+        call = self._first_ended()
+        if call is not None:
+            self.remove_next()
+        return call
+
+    def _first_ended(self) -> MapCall | None:
+        if self.ended:
+            return self.ended[0]
+        if len(self.pending) == 1 and (last := next(iter(self.pending))).is_settled and not last.size:
+            return last
+        return None
 
     def remove_next(self) -> None:
         """See `MapCalls`."""
-        if self.ready:
-            self._untaken.discard(self.ready.popleft())
+        if self.ended:
+            self.pending.pop(self.ended.popleft(), None)
         else:
-            self._last = None
+            self.pending.clear()  # the error of the items' iterator
 
     def replace_next(self, batch: Batch) -> None:
         """See `MapCalls`."""
-        calls = self._encoded(batch)
-        self._untaken.update(calls)
         self.remove_next()
-        self._accept(calls)
-
-    def close(self) -> None:
-        """See `MapCalls`."""
-        try:
-            self._cancel_unsettled(self._untaken)
-        finally:
-            self._untaken.clear()
-            self.ready.clear()
-            self._last = None
+        self.submit(batch)

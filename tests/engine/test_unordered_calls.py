@@ -51,13 +51,13 @@ def test_calls_are_taken_in_the_order_in_which_they_are_settled(engine: Recordin
     for call in (third, first, second):
         end(call, value(1))  # type: ignore[arg-type]
     assert [take(calls) for _ in range(3)] == [2, 0, 1]
-    assert calls.untaken == calls.unsettled == 0
+    assert len(calls.pending) == calls.unsettled == 0
 
 
 def test_a_call_that_cannot_be_sent_is_there_at_once_and_an_error_of_the_iterable_last(engine: RecordingEngine) -> None:
     calls = made(engine, [1, 1000])
     calls.fail(KeyError("iterable"))
-    assert calls.untaken == 3
+    assert len(calls.pending) == 3
     assert take(calls) == 1
     end(engine.accepted[0][0], value(1))  # type: ignore[arg-type]
     assert take(calls) == 0
@@ -66,7 +66,7 @@ def test_a_call_that_cannot_be_sent_is_there_at_once_and_an_error_of_the_iterabl
     with pytest.raises(KeyError):
         last.take()
     calls.remove_next()
-    assert calls.untaken == 0
+    assert len(calls.pending) == 0
 
 
 def test_a_thread_that_waits_is_woken_by_whichever_call_is_first(engine: RecordingEngine) -> None:
@@ -84,7 +84,7 @@ def test_a_timeout_leaves_the_calls_where_they_are(engine: RecordingEngine) -> N
     calls = made(engine, [1])
     with pytest.raises(TimeoutError):
         calls.next_settled(0.0)
-    assert calls.untaken == 1
+    assert len(calls.pending) == 1
 
 
 def test_calls_replace_the_one_that_was_next(engine: RecordingEngine) -> None:
@@ -94,7 +94,7 @@ def test_calls_replace_the_one_that_was_next(engine: RecordingEngine) -> None:
     calls.replace_next([((b"x",), 7, 1)])
     end(engine.accepted[1][0], value(1))  # type: ignore[arg-type]
     assert take(calls) == 7
-    assert calls.untaken == 1
+    assert len(calls.pending) == 1
 
 
 def test_closing_cancels_what_is_unsettled(engine: RecordingEngine) -> None:
@@ -102,6 +102,6 @@ def test_closing_cancels_what_is_unsettled(engine: RecordingEngine) -> None:
     end(engine.accepted[0][1], value(1))  # type: ignore[arg-type]
     calls.close()
     assert sorted(engine.cancelled[0][0]) == [1, 3]
-    assert calls.untaken == 0
+    assert len(calls.pending) == 0
     calls.close()
     assert len(engine.cancelled) == 1
