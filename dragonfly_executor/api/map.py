@@ -33,7 +33,7 @@ SUBMITTED_AT_ONCE = 64
 
 
 class MapOptions:
-    """How a map sends its items and returns its results.
+    """The options of a map.
 
     Args:
         timeout, chunksize, buffersize, ordered, return_exceptions: see `Submitter.map`.

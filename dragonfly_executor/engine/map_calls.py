@@ -103,7 +103,7 @@ if TYPE_CHECKING:
     from typing import Protocol
 
     class Awaited(Protocol):
-        """What a thread waits for: a call, or any of several calls."""
+        """Something that a thread waits for: a call, or any of several calls."""
 
         @property
         def is_settled(self) -> bool:
