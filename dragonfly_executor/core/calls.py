@@ -171,7 +171,7 @@ class Call:
     )  # fmt: skip
     queue: QueueCounts
     is_item = False
-    """Whether the call is one item of a map, or a chunk of them."""
+    """True for a call that is one item of a map, or a chunk of them."""
 
     def __init__(
         self,
