@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import weakref
 from collections.abc import Callable
 from types import TracebackType
@@ -112,6 +113,7 @@ class Pool(Submitter):
     """
 
     __signature__ = OptionSignature(PoolOptions, CallOptions, **DRAGONFLY_DEFAULTS)
+    _has_warned_of_loop = False
 
     def __init__(
         self,
@@ -269,8 +271,19 @@ class Pool(Submitter):
     _failed = failed  # pyright: ignore[reportAssignmentType]  # and this
 
     def call(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> T:
-        """Run ``fn(*args, **kwargs)`` on a runner and return its value. An interrupt stops the remote work too."""
+        """Run ``fn(*args, **kwargs)`` on a runner and return its value. An interrupt stops the remote work too.
+
+        In a task of an asyncio event loop it blocks the loop: use `acall` there. The pool warns of that once.
+        """
+        self.check_blocks_no_loop()
         return wait_linked(self.submit(fn, *args, **kwargs), link=True)
+
+    def check_blocks_no_loop(self) -> None:
+        """Warn, once, if the caller of the caller is about to block an asyncio event loop."""
+        if not self._has_warned_of_loop and "asyncio" in sys.modules:
+            from dragonfly_executor.api.blocked_loop import warn_of_blocked_loop
+
+            self._has_warned_of_loop = warn_of_blocked_loop(self.name)
 
     def cast(self, fn: Callable[..., object], /, *args: Any, **kwargs: Any) -> None:
         """Run ``fn(*args, **kwargs)`` on a runner without a time limit, and drop its result."""
