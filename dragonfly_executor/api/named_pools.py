@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 def call(pool: Pool | str, func: Callable[[], T], *, timeout: Any = None, link: bool = True) -> T:
     """Run a zero-argument callable on a runner of a pool and return its value.
 
-    In a task of an asyncio event loop it blocks the loop, and the pool warns of that once: use ``await pool.acall(...)``.
+    In a task of an asyncio event loop it blocks the loop, and the pool warns of that once: use `Pool.acall`.
 
     Args:
         pool: the pool, or its name.

@@ -18,11 +18,11 @@ from dragonfly_executor.engine.option_set import OptionSignature
 from dragonfly_executor.engine.shutdown import leave
 from dragonfly_executor.engine.tier_settings import capacities_of, most_calls, most_runners, names_of
 from dragonfly_executor.serialization.repeated_call import RepeatedCall
-from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
+from dragonfly_executor.util.lazy_typing import TYPE_CHECKING, overload
 from dragonfly_executor.util.validation import whole
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Coroutine, Mapping, Sequence
     from typing import Any, Self, TypeVar, Unpack
 
     from dragonfly_executor.backends.base import Backend
@@ -270,7 +270,13 @@ class Pool(Submitter):
     _share = share_object  # pyright: ignore[reportAssignmentType]  # and this
     _failed = failed  # pyright: ignore[reportAssignmentType]  # and this
 
-    def call(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> T:
+    @overload
+    def call(
+        self, fn: Callable[..., Coroutine[Any, Any, T]], /, *args: Any, **kwargs: Any
+    ) -> T: ...  # `fn` is an ``async def``
+    @overload
+    def call(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> T: ...
+    def call(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
         """Run ``fn(*args, **kwargs)`` on a runner and return its value. An interrupt stops the remote work too.
 
         In a task of an asyncio event loop it blocks the loop: use `acall` there. The pool warns of that once.

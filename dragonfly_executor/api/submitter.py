@@ -45,8 +45,14 @@ class Submitter:
             "Make one in the call instead"
         )
 
-    def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:
-        """Run ``fn(*args, **kwargs)`` on a runner.
+    @overload
+    def submit(
+        self, fn: Callable[..., Coroutine[Any, Any, T]], /, *args: Any, **kwargs: Any
+    ) -> Future[T]: ...  # `fn` is an ``async def``
+    @overload
+    def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]: ...
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        """Run ``fn(*args, **kwargs)`` on a runner. If `fn` is an ``async def``, its coroutine runs there to its end.
 
         The arguments are pickled before this returns: later changes to them do not reach the call.
 
@@ -56,7 +62,7 @@ class Submitter:
 
         Raises:
             RuntimeError: the pool is shut down.
-            TypeError: `fn` is an ``async def`` or a generator function, which runners do not run.
+            TypeError: `fn` is a generator function.
         """
         try:
             return self._submit_with(self._options, fn, args, kwargs)
@@ -100,6 +106,16 @@ class Submitter:
         """
         return self._share(obj)
 
+    @overload
+    def map(
+        self,
+        fn: Callable[..., Coroutine[Any, Any, T]],
+        *iterables: Iterable[Any],
+        timeout: float | None = None,
+        chunksize: int | Literal["auto"] = 1,
+        buffersize: int | None = None,
+    ) -> Iterator[T]: ...  # `fn` is an ``async def``
+    @overload
     def map(
         self,
         fn: Callable[..., T],
@@ -107,7 +123,15 @@ class Submitter:
         timeout: float | None = None,
         chunksize: int | Literal["auto"] = 1,
         buffersize: int | None = None,
-    ) -> Iterator[T]:
+    ) -> Iterator[T]: ...
+    def map(
+        self,
+        fn: Callable[..., Any],
+        *iterables: Iterable[Any],
+        timeout: float | None = None,
+        chunksize: int | Literal["auto"] = 1,
+        buffersize: int | None = None,
+    ) -> Iterator[Any]:
         """Return an iterator like the builtin ``map``'s, but the calls run on the runners. Results keep the order.
 
         Iterables with a length are submitted at once, as in the standard library. From other iterables (a generator, an
@@ -131,7 +155,7 @@ class Submitter:
 
         Raises:
             ValueError: `chunksize` or `buffersize` is less than 1, or `chunksize` is another text.
-            TypeError: `buffersize` is not a whole number, or `fn` is an ``async def`` or a generator function.
+            TypeError: `buffersize` is not a whole number, or `fn` is a generator function.
         """
         options = self._options
         if chunksize == "auto" and (options.retries or options.run_timeout is not None):
@@ -176,7 +200,7 @@ class Submitter:
 
         Raises:
             ValueError: `buffersize` is less than 1.
-            TypeError: `buffersize` is not a whole number, or `fn` is an ``async def`` or a generator function.
+            TypeError: `buffersize` is not a whole number, or `fn` is a generator function.
         """
         from dragonfly_executor.api.async_map import map_async
 
