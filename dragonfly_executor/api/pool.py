@@ -23,7 +23,7 @@ from dragonfly_executor.util.validation import whole
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Mapping, Sequence
-    from typing import Any, Self, TypeVar, Unpack
+    from typing import Any, ParamSpec, Self, TypeVar, Unpack
 
     from dragonfly_executor.backends.base import Backend
     from dragonfly_executor.core.stats import PoolStats
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from dragonfly_executor.serialization.shared_object import SharedObject
 
     T = TypeVar("T")
+    P = ParamSpec("P")
     M = TypeVar("M", bound=MapCalls)
 
 registry: Registry[Pool] = Registry()
@@ -272,10 +273,10 @@ class Pool(Submitter):
 
     @overload
     def call(
-        self, fn: Callable[..., Coroutine[Any, Any, T]], /, *args: Any, **kwargs: Any
+        self, fn: Callable[P, Coroutine[Any, Any, T]], /, *args: P.args, **kwargs: P.kwargs
     ) -> T: ...  # `fn` is an ``async def``
     @overload
-    def call(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> T: ...
+    def call(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T: ...
     def call(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
         """Run ``fn(*args, **kwargs)`` on a runner and return its value. An interrupt stops the remote work too.
 
@@ -291,7 +292,7 @@ class Pool(Submitter):
 
             self._has_warned_of_loop = warn_of_blocked_loop(self.name)
 
-    def cast(self, fn: Callable[..., object], /, *args: Any, **kwargs: Any) -> None:
+    def cast(self, fn: Callable[P, object], /, *args: P.args, **kwargs: P.kwargs) -> None:
         """Run ``fn(*args, **kwargs)`` on a runner without a time limit, and drop its result."""
         options = self.call_options.change({"timeout": None})
         self.submit_with(options, fn, args, kwargs)
