@@ -6,7 +6,7 @@ from copy import copy
 
 from dragonfly_executor import errors
 from dragonfly_executor.engine.map_calls import MapCall
-from dragonfly_executor.serialization.map_chunk import add_note, item
+from dragonfly_executor.serialization.map_chunk import name_items
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -24,6 +24,12 @@ def value_of(call: MapCall) -> Any:
         raise told from error.__cause__
 
 
+def outcome_of(call: MapCall) -> tuple[Any, BaseException | None]:
+    """Return the value of a settled call and None, or None and its error, with a note that names the item."""
+    value, error = call.take_outcome()
+    return value, None if error is None else named(error, call.first, call.size)
+
+
 def named(error: BaseException, first: int, size: int) -> BaseException:
     """Return the error with a note that names the item, or the items of the chunk, that it belongs to."""
     if not size:
@@ -37,5 +43,5 @@ def named(error: BaseException, first: int, size: int) -> BaseException:
         error = copy(error).with_traceback(error.__traceback__)
     elif size > 1:
         return error  # the slot added the item
-    add_note(error, f"raised for {item(first, first + size - 1)}")
+    name_items(error, first, first + size - 1)
     return error

@@ -23,6 +23,7 @@ from dragonfly_executor.core.slot_limits import check_limits, is_over
 from dragonfly_executor.core.slot_records import DYING, FULL, NEVER, EndReason, SlotCall, SlotRecord
 from dragonfly_executor.core.slot_review import finish_review, review_slots, slot_seen
 from dragonfly_executor.core.slot_state import COST_WEIGHT, SlotTable
+from dragonfly_executor.core.slot_titles import show_calls
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -89,16 +90,19 @@ class SlotScheduler:
         table.forked = 0
         for slot in table.slots.values():
             slot.blocked &= ~FULL
+        if table.review_at <= now:
+            table.review_at = NEVER
+            table.is_in_review = True
+            # Before any call is stopped: a call that is stopped may leave its slot before its start is reported.
+            review_slots(table, now)
         check_limits(table, now)
         check = table.check
         if check.ends <= now:
             check.ends = NEVER
             if check.call is not None and check.call.slot is not None:
                 self._stop_in_slot(check.call, check.call.slot, EndReason.CHECK_TIMED_OUT)
-        if table.review_at <= now:
-            table.review_at = NEVER
-            table.is_in_review = True
-            review_slots(table, now)
+        if table.show_at <= now:
+            show_calls(table, now)
         table.wake_at = table.next_wake(now)
         self.is_due = True
 
@@ -170,7 +174,7 @@ class SlotScheduler:
             call = in_flight.popleft()
             calls.pop((call.call_id, call.attempt), None)
             call.slot = None
-            if call.is_reported:
+            if call.is_shown:
                 table.actions.append(HideCall(slot))
         table.cost = cost
         self._next_is_first(slot, now)
@@ -181,8 +185,6 @@ class SlotScheduler:
             moves.finish_check(self.table, slot, may_stop=may_stop)
             check = slot.in_flight.popleft()
             check.slot = None
-            if check.is_reported:
-                self.table.actions.append(HideCall(slot))
             self._next_is_first(slot, now)
 
     def _next_is_first(self, slot: SlotRecord, now: float) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from itertools import count, islice
 from math import inf
 from queue import SimpleQueue
@@ -68,7 +68,7 @@ class ItemChunks:
         self._fn = fn
         self._items = MapItems((iterable,))
         self._size = size
-        self._starred = starred
+        self._is_starred = starred
 
     def take(self, count: int, batch: Batch) -> None:
         """Append the next `count` calls, or those that are left, to `batch`. Raises what the iterable raises."""
@@ -77,7 +77,19 @@ class ItemChunks:
             columns = self._items.columns(self._size)
             if not columns:
                 return
-            batch.append(((self._fn, columns[0] if self._starred else columns, first), first, len(columns[0])))
+            size = len(columns[0])
+            batch.append(
+                (self._starred(columns[0], first) if self._is_starred else (self._fn, columns, first), first, size)
+            )
+
+    def _starred(self, items: Sequence[Any], first: int) -> tuple[Any, ...]:
+        """Return the arguments of `run_chunk` for items that hold the arguments of their calls."""
+        lengths = {len(each) if type(each) in (tuple, list) else 0 for each in items}
+        if len(lengths) == 1 and 0 not in lengths:
+            return self._fn, tuple(zip(*items, strict=True)), first
+        fn = self._fn
+        # They have no common columns, or are no arguments at all: then their own calls fail.
+        return (lambda arguments: fn(*arguments)), (items,), first
 
 
 class Window:

@@ -19,7 +19,7 @@ from dragonfly_executor.multiprocessing.item_iterator import ItemGroup, ItemIter
 from dragonfly_executor.multiprocessing.results import AsyncResult, ResultGroup
 from dragonfly_executor.multiprocessing.single_call import SingleCall
 from dragonfly_executor.multiprocessing.threads import CallbackThread, start_thread
-from dragonfly_executor.serialization.map_chunk import run_chunk, run_star_chunk
+from dragonfly_executor.serialization.map_chunk import run_chunk
 from dragonfly_executor.util import validation
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
@@ -429,9 +429,7 @@ def _size(chunksize: int) -> int:
 
 def _function(func: Callable[..., Any], size: int, *, starred: bool) -> Callable[..., Any]:
     """Return the function of which each call is one."""
-    if starred:
-        return run_star_chunk
-    return func if size == 1 else run_chunk
+    return run_chunk if starred or size > 1 else func
 
 
 def _source(func: Callable[..., Any], items: Iterable[Any], size: int, *, starred: bool) -> SingleItems | ItemChunks:

@@ -31,6 +31,7 @@ class SingleCall(GroupCall):
     __slots__ = ("_callbacks", "_end", "_engine", "_pool", "_runs_on", "stop_error")
 
     is_fed: ClassVar[bool] = True
+    is_item = False
 
     def __init__(
         self,

@@ -85,6 +85,7 @@ class Dispatcher:
             actions.ExpectEnd: lambda action: self.slots[action.slot.pid].expect_end(),
             actions.KillSlot: lambda action: self.slots[action.slot.pid].kill(),
             actions.ReportStarted: self._report_started,
+            actions.ShowCall: lambda action: self.slots[action.slot.pid].show_call(action.call.call_id),
             actions.HideCall: lambda action: self.slots[action.slot.pid].show_call(0),
             actions.ReportLost: self._report_lost,
             actions.ReturnCall: self._return_call,
@@ -309,9 +310,7 @@ class Dispatcher:
     # -- actions on the parent ----------------------------------------------------------------------------------------
 
     def _report_started(self, action: actions.ReportStarted) -> None:
-        call = action.call
-        self.slots[action.slot.pid].show_call(call.call_id)
-        self._send(encode(Kind.STARTED, call.call_id, attempt=call.attempt))
+        self._send(encode(Kind.STARTED, action.call.call_id, attempt=action.call.attempt))
 
     def _return_call(self, action: actions.ReturnCall) -> None:
         self._send(encode(Kind.RETURNED, action.call.call_id, attempt=action.call.attempt))

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from operator import length_hint
 from time import perf_counter
+from types import BuiltinFunctionType, FunctionType
 
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Sequence
     from typing import Any, TypeAlias, TypeVar
 
     T = TypeVar("T")
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
 
 OVERDUE = 0.05
 """Seconds after which a chunk of automatic size returns the items that it has not begun."""
+_COROUTINE = 0x80
+"""The flag of the code of an ``async def``, as in `inspect`, which is slow to import."""
+_ITEM = "item of a map: "
 _SHOWN = 120
 """Characters of an item that a note shows."""
 
@@ -47,17 +51,6 @@ def run_chunk(fn: Callable[..., T], columns: Columns, first: int) -> list[T]:
         raise
 
 
-def run_star_chunk(fn: Callable[..., T], items: Sequence[Iterable[Any]], first: int) -> list[T]:
-    """Call `fn` with the arguments that each item holds. Otherwise as `run_chunk`."""
-    iterator = iter(items)
-    try:
-        return [fn(*arguments) for arguments in iterator]
-    except BaseException as error:
-        place = len(items) - length_hint(iterator) - 1
-        add_note(error, f"raised for {item(first + place)}: {_shown((items[place],))}")
-        raise
-
-
 class ItemOutcomes:
     """The outcomes of the first items of a chunk.
 
@@ -73,14 +66,17 @@ class ItemOutcomes:
         self.seconds = seconds
 
 
-def run_items(fn: Callable[..., object], columns: Columns, first: int, *, is_here: Callable[[], bool]) -> ItemOutcomes:
+def run_items(
+    fn: Callable[..., object], columns: Columns, first: int, limit: float = OVERDUE, *, is_here: Callable[[], bool]
+) -> ItemOutcomes:
     """Call `fn` with the arguments of each item, as if each item was a call of its own.
 
-    An exception ends its own item alone. After `OVERDUE` seconds the items that were not begun are left out: the items
+    An exception ends its own item alone. After `limit` seconds the items that were not begun are left out: the items
     are longer than was expected, so other slots run them meanwhile.
 
     Args:
         fn, columns, first: see `run_chunk`.
+        limit: seconds.
         is_here: returns False in a child process that an item has forked.
     """
     values: list[Any] = []
@@ -96,15 +92,44 @@ def run_items(fn: Callable[..., object], columns: Columns, first: int, *, is_her
             failures.append((len(values), error))
             values.append(None)
         now = perf_counter()
-        if now - began > OVERDUE or not is_here():
+        if now - began > limit or not is_here():
             break
     return ItemOutcomes(values, failures, now - began)
+
+
+def plain(fn: Callable[..., Any], run: Callable[[Any], Any]) -> Callable[..., Any]:
+    """Return `fn`, or, if it is an ``async def``, a function that has `run` run its coroutine and returns the value."""
+    kind = type(fn)
+    if kind is BuiltinFunctionType:
+        return fn
+    if kind is FunctionType:
+        is_async = bool(fn.__code__.co_flags & _COROUTINE)
+    else:
+        # Imported for the first map of an object that is called like a function.
+        from dragonfly_executor.util import validation
+
+        is_async = validation.is_async(fn)
+    return (lambda *arguments: run(fn(*arguments))) if is_async else fn
 
 
 def item(number: int, last: int | None = None) -> str:
     """Return the words for an item of a map, or for one of the items from `number` to `last`."""
     which = f"item {number}" if last is None or last == number else f"one of the items {number} to {last}"
     return f"{which} of the map (the first is item 0)"
+
+
+def shown_item(arguments: tuple[Any, ...]) -> str:
+    """Return the note that a slot adds to the exception of an item. Only the parent knows the item's number."""
+    return f"{_ITEM}{_shown(arguments)}"
+
+
+def name_items(error: BaseException, first: int, last: int) -> None:
+    """Add the numbers of the item, or of the items, to an exception. A slot's note becomes part of that note."""
+    shown = ""
+    notes = getattr(error, "__notes__", None)
+    if type(notes) is list and notes and type(notes[-1]) is str and notes[-1].startswith(_ITEM):
+        shown = f": {notes.pop()[len(_ITEM) :]}"
+    add_note(error, f"raised for {item(first, last)}{shown}")
 
 
 def add_note(error: BaseException, text: str) -> None:

@@ -69,8 +69,8 @@ def what_was_set(_: object) -> int:
     return set_by_initializer
 
 
-async def coroutine(_: object) -> None:
-    """Never runs."""
+async def later(number: int) -> int:
+    return number + 1
 
 
 def generated(count: int) -> Iterator[int]:
@@ -151,7 +151,7 @@ def test_the_first_error_comes_when_all_have_ended(pool: Pool, log: Path) -> Non
     with pytest.raises(LookupError) as info:
         pool.map(fail_from_three, range(6), 1)
     assert info.value.args == (3,)
-    assert info.value.__notes__ == ["raised for item 3 of the map (the first is item 0)"]
+    assert info.value.__notes__ == ["raised for item 3 of the map (the first is item 0): 3"]
     assert "raise LookupError(number)  # the line that a traceback shows" in str(info.value.__cause__)
 
 
@@ -161,15 +161,22 @@ def test_an_error_of_the_iterable_is_raised_as_it_is(pool: Pool) -> None:
     assert info.value.__cause__ is None
 
 
-def test_functions_that_suspend_are_refused(pool: Pool) -> None:
+def test_generator_functions_are_refused(pool: Pool) -> None:
     calls: list[Callable[[], Any]] = [
-        lambda: pool.map(coroutine, [1]),
-        lambda: pool.imap(coroutine, [1]),
+        lambda: pool.map(generated, [1]),
+        lambda: pool.imap(generated, [1]),
         lambda: pool.apply_async(generated, (1,)),
     ]
     for call in calls:
-        with pytest.raises(TypeError, match="function"):
+        with pytest.raises(TypeError, match="generator function"):
             call()
+
+
+def test_async_functions_run_to_their_end(pool: Pool) -> None:
+    function: Any = later
+    assert pool.apply(function, (3,)) == 4
+    assert pool.map(function, range(5), 2) == list(pool.imap(function, range(5))) == [1, 2, 3, 4, 5]
+    assert pool.starmap(function, [(1,), (2,)]) == [2, 3]
 
 
 def test_an_argument_that_cannot_be_pickled_fails_its_own_call(pool: Pool) -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from dragonfly_executor.core.slot_idle_check import LIMIT
 from dragonfly_executor.core.slot_records import SlotCall, SlotRecord
+from dragonfly_executor.core.slot_titles import SHOWN_AFTER
 from dragonfly_executor.protocol.frames import CALL_OPTIONS, TOTAL, Decoder, Flag, Frame, Kind, encode
 from dragonfly_executor.runner.dispatch import Dispatcher
 
@@ -230,12 +231,14 @@ def test_a_call_goes_to_a_slot_as_it_came() -> None:
     assert stage.sent == []
 
 
-def test_a_call_that_runs_for_a_while_is_reported_and_shown() -> None:
+def test_a_call_that_runs_for_a_while_is_reported_and_later_shown() -> None:
     stage = Stage(1)
     stage.arrive(call(1))
     (slot,) = stage.slots
     stage.clock.advance(0.01)
     assert stage.sent == [(Kind.STARTED, 1)]
+    assert slot.shown == []
+    stage.clock.advance(SHOWN_AFTER)
     assert slot.shown == [1]
     stage.answer(slot, LONG)
     stage.arrive(call(2))
