@@ -48,8 +48,14 @@ class Submitter:
             "Make one in the call instead"
         )
 
-    def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
-        """Run ``fn(*args, **kwargs)`` on a runner.
+    @overload
+    def submit(
+        self, fn: Callable[P, Coroutine[Any, Any, T]], /, *args: P.args, **kwargs: P.kwargs
+    ) -> Future[T]: ...  # `fn` is an ``async def``
+    @overload
+    def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]: ...
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        """Run ``fn(*args, **kwargs)`` on a runner. If `fn` is an ``async def``, its coroutine runs there to its end.
 
         The arguments are pickled before this returns: later changes to them do not reach the call.
 
@@ -59,7 +65,7 @@ class Submitter:
 
         Raises:
             RuntimeError: the pool is shut down.
-            TypeError: `fn` is an ``async def`` or a generator function, which runners do not run.
+            TypeError: `fn` is a generator function.
         """
         try:
             return self._submit_with(self._options, fn, args, kwargs)
@@ -109,6 +115,19 @@ class Submitter:
         @overload
         def map(
             self,
+            fn: Callable[..., Coroutine[Any, Any, T]],
+            /,
+            *iterables: Iterable[Any],
+            timeout: float | None = ...,
+            chunksize: int | Literal["auto"] = ...,
+            buffersize: int | None = ...,
+            ordered: bool = ...,
+            return_exceptions: bool = ...,
+        ) -> Iterator[T]: ...  # `fn` is an ``async def``
+
+        @overload
+        def map(
+            self,
             fn: Callable[[A], T],
             iterable: Iterable[A],
             /,
@@ -116,6 +135,8 @@ class Submitter:
             timeout: float | None = ...,
             chunksize: int | Literal["auto"] = ...,
             buffersize: int | None = ...,
+            ordered: bool = ...,
+            return_exceptions: bool = ...,
         ) -> Iterator[T]: ...
 
         @overload
@@ -129,6 +150,8 @@ class Submitter:
             timeout: float | None = ...,
             chunksize: int | Literal["auto"] = ...,
             buffersize: int | None = ...,
+            ordered: bool = ...,
+            return_exceptions: bool = ...,
         ) -> Iterator[T]: ...
 
         @overload
@@ -143,6 +166,8 @@ class Submitter:
             timeout: float | None = ...,
             chunksize: int | Literal["auto"] = ...,
             buffersize: int | None = ...,
+            ordered: bool = ...,
+            return_exceptions: bool = ...,
         ) -> Iterator[T]: ...
 
         @overload
@@ -158,18 +183,20 @@ class Submitter:
             timeout: float | None = ...,
             chunksize: int | Literal["auto"] = ...,
             buffersize: int | None = ...,
+            ordered: bool = ...,
+            return_exceptions: bool = ...,
         ) -> Iterator[T]: ...
 
     def map(
         self,
-        fn: Callable[..., T],
+        fn: Callable[..., Any],
         *iterables: Iterable[Any],
         timeout: float | None = None,
         chunksize: int | Literal["auto"] = 1,
         buffersize: int | None = None,
         ordered: bool = True,
         return_exceptions: bool = False,
-    ) -> Iterator[T]:
+    ) -> Iterator[Any]:
         """Return an iterator like the builtin ``map``'s, but the calls run on the runners.
 
         Iterables with a length are submitted at once, as in the standard library. From other iterables (a generator, an
@@ -198,7 +225,7 @@ class Submitter:
 
         Raises:
             ValueError: `chunksize` or `buffersize` is less than 1, or `chunksize` is another text.
-            TypeError: an argument has the wrong type, or `fn` is an ``async def`` or a generator function.
+            TypeError: an argument has the wrong type, or `fn` is a generator function.
         """
         options = MapOptions(timeout, chunksize, buffersize, ordered=ordered, return_exceptions=return_exceptions)
         if options.items_end_alone and (self._options.retries or self._options.run_timeout is not None):
@@ -243,7 +270,7 @@ class Submitter:
 
         Raises:
             ValueError: `buffersize` is less than 1.
-            TypeError: `buffersize` is not a whole number, or `fn` is an ``async def`` or a generator function.
+            TypeError: `buffersize` is not a whole number, or `fn` is a generator function.
         """
         from dragonfly_executor.api.async_map import map_async
 
