@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence, Sized
 from itertools import islice
 
 from dragonfly_executor.api.map_auto import AutoChunks, single_items
@@ -65,6 +65,7 @@ def map_calls(
     chunksize: int | Literal["auto"],
     buffersize: int | None,
     slots: Callable[[], int],
+    begin: Callable[[], object],
 ) -> Iterator[T]:
     """Return the results of a map; see `PoolExecutor.map`. The first calls are submitted before this returns.
 
@@ -72,6 +73,7 @@ def map_calls(
         make_calls: makes the map's calls, which are calls of the function that it gets. See `MapCalls` for `split`.
         fn, iterables, timeout, chunksize, buffersize: the map.
         slots: returns the number of calls that may run at once.
+        begin: called before everything else if it is sure that there are calls.
     """
     if isinstance(chunksize, str):
         if chunksize != "auto":
@@ -84,6 +86,8 @@ def map_calls(
         if buffersize < 1:
             raise ValueError("buffersize must be None or > 0")
     validation.refuse(fn)
+    if iterables and all(isinstance(iterable, Sized) and len(iterable) for iterable in iterables):
+        begin()
     deadline = None if timeout is None else time.monotonic() + timeout
     auto: AutoChunks | None = None
     if chunksize == "auto":

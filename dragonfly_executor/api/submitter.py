@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 
-from dragonfly_executor.api.map import map_calls
-from dragonfly_executor.engine.future import Future
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from typing import Any, ClassVar, Literal, TypeVar
 
+    from dragonfly_executor.engine.future import Future
     from dragonfly_executor.engine.map_calls import MapCalls, Split
     from dragonfly_executor.engine.options import CallOptions
     from dragonfly_executor.serialization.shared_object import SharedObject
@@ -29,6 +28,10 @@ class Submitter:
     """`Pool.submit_with` of the pool."""
     _calls_of_map: Callable[..., MapCalls]
     """`Pool.calls_of_map` of the pool."""
+    _begin: Callable[[CallOptions], object]
+    """`Pool.begin` of the pool."""
+    _check_open: Callable[[], None]
+    """`Pool.check_open` of the pool."""
     _failed: Callable[[Exception], Future[Any]]
     """`Pool.failed` of the pool."""
     _share: Callable[[Any], SharedObject[Any]]
@@ -112,7 +115,13 @@ class Submitter:
         options = self._options
         if chunksize == "auto" and (options.retries or options.run_timeout is not None):
             chunksize = 1  # these options are for each call
-        return map_calls(self._map_calls, fn, iterables, timeout, chunksize, buffersize, self._slots)
+        self._check_open()
+        # Imported here, because a program that only submits need not load it.
+        from dragonfly_executor.api.map import map_calls
+
+        return map_calls(
+            self._map_calls, fn, iterables, timeout, chunksize, buffersize, self._slots, lambda: self._begin(options)
+        )
 
     def _map_calls(self, fn: Callable[..., Any], split: Split | None = None) -> MapCalls:
         return self._calls_of_map(self._options, fn, self._fails_in_its_future, split)
