@@ -364,6 +364,16 @@ class Pool(Submitter):
             self.kill()  # at any step
             raise
 
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        from dragonfly_executor.api.async_exit import leave_async
+
+        await leave_async(self, kind)
+
 
 def wait_linked(future: Future[T], *, link: bool) -> T:
     """Return a future's result. If the wait is interrupted, cancel a linked call."""

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 
-from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
+from dragonfly_executor.util.lazy_typing import TYPE_CHECKING, overload
 
 if TYPE_CHECKING:
-    from typing import Any, ClassVar, Literal, TypeVar
+    from collections.abc import Coroutine
+    from typing import Any, ClassVar, Literal, ParamSpec, TypeVar
 
     from dragonfly_executor.engine.future import Future
     from dragonfly_executor.engine.map_calls import MapCalls, Split
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from dragonfly_executor.serialization.shared_object import SharedObject
 
     T = TypeVar("T")
+    P = ParamSpec("P")
 
 
 class Submitter:
@@ -62,6 +64,27 @@ class Submitter:
             return self._submit_with(self._options, fn, args, kwargs)
         except self._fails_in_its_future as error:
             return self._failed(error)
+
+    @overload
+    async def acall(
+        self, fn: Callable[P, Coroutine[Any, Any, T]], /, *args: P.args, **kwargs: P.kwargs
+    ) -> T: ...  # `fn` is an ``async def``
+    @overload
+    async def acall(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T: ...
+    async def acall(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+        """Run ``fn(*args, **kwargs)`` on a runner, and return its value in a task of an asyncio event loop.
+
+        The loop goes on meanwhile, and no thread waits. If the task is cancelled, the call is cancelled, and stopped if
+        it runs, unless the option `cancel_running` is False.
+
+        Raises:
+            Exception: the exception of the call; also what `submit` raises, and what it sets on the future.
+        """
+        # First, because otherwise the call runs, and nothing waits for it.
+        from dragonfly_executor.engine.awaiting import running_loop
+
+        running_loop()
+        return await self.submit(fn, *args, **kwargs)
 
     def share(self, obj: T) -> SharedObject[T]:
         """Pickle an object once, and return a handle that stands for it in the arguments of calls, at any depth.
