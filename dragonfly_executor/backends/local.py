@@ -14,13 +14,11 @@ from contextlib import ExitStack
 
 from dragonfly_executor import errors
 from dragonfly_executor.backends.agent_command import agent_command, is_frozen
-from dragonfly_executor.backends.agent_process import MARKER
 from dragonfly_executor.backends.base import Backend, BootRequest, Node
-from dragonfly_executor.core.capacity import Capacity
 from dragonfly_executor.errors.exit_status import describe_exit
-from dragonfly_executor.protocol.parent import VARIABLE
+from dragonfly_executor.protocol.parent import MARKER, VARIABLE
 from dragonfly_executor.runner import process_tree
-from dragonfly_executor.runner.machine import RunnerMachine, default_slots
+from dragonfly_executor.runner.granted_cpus import default_slots
 from dragonfly_executor.transport.call_start_table import CallStartTable
 from dragonfly_executor.transport.sockets import PACKETS, Socket, socketpair
 from dragonfly_executor.util import validation
@@ -31,6 +29,7 @@ if TYPE_CHECKING:
     from typing import Unpack
 
     from dragonfly_executor.backends.tier_keywords import TierKeywords
+    from dragonfly_executor.core.capacity import Capacity
     from dragonfly_executor.protocol.parent import Parent
 
 logger = logging.getLogger("dragonfly_executor")
@@ -98,6 +97,10 @@ class LocalBackend(Backend):
     def capacities(self) -> Sequence[Capacity]:
         """See `Backend.capacities`."""
         if self._capacity is None:
+            # Imported for the first call that requires something.
+            from dragonfly_executor.core.capacity import Capacity
+            from dragonfly_executor.runner.machine import RunnerMachine
+
             self._capacity = Capacity(*RunnerMachine({**os.environ, **self._env}).capacity, self.labels)
         return (self._capacity,)
 
@@ -106,6 +109,9 @@ class LocalBackend(Backend):
         if not self.shares_memory:
             return 0
         if self._shared_memory is None:
+            # Imported for the first large payload.
+            from dragonfly_executor.runner.machine import RunnerMachine
+
             self._shared_memory = RunnerMachine().memory // DEFAULT_SHARE
         return self._shared_memory
 

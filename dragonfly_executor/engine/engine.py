@@ -29,11 +29,11 @@ from dragonfly_executor.engine.shared_contents import SharedContents
 from dragonfly_executor.engine.shutdown import leave
 from dragonfly_executor.engine.startup import EngineStart
 from dragonfly_executor.engine.submit_queue import SubmitQueue
-from dragonfly_executor.protocol.versions import usable_cpus
 from dragonfly_executor.serialization.buffer_cache import PayloadParts
 from dragonfly_executor.serialization.repeated_call import RepeatedCall
 from dragonfly_executor.transport.loop import Loop, Timer
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
+from dragonfly_executor.util.usable_cpus import usable_cpus
 
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop

@@ -25,7 +25,9 @@ from pathlib import Path
 from typing import Any
 
 from dragonfly_executor import BootRequest, DragonflyExecutor, LocalBackend, Node, Pool
+from dragonfly_executor.api.assembly import EnginePlan
 from dragonfly_executor.backends import local
+from dragonfly_executor.engine.engine import Engine
 from tests.support import payloads
 from tests.support.payloads import tell
 
@@ -320,6 +322,79 @@ def unused_pool() -> None:
     """Runners that were booted for nothing."""
     pool = Pool("kept", min=2, max=2)
     pool.submit(payloads.nothing).result()
+
+
+# -- the first runner, before there is an engine ---------------------------------------------------------------------
+
+
+def agents() -> list[int]:
+    """The agents that this process has started."""
+    threads = Path("/proc/self/task").iterdir()
+    children = [int(child) for thread in threads for child in (thread / "children").read_text().split()]
+    return [child for child in children if b"dragonfly_executor" in Path(f"/proc/{child}/cmdline").read_bytes()]
+
+
+def after_launch(action: Callable[[], object]) -> None:
+    """Have this done when the first runner is launched, before the engine is made."""
+    make = EnginePlan.make
+
+    def make_after_action(plan: EnginePlan) -> Engine:
+        action()
+        return make(plan)
+
+    EnginePlan.make = make_after_action  # type: ignore[method-assign]
+
+
+@program
+def fork_after_launch() -> None:
+    """A fork while the launched runner waits for an engine."""
+    executor = DragonflyExecutor(1)
+    before = descriptors()
+    children = []
+
+    def split() -> None:
+        child = fork()
+        if child == 0:
+            say(sorted(descriptors() - before), tried(executor.submit, payloads.nothing))
+            os._exit(0)
+        children.append(child)
+
+    after_launch(split)
+    future = executor.submit(pow, 2, 10)
+    say(fate_of(children.pop()), future.result())
+
+
+@program
+def hang_after_launch(mailbox: str) -> None:
+    """No engine comes."""
+
+    def hang() -> None:
+        tell(mailbox, str(agents()[0]))
+        signal.pause()
+
+    after_launch(hang)
+    DragonflyExecutor(1).submit(payloads.nothing)
+
+
+async def never() -> None:
+    """A function that no submit accepts."""
+
+
+@program
+def end_after_launch(mailbox: str, how: str) -> None:
+    """The program ends, and no boot has asked for the runner."""
+
+    def note() -> None:
+        tell(mailbox, str(agents()[0]))
+        if how == "interrupted":
+            os.kill(os.getpid(), signal.SIGINT)
+
+    after_launch(note)
+    executor = DragonflyExecutor(1)
+    if how == "refused":
+        assert tried(executor.submit, never) == "TypeError"
+    else:
+        executor.submit(payloads.nothing).result()
 
 
 # -- sleep -------------------------------------------------------------------------------------------------------------
