@@ -130,9 +130,12 @@ class LazyEngine:
 
     def leave(self, *, interrupted: bool, reason: str = "cannot schedule new futures after shutdown") -> None:
         """Shut down, and wait until nothing of the pool is left; see `shutdown.leave`."""
+        if self._forked:
+            return
         if self.made is None:
             self.shut_down(ShutdownMode.DRAIN, reason)
-            self.join(0.0)
+        # Even if the thread that began the start was interrupted: the start goes on.
+        self._start.join()
         engine = self.made
         if engine is not None:
             engine.leave(interrupted=interrupted, reason=reason)

@@ -21,6 +21,7 @@ import threading
 import warnings
 from collections.abc import Callable
 from concurrent.futures import Future, as_completed
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -328,10 +329,14 @@ def unused_pool() -> None:
 
 
 def agents() -> list[int]:
-    """The agents that this process has started."""
-    threads = Path("/proc/self/task").iterdir()
-    children = [int(child) for thread in threads for child in (thread / "children").read_text().split()]
-    return [child for child in children if b"dragonfly_executor" in Path(f"/proc/{child}/cmdline").read_bytes()]
+    """The agents that this process has started, on whatever thread."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(FileNotFoundError, ProcessLookupError):  # it has ended
+            status = (process / "stat").read_text().rpartition(")")[2].split()
+            if int(status[1]) == os.getpid() and b"dragonfly" in (process / "cmdline").read_bytes():
+                found.append(int(process.name))
+    return found
 
 
 def after_launch(action: Callable[[], object]) -> None:
@@ -355,7 +360,9 @@ def fork_after_launch() -> None:
     def split() -> None:
         child = fork()
         if child == 0:
-            say(sorted(descriptors() - before), tried(executor.submit, payloads.nothing))
+            refused = tried(executor.submit, payloads.nothing)
+            ends = tried(executor.shutdown), tried(executor.__exit__, None, None, None)
+            say(sorted(descriptors() - before), refused, *ends)
             os._exit(0)
         children.append(child)
 
