@@ -18,7 +18,7 @@ from dragonfly_executor.util.validation import whole
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from typing import Any, Self, TypeVar, Unpack
+    from typing import Any, ParamSpec, Self, TypeVar, Unpack
 
     from dragonfly_executor.backends.base import Backend
     from dragonfly_executor.core.stats import PoolStats
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from dragonfly_executor.serialization.shared_object import SharedObject
 
     T = TypeVar("T")
+    P = ParamSpec("P")
+    M = TypeVar("M", bound=MapCalls)
 
 registry: Registry[Pool] = Registry()
 DRAGONFLY_DEFAULTS = {"max_concurrency": 100, "timeout": 30.0}
@@ -247,8 +249,9 @@ class Pool(Submitter):
         options: CallOptions,
         fn: Callable[..., object],
         is_delayed: tuple[type[Exception], ...],
-        split: Split | None = None,
-    ) -> MapCalls:
+        split: Split | None,
+        calls_type: type[M],
+    ) -> M:
         """Return the calls of a new map, which are calls of `fn` with these options; see `MapCalls` for the rest.
 
         Raises:
@@ -257,7 +260,7 @@ class Pool(Submitter):
         self.check_open()
         engine = self._engine
         self._check(engine, options)
-        return engine.calls_of_map(options, fn, is_delayed, split)
+        return engine.calls_of_map(options, fn, is_delayed, split, calls_type)
 
     def _check(self, engine: Engine, options: CallOptions) -> None:
         """Raise the error that a submit with these options would raise now, whatever it submits."""
@@ -287,11 +290,11 @@ class Pool(Submitter):
     _check_open = check_open  # pyright: ignore[reportAssignmentType]  # and this
     _failed = failed  # pyright: ignore[reportAssignmentType]  # and this
 
-    def call(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> T:
+    def call(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         """Run ``fn(*args, **kwargs)`` on a runner and return its value. An interrupt stops the remote work too."""
         return wait_linked(self.submit(fn, *args, **kwargs), link=True)
 
-    def cast(self, fn: Callable[..., object], /, *args: Any, **kwargs: Any) -> None:
+    def cast(self, fn: Callable[P, object], /, *args: P.args, **kwargs: P.kwargs) -> None:
         """Run ``fn(*args, **kwargs)`` on a runner without a time limit, and drop its result."""
         options = self.call_options.change({"timeout": None})
         self.submit_with(options, fn, args, kwargs)

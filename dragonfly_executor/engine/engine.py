@@ -22,7 +22,6 @@ from dragonfly_executor.engine.exit_hook import watch_exit
 from dragonfly_executor.engine.fork_guard import ForkGuard
 from dragonfly_executor.engine.future import Future
 from dragonfly_executor.engine.latch import Latch
-from dragonfly_executor.engine.map_calls import MapCalls
 from dragonfly_executor.engine.queries import Queries
 from dragonfly_executor.engine.queue_progress import stats_of
 from dragonfly_executor.engine.shared_contents import SharedContents
@@ -43,7 +42,7 @@ if TYPE_CHECKING:
     from dragonfly_executor.core.stats import PoolStats
     from dragonfly_executor.engine.boot.launched_node import LaunchedNode
     from dragonfly_executor.engine.loop_waker import LoopWaker
-    from dragonfly_executor.engine.map_calls import Split
+    from dragonfly_executor.engine.map_calls import MapCalls, Split
     from dragonfly_executor.engine.options import CallOptions, PoolOptions
     from dragonfly_executor.engine.output.router import OutputRouter
     from dragonfly_executor.engine.runner_links import RunnerLinks
@@ -53,6 +52,7 @@ if TYPE_CHECKING:
     from dragonfly_executor.transport.sockets import Buffer
 
     T = TypeVar("T")
+    M = TypeVar("M", bound=MapCalls)
 
 
 class Engine:
@@ -145,9 +145,10 @@ class Engine:
         fn: Callable[..., object],
         is_delayed: tuple[type[Exception], ...],
         split: Split | None,
-    ) -> MapCalls:
+        calls_type: type[M],
+    ) -> M:
         """Return the calls of a new map, which are calls of `fn` with these options; see `MapCalls` for the rest."""
-        return MapCalls(self, options, RepeatedCall(self.codec, fn, options.retry_on).encode, is_delayed, split)
+        return calls_type(self, options, RepeatedCall(self.codec, fn, options.retry_on).encode, is_delayed, split)
 
     def accept(self, calls: Sequence[Call]) -> None:
         """Accept new calls, all or none. Raises as `submit` does."""
