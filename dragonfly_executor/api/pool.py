@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from types import TracebackType
 
@@ -13,11 +14,11 @@ from dragonfly_executor.api.submitter import Submitter
 from dragonfly_executor.core.shutdown_mode import ShutdownMode
 from dragonfly_executor.engine.option_set import OptionSignature
 from dragonfly_executor.engine.tier_settings import capacities_of, most_calls, most_runners, names_of
-from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
+from dragonfly_executor.util.lazy_typing import TYPE_CHECKING, overload
 from dragonfly_executor.util.validation import whole
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Coroutine, Mapping, Sequence
     from typing import Any, ParamSpec, Self, TypeVar, Unpack
 
     from dragonfly_executor.backends.base import Backend
@@ -110,6 +111,7 @@ class Pool(Submitter):
     """
 
     __signature__ = OptionSignature(PoolOptions, CallOptions, **DRAGONFLY_DEFAULTS)
+    _has_warned_of_loop = False
 
     def __init__(
         self,
@@ -290,9 +292,26 @@ class Pool(Submitter):
     _check_open = check_open  # pyright: ignore[reportAssignmentType]  # and this
     _failed = failed  # pyright: ignore[reportAssignmentType]  # and this
 
-    def call(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
-        """Run ``fn(*args, **kwargs)`` on a runner and return its value. An interrupt stops the remote work too."""
+    @overload
+    def call(
+        self, fn: Callable[P, Coroutine[Any, Any, T]], /, *args: P.args, **kwargs: P.kwargs
+    ) -> T: ...  # `fn` is an ``async def``
+    @overload
+    def call(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T: ...
+    def call(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+        """Run ``fn(*args, **kwargs)`` on a runner and return its value. An interrupt stops the remote work too.
+
+        In a task of an asyncio event loop it blocks the loop: use `acall` there. The pool warns of that once.
+        """
+        self.check_blocks_no_loop()
         return wait_linked(self.submit(fn, *args, **kwargs), link=True)
+
+    def check_blocks_no_loop(self) -> None:
+        """Warn, once, if the caller of the caller is about to block an asyncio event loop."""
+        if not self._has_warned_of_loop and "asyncio" in sys.modules:
+            from dragonfly_executor.api.blocked_loop import warn_of_blocked_loop
+
+            self._has_warned_of_loop = warn_of_blocked_loop(self.name)
 
     def cast(self, fn: Callable[P, object], /, *args: P.args, **kwargs: P.kwargs) -> None:
         """Run ``fn(*args, **kwargs)`` on a runner without a time limit, and drop its result."""

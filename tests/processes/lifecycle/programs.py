@@ -19,7 +19,7 @@ import sys
 import termios
 import threading
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, as_completed
 from contextlib import suppress
 from pathlib import Path
@@ -383,8 +383,9 @@ def hang_after_launch(mailbox: str) -> None:
     DragonflyExecutor(1).submit(payloads.nothing)
 
 
-async def never() -> None:
+def never() -> Iterator[int]:
     """A function that no submit accepts."""
+    yield 1
 
 
 @program

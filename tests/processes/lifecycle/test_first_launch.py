@@ -66,13 +66,14 @@ def launched_process() -> int:
     return pid
 
 
-async def never() -> None:
+def never() -> Iterator[int]:
     """A function that no submit accepts."""
+    yield 1
 
 
 def refuse(executor: DragonflyExecutor) -> None:
     """A submit that is refused after the launch."""
-    with pytest.raises(TypeError, match="async def"):
+    with pytest.raises(TypeError, match="generator function"):
         executor.submit(never)
 
 
