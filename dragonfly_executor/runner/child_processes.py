@@ -18,6 +18,7 @@ from dragonfly_executor.runner.private_descriptors import PrivateDescriptors
 from dragonfly_executor.runner.slot_environment import SlotEnvironment
 from dragonfly_executor.runner.slot_handle import Slot, SlotOutput
 from dragonfly_executor.runner.slot_progress import Progress
+from dragonfly_executor.runner.slot_template import SlotTemplates
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -63,6 +64,7 @@ class ChildProcesses:
         self._on_frames = on_frames
         self._agents_descriptors = descriptors
         self._private = PrivateDescriptors()
+        self._templates = SlotTemplates()
         self.setup_timeout = 30.0
         """Seconds after its fork within which a slot must be ready."""
         self.setup_parts: list[bytes] = []
@@ -131,10 +133,18 @@ class ChildProcesses:
                 error = reason
                 break
         setup, agent_pid, agents = self._setup(), os.getpid(), self._agents_descriptors()
+        template = self._templates.get(setup, place)
 
         def run(new: NewSlot) -> NoReturn:
             self._private.add(agents)
-            new.run(self._private, setup=setup, place=place, rendezvous=self.rendezvous, agent_pid=agent_pid)
+            new.run(
+                self._private,
+                setup=setup,
+                place=place,
+                template=template,
+                rendezvous=self.rendezvous,
+                agent_pid=agent_pid,
+            )
 
         pids, failure = fork_all([new for new, _ in made], run)
         for new, _ in made[len(pids) :]:

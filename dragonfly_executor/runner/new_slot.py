@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from dragonfly_executor.runner import slot_process
 from dragonfly_executor.runner.fault_traceback import FaultTraceback
+from dragonfly_executor.runner.slot_template import SlotTemplate
 from dragonfly_executor.transport.sockets import PACKETS, SO_SNDBUF, SOL_SOCKET, Socket, socketpair
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
@@ -68,6 +69,8 @@ class NewSlot:
         self.progress = progress
         self.title = title
         self.role = f"slot {progress.number}"
+        # A slot that formats it itself copies the pages of all that this takes.
+        self._prepared_title = None if title is None else title.prepare(self.role)
         self._output = output
         self._environment = environment
         self.stack = FaultTraceback()
@@ -108,6 +111,7 @@ class NewSlot:
         *,
         setup: bytes,
         place: WorkingDirectory | None,
+        template: SlotTemplate | None,
         rendezvous: Socket | None,
         agent_pid: int,
     ) -> NoReturn:
@@ -119,13 +123,12 @@ class NewSlot:
             self.stack.record()
             for name, value in self._environment.items():
                 os.environ[name] = value
-            if self.title is not None:
-                self.title.set(self.role)
+            if self.title is not None and self._prepared_title is not None:
+                self.title.write(*self._prepared_title)
             slot_process.main(
                 self.taken_by_slot,
                 self._slots_end,
-                setup=setup,
-                place=place,
+                template=SlotTemplate(setup, place) if template is None else template,
                 rendezvous=rendezvous,
                 agent_pid=agent_pid,
                 take_over_output=self._output.take_over,

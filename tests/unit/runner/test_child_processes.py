@@ -95,7 +95,8 @@ class FakeNewSlot:
     def descriptors(self) -> list[int]:
         return [10 * self.number, 10 * self.number + 1]
 
-    def run(self, private: Any, *, setup: bytes, place: Any, rendezvous: Any, agent_pid: int) -> None:
+    def run(self, private: Any, *, setup: bytes, place: Any, template: Any, rendezvous: Any, agent_pid: int) -> None:
+        assert template is None, "the setup of these tests cannot be opened"
         private.discard(self.descriptors())
         self.ran = {"setup": setup, "place": place, "closes": numbers(private)}
         assert agent_pid == os.getpid()
