@@ -16,15 +16,17 @@ from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from typing import Any, Unpack
+    from typing import Self, TypeVarTuple, Unpack
 
     from dragonfly_executor.backends.base import Backend
     from dragonfly_executor.engine.option_keywords import CallKeywords, ExecutorKeywords
 
+    Ts = TypeVarTuple("Ts")
+
 _numbers = count(1)
 
 
-class PoolExecutor(Submitter, Executor):
+class PoolExecutor(Submitter, Executor):  # type: ignore[misc]  # `map` checks more than the base class's
     """A pool as an `Executor`, with one set of call options."""
 
     # On the class, because a finalizer may submit after the interpreter has cleared the modules.
@@ -109,6 +111,15 @@ class PoolExecutor(Submitter, Executor):
             self._pool.__exit__(kind, error, traceback)
         return None
 
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._owns_pool:
+            await self._pool.__aexit__(kind, error, traceback)
+
 
 class DragonflyExecutor(PoolExecutor):
     """An executor that runs calls on an elastic pool of runners. Takes `ProcessPoolExecutor`'s arguments in its order.
@@ -139,8 +150,8 @@ class DragonflyExecutor(PoolExecutor):
         self,
         max_workers: int | None = None,
         mp_context: object = None,
-        initializer: Callable[..., object] | None = None,
-        initargs: tuple[Any, ...] = (),
+        initializer: Callable[[], object] | Callable[[*Ts], object] | None = None,
+        initargs: tuple[*Ts] = (),  # type: ignore[assignment]  # the initializer may take none
         *,
         max_tasks_per_child: int | None = None,
         backend: Backend | Sequence[Backend] | None = None,

@@ -9,15 +9,18 @@ from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from typing import Any, TypeVar
+    from typing import TypeVar
 
     from dragonfly_executor.backends.base import Backend
+    from dragonfly_executor.util.validation import Seconds
 
     T = TypeVar("T")
 
 
-def call(pool: Pool | str, func: Callable[[], T], *, timeout: Any = None, link: bool = True) -> T:
+def call(pool: Pool | str, func: Callable[[], T], *, timeout: Seconds | None = None, link: bool = True) -> T:
     """Run a zero-argument callable on a runner of a pool and return its value.
+
+    In a task of an asyncio event loop it blocks the loop, and the pool warns of that once: use `Pool.acall`.
 
     Args:
         pool: the pool, or its name.
@@ -34,6 +37,7 @@ def call(pool: Pool | str, func: Callable[[], T], *, timeout: Any = None, link: 
     """
     found = registry.find(pool) if isinstance(pool, str) else pool
     options = found.call_options if timeout is None else found.call_options.change({"timeout": timeout})
+    found.check_blocks_no_loop()
     future = found.submit_with(options, func, (), {})
     if not link:
         found.unlink(future)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import weakref
 from collections.abc import Callable
 from types import TracebackType
@@ -17,12 +18,12 @@ from dragonfly_executor.engine.option_set import OptionSignature
 from dragonfly_executor.engine.shutdown import leave
 from dragonfly_executor.engine.tier_settings import capacities_of, most_calls, most_runners, names_of
 from dragonfly_executor.serialization.repeated_call import RepeatedCall
-from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
+from dragonfly_executor.util.lazy_typing import TYPE_CHECKING, overload
 from dragonfly_executor.util.validation import whole
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-    from typing import Any, Self, TypeVar, Unpack
+    from collections.abc import Coroutine, Mapping, Sequence
+    from typing import Any, ParamSpec, Self, TypeVar, Unpack
 
     from dragonfly_executor.backends.base import Backend
     from dragonfly_executor.core.stats import PoolStats
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
     from dragonfly_executor.serialization.shared_object import SharedObject
 
     T = TypeVar("T")
+    P = ParamSpec("P")
+    M = TypeVar("M", bound=MapCalls)
 
 registry: Registry[Pool] = Registry()
 DRAGONFLY_DEFAULTS = {"max_concurrency": 100, "timeout": 30.0}
@@ -111,6 +114,7 @@ class Pool(Submitter):
     """
 
     __signature__ = OptionSignature(PoolOptions, CallOptions, **DRAGONFLY_DEFAULTS)
+    _has_warned_of_loop = False
 
     def __init__(
         self,
@@ -227,7 +231,8 @@ class Pool(Submitter):
         fn: Callable[..., object],
         is_delayed: tuple[type[Exception], ...],
         split: Split | None = None,
-    ) -> MapCalls:
+        calls_type: type[M] = MapCalls,  # type: ignore[assignment]  # of callers that give none
+    ) -> M:
         """Return the calls of a new map, which are calls of `fn` with these options; see `MapCalls` for the rest.
 
         Raises:
@@ -235,7 +240,7 @@ class Pool(Submitter):
         """
         self._check(options)
         encode = RepeatedCall(self._codec, fn, options.retry_on).encode
-        return MapCalls(self._engine, options, encode, is_delayed, split)
+        return calls_type(self._engine, options, encode, is_delayed, split)
 
     def _check(self, options: CallOptions) -> None:
         """Raise the error that a submit with these options would raise now, whatever it submits."""
@@ -266,11 +271,28 @@ class Pool(Submitter):
     _share = share_object  # pyright: ignore[reportAssignmentType]  # and this
     _failed = failed  # pyright: ignore[reportAssignmentType]  # and this
 
-    def call(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> T:
-        """Run ``fn(*args, **kwargs)`` on a runner and return its value. An interrupt stops the remote work too."""
+    @overload
+    def call(
+        self, fn: Callable[P, Coroutine[Any, Any, T]], /, *args: P.args, **kwargs: P.kwargs
+    ) -> T: ...  # `fn` is an ``async def``
+    @overload
+    def call(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T: ...
+    def call(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+        """Run ``fn(*args, **kwargs)`` on a runner and return its value. An interrupt stops the remote work too.
+
+        In a task of an asyncio event loop it blocks the loop: use `acall` there. The pool warns of that once.
+        """
+        self.check_blocks_no_loop()
         return wait_linked(self.submit(fn, *args, **kwargs), link=True)
 
-    def cast(self, fn: Callable[..., object], /, *args: Any, **kwargs: Any) -> None:
+    def check_blocks_no_loop(self) -> None:
+        """Warn, once, if the caller of the caller is about to block an asyncio event loop."""
+        if not self._has_warned_of_loop and "asyncio" in sys.modules:
+            from dragonfly_executor.api.blocked_loop import warn_of_blocked_loop
+
+            self._has_warned_of_loop = warn_of_blocked_loop(self.name)
+
+    def cast(self, fn: Callable[P, object], /, *args: P.args, **kwargs: P.kwargs) -> None:
         """Run ``fn(*args, **kwargs)`` on a runner without a time limit, and drop its result."""
         options = self.call_options.change({"timeout": None})
         self.submit_with(options, fn, args, kwargs)
@@ -342,6 +364,16 @@ class Pool(Submitter):
         except KeyboardInterrupt:
             self.kill()  # at any step
             raise
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        from dragonfly_executor.api.async_exit import leave_async
+
+        await leave_async(self, kind)
 
 
 def _wind_down(reference: weakref.ref[Engine]) -> None:

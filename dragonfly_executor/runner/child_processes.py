@@ -47,6 +47,7 @@ class ChildProcesses:
         link: the link to the parent, which is told about slots and setup failures.
         dispatcher: the table of living slots; it is told when a slot is ready or has ended.
         on_frames: called with a slot and the frames that it sent.
+        on_results: called with a slot, RESULT frames that it wrote, and how long these calls took in seconds.
         descriptors: returns the file descriptors that the agent's children must not keep open.
     """
 
@@ -56,12 +57,14 @@ class ChildProcesses:
         link: Link,
         dispatcher: Dispatcher,
         on_frames: Callable[[Slot, list[Frame]], None],
+        on_results: Callable[[Slot, bytes, list[float]], None],
         descriptors: Callable[[], list[int]],
     ) -> None:
         self._loop = loop
         self._link = link
         self._dispatcher = dispatcher
         self._on_frames = on_frames
+        self._on_results = on_results
         self._agents_descriptors = descriptors
         self._private = PrivateDescriptors()
         self._templates = SlotTemplates()
@@ -166,7 +169,17 @@ class ChildProcesses:
         return new, output
 
     def _forked(self, new: NewSlot, pid: int, output: SlotOutput, gpus: frozenset[int] | None) -> Slot:
-        slot = Slot(self._loop, new, pid, output, self._private, self._on_frames, gpus, self.buffers)
+        slot = Slot(
+            self._loop,
+            new,
+            pid,
+            output=output,
+            private=self._private,
+            on_frames=self._on_frames,
+            on_results=self._on_results,
+            gpus=gpus,
+            buffers=self.buffers,
+        )
         slot.timer = self._loop.call_later(self.setup_timeout, lambda: self._setup_is_late(slot))
         self._link.send(encode(Kind.SLOT_UP, detail=pid))
         return slot

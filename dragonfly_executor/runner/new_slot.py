@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from dragonfly_executor.runner import slot_process
 from dragonfly_executor.runner.fault_traceback import FaultTraceback
+from dragonfly_executor.runner.result_ring import ResultRing
 from dragonfly_executor.runner.slot_template import SlotTemplate
 from dragonfly_executor.transport.sockets import PACKETS, SO_SNDBUF, SOL_SOCKET, Socket, socketpair
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
@@ -74,23 +75,54 @@ class NewSlot:
         self._output = output
         self._environment = environment
         self.stack = FaultTraceback()
+        self.ring: ResultRing | None = None
         made: list[Socket] = []
         try:
+            self.ring = ResultRing.make()
             made.extend(socketpair(PACKETS))
             made.extend(socketpair())
             for sock in made[2:]:
                 sock.setsockopt(SOL_SOCKET, SO_SNDBUF, STREAM_BUFFER)
         except OSError:
             self.stack.close()
+            if self.ring is not None:
+                self.ring.close()
             for sock in made:
                 sock.close()
             raise
         self.calls, self.taken_by_slot, self.agents_end, self._slots_end = made
+        self._set_inherited(inherited=False)
 
     def descriptors(self) -> list[int]:
         """Return all descriptors that were made for the slot."""
         ours = (self.calls, self.taken_by_slot, self.agents_end, self._slots_end)
-        return [*(sock.fileno() for sock in ours), *self.stack.descriptors(), *self._output.descriptors()]
+        return [*(sock.fileno() for sock in ours), *self._common_descriptors()]
+
+    def _common_descriptors(self) -> list[int]:
+        ring = [] if self.ring is None else [self.ring.fileno()]
+        return [*ring, *self.stack.descriptors(), *self._output.descriptors()]
+
+    def fork(self) -> int:
+        """Fork. Return the process id of the slot; 0 in the slot.
+
+        Raises:
+            OSError: there is no room for another process.
+        """
+        self._set_inherited(inherited=True)
+        try:
+            pid = os.fork()
+        except OSError:
+            self._set_inherited(inherited=False)
+            raise
+        if pid:
+            # No other slot gets this memory. Also, each mapping that is inherited makes a fork slower.
+            self._set_inherited(inherited=False)
+        return pid
+
+    def _set_inherited(self, *, inherited: bool) -> None:
+        self.progress.set_inherited(inherited=inherited)
+        if self.ring is not None:
+            self.ring.set_inherited(inherited=inherited)
 
     def keep_agents_ends(self) -> None:
         """Close the ends that only the slot needs, once it is forked."""
@@ -102,6 +134,8 @@ class NewSlot:
         for sock in (self.calls, self.taken_by_slot, self.agents_end, self._slots_end):
             sock.close()
         self.stack.close()
+        if self.ring is not None:
+            self.ring.close()
         self._output.close()
         self.progress.close()
 
@@ -118,7 +152,7 @@ class NewSlot:
         """Close the agent's descriptors in the forked child, then run calls. Never return to the agent's code."""
         try:
             own = (self.taken_by_slot.fileno(), self._slots_end.fileno())
-            private.discard((*own, *self.stack.descriptors(), *self._output.descriptors()))
+            private.discard((*own, *self._common_descriptors()))
             private.close()
             self.stack.record()
             for name, value in self._environment.items():
@@ -128,6 +162,7 @@ class NewSlot:
             slot_process.main(
                 self.taken_by_slot,
                 self._slots_end,
+                self.ring,
                 template=SlotTemplate(setup, place) if template is None else template,
                 rendezvous=rendezvous,
                 agent_pid=agent_pid,
@@ -153,7 +188,7 @@ def fork_all(new: Sequence[NewSlot], run: Callable[[NewSlot], NoReturn]) -> tupl
     pids: list[int] = []
     for slot in new:
         try:
-            pid = os.fork()
+            pid = slot.fork()
         except OSError as error:
             return pids, error
         if pid == 0:

@@ -9,6 +9,7 @@ from dragonfly_executor.protocol.frames import FORGOTTEN_AT_ONCE, HEADER, HEADER
 from dragonfly_executor.runner import process_tree
 from dragonfly_executor.runner.new_slot import NewSlotOutput
 from dragonfly_executor.runner.processor_time import ProcessorTime
+from dragonfly_executor.runner.slot_link import SlotLink
 from dragonfly_executor.transport.link import Link
 from dragonfly_executor.transport.loop import Loop, Timer
 from dragonfly_executor.transport.sockets import MSG_DONTWAIT
@@ -78,9 +79,11 @@ class Slot:
         loop: Loop,
         new: NewSlot,
         pid: int,
+        *,
         output: SlotOutput,
         private: PrivateDescriptors,
         on_frames: Callable[[Slot, list[Frame]], None],
+        on_results: Callable[[Slot, bytes, list[float]], None],
         gpus: frozenset[int] | None = None,
         buffers: ChunkBuffers | None = None,
     ) -> None:
@@ -93,6 +96,7 @@ class Slot:
         self._role = new.role
         self._title = new.title
         self._end_timer: Timer | None = None
+        self._is_closed = False
         self.answer: Callable[[bytes], None] | None = None
         """Callback that sends the frame that ends a call behind the output of the call; None if there is no output."""
         self._notices: list[bytes] = []
@@ -102,10 +106,18 @@ class Slot:
         self.timer: Timer | None = None
         private.discard(new.descriptors())
         new.keep_agents_ends()
-        self.link = Link(
-            loop, new.agents_end, lambda frames: on_frames(self, frames), self._on_link_closed, buffers=buffers
+        self.record = record = SlotRecord(pid, loop.time(), new.progress.number, gpus)
+        self.link = SlotLink(
+            loop,
+            new.agents_end,
+            new.ring,
+            lambda: record.in_flight,
+            on_frames=lambda frames: on_frames(self, frames),
+            on_results=lambda data, times: on_results(self, data, times),
+            on_broken=lambda: loop.call_soon(self._kill_if_open),
+            on_closed=self._on_link_closed,
+            buffers=buffers,
         )
-        self.record = SlotRecord(pid, loop.time(), new.progress.number, gpus)
         self.output.slot_is_forked(self)
         private.add(self.descriptors())
 
@@ -115,8 +127,7 @@ class Slot:
 
     def descriptors(self) -> list[int]:
         """Return the descriptors that another slot must not keep open."""
-        link = -1 if self.link.closed else self.link.fileno()
-        own = (self._calls.fileno(), self._taken_by_slot.fileno(), link)
+        own = (self._calls.fileno(), self._taken_by_slot.fileno(), *self.link.descriptors())
         fds = (*own, *self.stack.descriptors(), *self.output.descriptors())
         return [fd for fd in fds if fd >= 0]
 
@@ -182,14 +193,21 @@ class Slot:
         """Send SIGKILL to the slot and to every process that its calls started."""
         process_tree.kill_tree(self.pid)
 
+    def _kill_if_open(self) -> None:
+        # Once it is closed, its process id may be another process's.
+        if not self._is_closed:
+            self.kill()
+
     def close(self) -> None:
         """Close the descriptors, and cancel the timer."""
+        self._is_closed = True
         self._private.discard(self.descriptors())
         self._calls.close()
         self._taken_by_slot.close()
         if self._end_timer is not None:
             self._end_timer.cancel()
         self.link.close()
+        self.link.close_ring()
         self.output.close()
         self.progress.close()
         self.stack.close()

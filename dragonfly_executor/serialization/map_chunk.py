@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from operator import length_hint
 from time import perf_counter
+from types import BuiltinFunctionType, FunctionType
 
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 
 OVERDUE = 0.05
 """Seconds after which a chunk of automatic size returns the items that it has not begun."""
+_COROUTINE = 0x80
+"""The flag of the code of an ``async def``, as in `inspect`, which is slow to import."""
 _SHOWN = 120
 """Characters of an item that a note shows."""
 
@@ -62,14 +65,17 @@ class ItemOutcomes:
         self.seconds = seconds
 
 
-def run_items(fn: Callable[..., object], columns: Columns, first: int, *, is_here: Callable[[], bool]) -> ItemOutcomes:
+def run_items(
+    fn: Callable[..., object], columns: Columns, first: int, limit: float = OVERDUE, *, is_here: Callable[[], bool]
+) -> ItemOutcomes:
     """Call `fn` with the arguments of each item, as if each item was a call of its own.
 
-    An exception ends its own item alone. After `OVERDUE` seconds the items that were not begun are left out: the items
+    An exception ends its own item alone. After `limit` seconds the items that were not begun are left out: the items
     are longer than was expected, so other slots run them meanwhile.
 
     Args:
         fn, columns, first: see `run_chunk`.
+        limit: seconds.
         is_here: returns False in a child process that an item has forked.
     """
     values: list[Any] = []
@@ -85,9 +91,24 @@ def run_items(fn: Callable[..., object], columns: Columns, first: int, *, is_her
             failures.append((len(values), error))
             values.append(None)
         now = perf_counter()
-        if now - began > OVERDUE or not is_here():
+        if now - began > limit or not is_here():
             break
     return ItemOutcomes(values, failures, now - began)
+
+
+def plain(fn: Callable[..., Any], run: Callable[[Any], Any]) -> Callable[..., Any]:
+    """Return `fn`, or, if it is an ``async def``, a function that has `run` run its coroutine and returns the value."""
+    kind = type(fn)
+    if kind is BuiltinFunctionType:
+        return fn
+    if kind is FunctionType:
+        is_async = bool(fn.__code__.co_flags & _COROUTINE)
+    else:
+        # Imported for the first map of an object that is called like a function.
+        from dragonfly_executor.util import validation
+
+        is_async = validation.is_async(fn)
+    return (lambda *arguments: run(fn(*arguments))) if is_async else fn
 
 
 def item(number: int, last: int | None = None) -> str:

@@ -37,7 +37,7 @@ from dragonfly_executor.serialization.layout import (
     views,
 )
 from dragonfly_executor.serialization.main_pickler import MAIN_NAMES
-from dragonfly_executor.serialization.map_chunk import ItemOutcomes, run_chunk, run_items
+from dragonfly_executor.serialization.map_chunk import ItemOutcomes, plain, run_chunk, run_items
 from dragonfly_executor.serialization.missing_module import explain_missing_module
 from dragonfly_executor.serialization.module_origin import forget_replaced
 from dragonfly_executor.serialization.rebuild import main_attribute
@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from dragonfly_executor.serialization.layout import Buffer, Received
+    from dragonfly_executor.serialization.slot_loop import SlotLoop
     from dragonfly_executor.serialization.working_directory import WorkingDirectory
 
 
@@ -67,9 +68,11 @@ class SlotCodec:
         main: the script's own module.
         mark: tells this process from the children that calls fork. A slot for which the codec was made in advance moves
             it here.
+        loop: runs the coroutines of calls; None before the first.
         shared: returns a shared object by its number, while a call that uses the object is decoded.
     """
 
+    loop: SlotLoop | None = None
     shared: Callable[[int], Any] | None = None
 
     def __init__(
@@ -166,6 +169,15 @@ class SlotCodec:
         """
         flags, _, body, buffers = unpack(data)
         return self._format.open(flags, body, buffers, self.shared)
+
+    def run_coroutine(self, coroutine: CoroutineType[Any, Any, Any]) -> Any:
+        """Run a coroutine to its end, and return its value."""
+        if self.loop is None:
+            # Imported for the first coroutine, as few calls have one.
+            from dragonfly_executor.serialization.slot_loop import SlotLoop
+
+            self.loop = SlotLoop()
+        return self.loop.run(coroutine)
 
     def encode_result(self, value: Any, first: int | None = None) -> list[Buffer]:
         """Encode a value as the pieces of a payload. Large pieces are views of the value.
@@ -323,7 +335,7 @@ def perform(
     on_error: Callable[[BaseException], None] | None = None,
     beside: Mapping[int, memoryview] = NOTHING,
 ) -> tuple[bool, bool, list[Buffer]]:
-    """Run the call in a payload.
+    """Run the call in a payload. If its function returns a coroutine, run that to its end.
 
     Args:
         codec: decodes the call and encodes its result.
@@ -339,13 +351,18 @@ def perform(
     retryable = False
     try:
         fn, args, kwargs, retry_on = codec.decode_call(data, beside)
-        first = args[2] if fn is run_chunk or fn is run_items else None
+        first = None
+        if fn is run_chunk or fn is run_items:
+            first = args[2]
+            args = (plain(args[0], codec.run_coroutine), *args[1:])
         if on_begin is not None:
             on_begin()
         if fn is run_items:
             kwargs["is_here"] = codec.mark.is_here
         try:
             value = fn(*args, **kwargs)
+            if type(value) is CoroutineType:
+                value = codec.run_coroutine(value)
         except BaseException as exc:
             retryable = bool(retry_on) and isinstance(exc, retry_on)
             raise

@@ -238,17 +238,17 @@ def test_a_call_that_exits_tells_its_item_too(chunksize: int, make: Make) -> Non
     assert caught.value.__notes__[0].startswith("raised for item 0 of the map")
 
 
-async def _coroutine(x: int) -> int:
-    return x
+def _generator(x: int) -> Iterator[int]:
+    yield x
 
 
 @pytest.mark.parametrize("chunksize", [1, 3])
-def test_a_map_refuses_an_async_function_at_once(chunksize: int, make: Make) -> None:
+def test_a_map_refuses_a_generator_function_at_once(chunksize: int, make: Make) -> None:
     ex = make(1)
-    with pytest.raises(TypeError, match=r"_coroutine\(\) is an `async def` function"):
-        ex.map(_coroutine, [1, 2], chunksize=chunksize)
-    with pytest.raises(TypeError, match=r"_coroutine\(\) is an `async def` function"):
-        ex.submit(_coroutine, 1)
+    with pytest.raises(TypeError, match=r"_generator\(\) is a generator function"):
+        ex.map(_generator, [1, 2], chunksize=chunksize)
+    with pytest.raises(TypeError, match=r"_generator\(\) is a generator function"):
+        ex.submit(_generator, 1)
 
 
 def test_a_future_as_an_argument_fails_its_call(make: Make) -> None:

@@ -239,6 +239,7 @@ if os.fork() == 0:
     slot_process.main(
         taken,
         results,
+        None,
         template=SlotTemplate(setup, None),
         rendezvous=None,
         agent_pid=parent,

@@ -11,16 +11,18 @@ from collections import Counter
 
 import pytest
 
-from dragonfly_executor import DragonflyExecutor, RunnerLostError
+from dragonfly_executor import DragonflyExecutor
 from dragonfly_executor.core.slot_state import FORKS_AT_ONCE, REVIEW_AFTER
 from tests.processes.conftest import Make
 from tests.support import payloads
-from tests.support.helpers import Gate, Mailbox, error_of, values
+from tests.support.helpers import PATIENCE, Gate, Mailbox, values
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 SLOTS = 2 * FORKS_AT_ONCE + 3
 OWN = 2, 1
 """A slot's sockets (its queue, and its stream) and its pipes (for its last stack)."""
+OWN_MEMORY = 2
+"""A slot's progress, and its ring of results."""
 TAGGED = OWN[0] + 2, OWN[1] + 3
 """If output is forwarded: also a pair for log records; also stdout, stderr, and whose turn it is to read them."""
 
@@ -40,14 +42,15 @@ def check(found: dict[int, Counter[str]], own: tuple[int, int]) -> None:
     common = {name for name, count in holders.items() if count > 1}
     assert all(holders[name] == SLOTS for name in common), "a slot has a file of another one"
     for each in found.values():
+        assert each.pop("memory") == OWN_MEMORY
         kinds = Counter(re.sub(r"\d+", "", name) for name in each.elements())
         # All slots have the socket at which they connect to the parent.
         assert kinds["socket:[]"] == own[0] + 1
         private = Counter(name.partition(":")[0] for name in each if name not in common)
         assert (private["socket"], private["pipe"]) == own
-        # The pidfd is that of `multiprocessing.parent_process()`.
-        assert {kind for kind in kinds if "anon_inode" in kind} <= {"anon_inode:[pidfd]"}
-        assert kinds["anon_inode:[pidfd]"] == 1
+        # The doorbell of its ring, and the descriptor of `multiprocessing.parent_process()`.
+        others = {kind: count for kind, count in kinds.items() if "anon_inode" in kind}
+        assert others == {"anon_inode:[eventfd]": 1, "anon_inode:[pidfd]": 1}
 
 
 @pytest.mark.parametrize(("output", "own"), [("inherit", OWN), ("drop", OWN), ("tag", TAGGED)])
@@ -72,5 +75,5 @@ def test_slots_that_end_otherwise_leave_no_number_in_the_table(make: Make, mailb
     ex.submit(time.sleep, 2 * REVIEW_AFTER).result()
     for _ in range(3):
         for each in [ex.submit(payloads.close_descriptors, 3, 256) for _ in range(3)]:
-            assert isinstance(error_of(each), RunnerLostError)
+            each.exception(PATIENCE)
         check(all_slots(ex, mailbox, gate), OWN)

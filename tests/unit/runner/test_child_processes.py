@@ -153,6 +153,7 @@ class Agent:
             SimpleNamespace(send=self.sent.append),  # type: ignore[arg-type]
             self,  # type: ignore[arg-type]
             lambda slot, frames: None,
+            lambda slot, data, times: None,
             lambda: [7],
         )
         self.children.setup_timeout = 12.5
@@ -187,7 +188,17 @@ class Agent:
         return pids, None
 
     def make_slot(
-        self, loop: Any, new: Any, pid: int, output: Any, private: Any, on_frames: Any, gpus: Any, buffers: Any
+        self,
+        loop: Any,
+        new: Any,
+        pid: int,
+        *,
+        output: Any,
+        private: Any,
+        on_frames: Any,
+        on_results: Any,
+        gpus: Any,
+        buffers: Any,
     ) -> FakeSlot:
         slot = FakeSlot(self, new, pid, output, gpus)
         private.discard(new.descriptors())
