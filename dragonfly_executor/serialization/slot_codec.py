@@ -37,7 +37,14 @@ from dragonfly_executor.serialization.layout import (
     views,
 )
 from dragonfly_executor.serialization.main_pickler import MAIN_NAMES
-from dragonfly_executor.serialization.map_chunk import ItemOutcomes, plain, run_chunk, run_items
+from dragonfly_executor.serialization.map_chunk import (
+    ItemOutcomes,
+    add_note,
+    plain,
+    run_chunk,
+    run_items,
+    shown_item,
+)
 from dragonfly_executor.serialization.missing_module import explain_missing_module
 from dragonfly_executor.serialization.module_origin import forget_replaced
 from dragonfly_executor.serialization.rebuild import main_attribute
@@ -334,6 +341,8 @@ def perform(
     on_begin: Callable[[], None] | None = None,
     on_error: Callable[[BaseException], None] | None = None,
     beside: Mapping[int, memoryview] = NOTHING,
+    *,
+    is_item: bool = False,
 ) -> tuple[bool, bool, list[Buffer]]:
     """Run the call in a payload. If its function returns a coroutine, run that to its end.
 
@@ -343,6 +352,7 @@ def perform(
         on_begin: called once the call is decoded, before its function runs.
         on_error: called with the exception of a call that failed, before it is encoded.
         beside: the buffers of the payload that lie elsewhere; see `layout.unpack_all`.
+        is_item: the call is one item of a map, so its exception gets a note of its arguments.
 
     Returns:
         Whether the call failed, whether the caller wants its exception retried, and the payload to send back. Only
@@ -365,6 +375,8 @@ def perform(
                 value = codec.run_coroutine(value)
         except BaseException as exc:
             retryable = bool(retry_on) and isinstance(exc, retry_on)
+            if is_item and first is None:
+                add_note(exc, shown_item(args))
             raise
         finally:
             del fn, args, kwargs
