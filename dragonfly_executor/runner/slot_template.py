@@ -1,4 +1,4 @@
-"""What all slots of a runner have in common, made once in the agent: forked slots inherit it."""
+"""The objects that all slots of a runner start with, made once in the agent: forked slots inherit them."""
 
 from __future__ import annotations
 
