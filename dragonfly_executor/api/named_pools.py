@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import TypeVar
 
+    from dragonfly_executor.api.registry import Configured
     from dragonfly_executor.backends.base import Backend
     from dragonfly_executor.util.validation import Seconds
 
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 
 def call(pool: Pool | str, func: Callable[[], T], *, timeout: Seconds | None = None, link: bool = True) -> T:
     """Run a zero-argument callable on a runner of a pool and return its value.
+
+    In a task of an asyncio event loop it blocks the loop, and the pool warns of that once: use `Pool.acall`.
 
     Args:
         pool: the pool, or its name.
@@ -35,6 +38,7 @@ def call(pool: Pool | str, func: Callable[[], T], *, timeout: Seconds | None = N
     """
     found = registry.find(pool) if isinstance(pool, str) else pool
     options = found.call_options if timeout is None else found.call_options.change({"timeout": timeout})
+    found.check_blocks_no_loop()
     future = found.submit_with(options, func, (), {})
     if not link:
         found.unlink(future)
@@ -50,11 +54,14 @@ def cast(pool: Pool | str, func: Callable[[], object]) -> None:
     (registry.find(pool) if isinstance(pool, str) else pool).cast(func)
 
 
-def configure(*, backend: Backend | Sequence[Backend]) -> None:
+def configure(*, backend: Backend | Sequence[Backend]) -> Configured:
     """Set the backend, or several in order of preference, of pools that are made without one from now on.
+
+    In ``with configure(backend=...):``, those from before are set again at the end of the block. Pools that were made
+    in the block keep their backends.
 
     Raises:
         TypeError: this is not a backend.
         ValueError: the list is empty, or has a backend twice.
     """
-    registry.configure(backend=backend)
+    return registry.configure(backend=backend)
