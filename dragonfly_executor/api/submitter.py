@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 
-from dragonfly_executor.api.map import MapOptions, map_calls
-from dragonfly_executor.engine.future import Future
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING, overload
 
 if TYPE_CHECKING:
@@ -13,6 +11,7 @@ if TYPE_CHECKING:
     from typing import Any, ClassVar, Literal, ParamSpec, TypeVar
 
     from dragonfly_executor.api.async_map import AsyncMapResults
+    from dragonfly_executor.engine.future import Future
     from dragonfly_executor.engine.map_calls import MapCalls, Split
     from dragonfly_executor.engine.options import CallOptions
     from dragonfly_executor.serialization.shared_object import SharedObject
@@ -35,6 +34,10 @@ class Submitter:
     """`Pool.submit_with` of the pool."""
     _calls_of_map: Callable[..., MapCalls]
     """`Pool.calls_of_map` of the pool."""
+    _begin: Callable[[CallOptions], object]
+    """`Pool.begin` of the pool."""
+    _check_open: Callable[[], None]
+    """`Pool.check_open` of the pool."""
     _failed: Callable[[Exception], Future[Any]]
     """`Pool.failed` of the pool."""
     _share: Callable[[Any], SharedObject[Any]]
@@ -227,10 +230,14 @@ class Submitter:
             ValueError: `chunksize` or `buffersize` is less than 1, or `chunksize` is another text.
             TypeError: an argument has the wrong type, or `fn` is a generator function.
         """
+        self._check_open()
+        # Imported here, because a program that only submits need not load it.
+        from dragonfly_executor.api.map import MapOptions, map_calls
+
         options = MapOptions(timeout, chunksize, buffersize, ordered=ordered, return_exceptions=return_exceptions)
         if options.items_end_alone and (self._options.retries or self._options.run_timeout is not None):
             options.size = 1  # these options are for each call
-        return map_calls(self._map_calls, fn, iterables, options, self._slots)
+        return map_calls(self._map_calls, fn, iterables, options, self._slots, lambda: self._begin(self._options))
 
     @overload
     def amap(

@@ -170,6 +170,8 @@ class Call:
         "state", "submitted_at", "token", "waits_since",
     )  # fmt: skip
     queue: QueueCounts
+    is_item = False
+    """True for a call that is one item of a map, or a chunk of them."""
 
     def __init__(
         self,

@@ -10,7 +10,6 @@ from collections.abc import Iterable
 from dragonfly_executor.core import call_errors
 from dragonfly_executor.core.actions import Closed, Settle, Warn
 from dragonfly_executor.core.assign import assign
-from dragonfly_executor.core.events import ShutdownMode
 from dragonfly_executor.core.idle_limits import stop_idle_runners
 from dragonfly_executor.core.losses import end_pauses, give_up_booting
 from dragonfly_executor.core.overflow import note_long_calls
@@ -19,6 +18,7 @@ from dragonfly_executor.core.runner_endings import end_due
 from dragonfly_executor.core.runner_group import RunnerGroup
 from dragonfly_executor.core.scaling import boots_for
 from dragonfly_executor.core.sharing import fit_yields, grow
+from dragonfly_executor.core.shutdown_mode import ShutdownMode
 from dragonfly_executor.core.state import PoolState
 from dragonfly_executor.core.tier_budgets import fail_unpaid, spend_tiers
 

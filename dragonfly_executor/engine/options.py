@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Mapping
 
 from dragonfly_executor.backends.budget import budget_or_none
-from dragonfly_executor.core.call_table import CallLimits
+from dragonfly_executor.core.calls import CallLimits
 from dragonfly_executor.core.record import Record
 from dragonfly_executor.engine.option_checks import (
     above_zero,

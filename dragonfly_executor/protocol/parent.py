@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import binascii
 import os
+from _contextvars import ContextVar  # `contextvars` is this module, in one more file
 from collections import namedtuple
 
 from dragonfly_executor.protocol.stdlib_json import json
 
 VARIABLE = "DRAGONFLY_PARENT"
 """Name of the environment variable of a runner that holds its encoded `Parent`."""
+MARKER = "DRAGONFLY_RUNNER"
+"""Environment variable that all processes of a runner inherit. It identifies them after their agent has died."""
 MAX_DEPTH_VARIABLE = "DRAGONFLY_MAX_DEPTH"
 DEFAULT_MAX_DEPTH = 2
 """Maximum nesting: runners may boot runners, and these may not boot more.
@@ -71,6 +74,11 @@ class Parent(_Fields):
 
         An application uses this to skip code that must run only once: ``if not Parent.get(): serve()``.
         """
+        return PARENT_OF_FAKE.get() or Parent.of_process()
+
+    @staticmethod
+    def of_process() -> Parent | None:
+        """Return the parent of the runner whose process this is; None in other processes, also in calls of a fake."""
         encoded = os.environ.get(VARIABLE)
         return Parent.decode(encoded) if encoded else None
 
@@ -99,6 +107,10 @@ class Parent(_Fields):
             return Parent(**json.loads(binascii.a2b_base64(text)))
         except (ValueError, TypeError) as error:
             raise ValueError(f"{VARIABLE} does not hold a parent's description: {error}") from None
+
+
+PARENT_OF_FAKE: ContextVar[Parent | None] = ContextVar("PARENT_OF_FAKE", default=None)
+"""The parent of a fake runner, in its calls. They are threads of one process, and so cannot have environments."""
 
 
 def _as_json(value: str | int) -> str:

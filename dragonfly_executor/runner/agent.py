@@ -15,13 +15,13 @@ import sys
 from dragonfly_executor.protocol import handshake
 from dragonfly_executor.protocol.frames import Flag, Frame, Kind, encode
 from dragonfly_executor.protocol.stdlib_json import json
-from dragonfly_executor.protocol.versions import usable_cpus, versions, versions_with_packages
+from dragonfly_executor.protocol.versions import versions, versions_with_packages
 from dragonfly_executor.runner import capacity_check, process_tree
 from dragonfly_executor.runner.child_processes import ChildProcesses
 from dragonfly_executor.runner.dispatch import Dispatcher
 from dragonfly_executor.runner.graceful_exit import GracefulExit
+from dragonfly_executor.runner.granted_cpus import slots_for
 from dragonfly_executor.runner.large_calls import SLOT_BACKLOG, LargeCalls
-from dragonfly_executor.runner.machine import slots_for
 from dragonfly_executor.runner.os_signals import OsSignals, boot_clock
 from dragonfly_executor.runner.slot_handle import Slot, SlotOutput
 from dragonfly_executor.runner.slot_link import split_results
@@ -33,9 +33,10 @@ from dragonfly_executor.transport.payload_buffer import ChunkBuffers
 from dragonfly_executor.transport.sockets import Socket
 from dragonfly_executor.transport.streams import DescriptorPair
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
+from dragonfly_executor.util.usable_cpus import usable_cpus
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from typing import Any, NoReturn
 
     from dragonfly_executor.runner.memory_cgroups import MemoryCgroups
@@ -66,7 +67,7 @@ class Agent:
         buffers = ChunkBuffers()
         self._link = Link(loop, sock, self._on_frames, lambda _reason: self.exit(), handshake=True, buffers=buffers)
         self._watch = OsSignals(loop)
-        self._dispatcher = Dispatcher(loop, self._link.send, self._fork_slot)
+        self._dispatcher = Dispatcher(loop, self._link.send, self._fork_slots)
         self._graceful_exit = GracefulExit(loop, self._link, self._dispatcher, self.exit)
         self._child_processes = ChildProcesses(
             loop, self._link, self._dispatcher, self._on_slot_frames, self._on_slot_results, self._descriptors
@@ -180,9 +181,9 @@ class Agent:
 
     # -- slots --------------------------------------------------------------------------------------------------------
 
-    def _fork_slot(self, number: int, gpus: frozenset[int] | None) -> Slot:
+    def _fork_slots(self, numbers: Sequence[int], gpus: frozenset[int] | None) -> tuple[list[Slot], OSError | None]:
         place = None if self._synced is None else self._synced.place
-        return self._child_processes.fork_slot(number, place, self._make_output(), gpus)
+        return self._child_processes.fork_slots(numbers, place, self._make_output, gpus)
 
     def _make_cgroups(self) -> MemoryCgroups | None:
         """Make the cgroups that limit the memory of calls, if this machine has such and they may be made here."""

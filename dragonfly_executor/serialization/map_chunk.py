@@ -20,6 +20,7 @@ OVERDUE = 0.05
 """Seconds after which a chunk of automatic size returns the items that it has not begun."""
 _COROUTINE = 0x80
 """The flag of the code of an ``async def``, as in `inspect`, which is slow to import."""
+_ITEM = "item of a map: "
 _SHOWN = 120
 """Characters of an item that a note shows."""
 
@@ -115,6 +116,20 @@ def item(number: int, last: int | None = None) -> str:
     """Return the words for an item of a map, or for one of the items from `number` to `last`."""
     which = f"item {number}" if last is None or last == number else f"one of the items {number} to {last}"
     return f"{which} of the map (the first is item 0)"
+
+
+def shown_item(arguments: tuple[Any, ...]) -> str:
+    """Return the note that a slot adds to the exception of an item. Only the parent knows the item's number."""
+    return f"{_ITEM}{_shown(arguments)}"
+
+
+def name_items(error: BaseException, first: int, last: int) -> None:
+    """Add the numbers of the item, or of the items, to an exception. A slot's note becomes part of that note."""
+    shown = ""
+    notes = getattr(error, "__notes__", None)
+    if type(notes) is list and notes and type(notes[-1]) is str and notes[-1].startswith(_ITEM):
+        shown = f": {notes.pop()[len(_ITEM) :]}"
+    add_note(error, f"raised for {item(first, last)}{shown}")
 
 
 def add_note(error: BaseException, text: str) -> None:

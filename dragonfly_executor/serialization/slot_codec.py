@@ -37,7 +37,14 @@ from dragonfly_executor.serialization.layout import (
     views,
 )
 from dragonfly_executor.serialization.main_pickler import MAIN_NAMES
-from dragonfly_executor.serialization.map_chunk import ItemOutcomes, plain, run_chunk, run_items
+from dragonfly_executor.serialization.map_chunk import (
+    ItemOutcomes,
+    add_note,
+    plain,
+    run_chunk,
+    run_items,
+    shown_item,
+)
 from dragonfly_executor.serialization.missing_module import explain_missing_module
 from dragonfly_executor.serialization.module_origin import forget_replaced
 from dragonfly_executor.serialization.rebuild import main_attribute
@@ -62,10 +69,12 @@ class SlotCodec:
     Args:
         setup: the result of the parent's ``CallCodec.setup()``.
         place: the locations of the parent's files; None if the slot sees them where the parent does.
+        load: opens the setup.
 
     Attributes:
         main: the script's own module.
-        mark: tells this process from the children that calls fork.
+        mark: tells this process from the children that calls fork. A slot for which the codec was made in advance moves
+            it here.
         loop: runs the coroutines of calls; None before the first.
         shared: returns a shared object by its number, while a call that uses the object is decoded.
     """
@@ -73,8 +82,10 @@ class SlotCodec:
     loop: SlotLoop | None = None
     shared: Callable[[int], Any] | None = None
 
-    def __init__(self, setup: bytes, place: WorkingDirectory | None = None) -> None:
-        self._setup: dict[str, Any] = pickle.loads(setup)
+    def __init__(
+        self, setup: bytes, place: WorkingDirectory | None = None, load: Callable[[bytes], Any] = pickle.loads
+    ) -> None:
+        self._setup: dict[str, Any] = load(setup)
         self._place = place
         self._path = b""
         """The parent's pickled import path, as the last call brought it."""
@@ -82,8 +93,11 @@ class SlotCodec:
         self.main = SlotMain(self._setup["main"] if place is None else self._moved_main(place.root))
         self._format = SerializerFormat(self._setup["serializer"] or "cloudpickle")
 
-    def prepare(self) -> None:
+    def prepare(self) -> list[str]:
         """Set up the process like the parent: import path, directory, arguments, ``__main__``. Call this once.
+
+        Returns:
+            The names of the loaded modules that the parent has modules of its own for. They are loaded no longer.
 
         Raises:
             UnopenedCallError: the parent's serializer object cannot be opened here.
@@ -94,7 +108,8 @@ class SlotCodec:
             self._place.enter(self._setup["path"], self._setup["cwd"])
         # The agent loaded the standard library's modules. A call must import the parent's modules of these names.
         shadowing = self._setup.get("shadowing", ())
-        for name in [name for name in sys.modules if name.partition(".")[0] in shadowing] if shadowing else ():
+        shadowed = [name for name in sys.modules if name.partition(".")[0] in shadowing] if shadowing else []
+        for name in shadowed:
             del sys.modules[name]
         sys.argv[:] = self._setup["argv"]
         if self._setup["authkey"] is not None:
@@ -103,6 +118,7 @@ class SlotCodec:
         if self._setup["custom"] is not None:
             _, (serializer,), _, _ = self.decode_call(self._setup["custom"])
             self._format = SerializerFormat(serializer)
+        return shadowed
 
     def import_script(self) -> None:
         """Import the parent's script ahead of the calls that need it. The first of these calls raises its error."""
@@ -325,6 +341,8 @@ def perform(
     on_begin: Callable[[], None] | None = None,
     on_error: Callable[[BaseException], None] | None = None,
     beside: Mapping[int, memoryview] = NOTHING,
+    *,
+    is_item: bool = False,
 ) -> tuple[bool, bool, list[Buffer]]:
     """Run the call in a payload. If its function returns a coroutine, run that to its end.
 
@@ -334,6 +352,7 @@ def perform(
         on_begin: called once the call is decoded, before its function runs.
         on_error: called with the exception of a call that failed, before it is encoded.
         beside: the buffers of the payload that lie elsewhere; see `layout.unpack_all`.
+        is_item: the call is one item of a map, so its exception gets a note of its arguments.
 
     Returns:
         Whether the call failed, whether the caller wants its exception retried, and the payload to send back. Only
@@ -356,6 +375,8 @@ def perform(
                 value = codec.run_coroutine(value)
         except BaseException as exc:
             retryable = bool(retry_on) and isinstance(exc, retry_on)
+            if is_item and first is None:
+                add_note(exc, shown_item(args))
             raise
         finally:
             del fn, args, kwargs

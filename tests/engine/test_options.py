@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from dragonfly_executor import Backend, BootRequest, CallOptions, DragonflyExecutor, LocalBackend, Node, Pool
-from dragonfly_executor.api.assembly import make_engine
+from dragonfly_executor.api.assembly import plan_engine
 from dragonfly_executor.core.machine import PoolLimits
 from dragonfly_executor.engine import option_keywords
 from dragonfly_executor.engine.options import PoolOptions
@@ -29,8 +29,7 @@ FakePool = partial(Pool, "options", min=0, max=1)
 
 def limits_of(backend: Backend, **given: Any) -> PoolLimits:
     """The limits that the core enforces for a pool with these options."""
-    engine, _ = make_engine("limits", (backend,), given, {})
-    return engine._machine.pool.limits
+    return plan_engine("limits", (backend,), given, {}).make()._machine.pool.limits
 
 
 @pytest.mark.parametrize(
