@@ -29,7 +29,8 @@ def bridge() -> ModuleType:
     return module
 
 
-def test_values_and_errors(make: Make, bridge: ModuleType) -> None:
+@pytest.mark.parametrize("run", ["trio", "anyio"])
+def test_values_and_errors(make: Make, bridge: ModuleType, run: str) -> None:
     ex = make(2)
 
     async def main() -> None:
@@ -39,7 +40,11 @@ def test_values_and_errors(make: Make, bridge: ModuleType) -> None:
         with pytest.raises(ValueError, match="no"):
             await bridge.wait_in_trio(ex.submit(fail, ValueError("no")))
 
-    trio.run(main)
+    if run == "trio":
+        trio.run(main)
+    else:
+        anyio = pytest.importorskip("anyio", reason="anyio is not installed here: it is in the extra 'test'")
+        anyio.run(main, backend="trio")
 
 
 def test_a_cancelled_task_stops_its_call(make: Make, bridge: ModuleType, mailbox: Mailbox) -> None:
