@@ -53,7 +53,7 @@ class SingleItems:
             number = self._taken = number + 1
 
 
-class ItemChunks:
+class ChunkedItems:
     """The calls of items that run in chunks.
 
     Args:

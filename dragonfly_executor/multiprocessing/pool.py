@@ -14,7 +14,7 @@ from dragonfly_executor.api.pool import Pool, registry
 from dragonfly_executor.api.registry import check_backends
 from dragonfly_executor.multiprocessing.callbacks import ResultCallbacks
 from dragonfly_executor.multiprocessing.exit_hook import terminate_at_exit
-from dragonfly_executor.multiprocessing.feeder import WINDOW, Feeder, ItemChunks, SingleItems, Window
+from dragonfly_executor.multiprocessing.feeder import WINDOW, ChunkedItems, Feeder, SingleItems, Window
 from dragonfly_executor.multiprocessing.item_iterator import ItemGroup, ItemIterator
 from dragonfly_executor.multiprocessing.results import AsyncResult, ResultGroup
 from dragonfly_executor.multiprocessing.single_call import SingleCall
@@ -354,7 +354,7 @@ class MultiprocessingPool:
         make = partial(
             ResultGroup,
             pool=self,
-            in_chunks=isinstance(source, ItemChunks),
+            in_chunks=isinstance(source, ChunkedItems),
             callbacks=self._result_callbacks(callback, error_callback),
             window=window,
         )
@@ -432,9 +432,9 @@ def _function(func: Callable[..., Any], size: int, *, starred: bool) -> Callable
     return run_chunk if starred or size > 1 else func
 
 
-def _source(func: Callable[..., Any], items: Iterable[Any], size: int, *, starred: bool) -> SingleItems | ItemChunks:
+def _source(func: Callable[..., Any], items: Iterable[Any], size: int, *, starred: bool) -> SingleItems | ChunkedItems:
     if starred or size > 1:
-        return ItemChunks(func, items, size, starred=starred)
+        return ChunkedItems(func, items, size, starred=starred)
     return SingleItems(items)
 
 
