@@ -6,8 +6,6 @@ import binascii
 import os
 from collections import namedtuple
 
-from dragonfly_executor.protocol.stdlib_json import json
-
 VARIABLE = "DRAGONFLY_PARENT"
 """Name of the environment variable of a runner that holds its encoded `Parent`."""
 MARKER = "DRAGONFLY_RUNNER"
@@ -19,13 +17,14 @@ DEFAULT_MAX_DEPTH = 2
 A pool that boots itself recursively must end before the machine's resources do.
 """
 
-_ESCAPES = {code: f"\\u{code:04x}" for code in (*range(32), *b'"\\')}
-"""Escapes of the characters that JSON does not allow in texts."""
 _Fields = namedtuple(  # noqa: PYI024  # typing is slow to import
     "_Fields",
     "pool runner_id backend pid host depth address fingerprint token until slot",
     defaults=(1, None, None, None, None, None),
 )
+
+
+_NUMBERS = frozenset(("runner_id", "pid", "depth", "until", "slot"))
 
 
 class Parent(_Fields):
@@ -85,10 +84,9 @@ class Parent(_Fields):
 
     def encode(self) -> str:
         """Return the value of ``DRAGONFLY_PARENT``."""
-        # Not by `json`, because a parent loads that while the runner starts which gets this value.
-        said = [f'"{name}": {_as_json(value)}' for name, value in self._asdict().items() if value is not None]
-        text = "{" + ", ".join(said) + "}"
-        return binascii.b2a_base64(text.encode(errors="surrogatepass"), newline=False).decode("ascii")
+        lines = [f"{name}={_escaped(value)}" for name, value in self._asdict().items() if value is not None]
+        text = "\n".join(lines).encode(errors="surrogatepass")
+        return binascii.b2a_base64(text, newline=False).decode("ascii")
 
     @staticmethod
     def decode(text: str) -> Parent:
@@ -98,13 +96,19 @@ class Parent(_Fields):
             ValueError: the text is not an encoded parent.
         """
         try:
-            return Parent(**json.loads(binascii.a2b_base64(text)))
+            lines = binascii.a2b_base64(text).decode(errors="surrogatepass").split("\n")
+            said = dict(line.split("=", 1) for line in lines)
+            return Parent(**{name: _value(name, value) for name, value in said.items()})
         except (ValueError, TypeError) as error:
             raise ValueError(f"{VARIABLE} does not hold a parent's description: {error}") from None
 
 
-def _as_json(value: str | int) -> str:
-    return f'"{value.translate(_ESCAPES)}"' if isinstance(value, str) else str(value)
+def _escaped(value: str | int) -> str:
+    return value.replace("%", "%25").replace("\n", "%0A") if isinstance(value, str) else str(value)
+
+
+def _value(name: str, text: str) -> str | int:
+    return int(text) if name in _NUMBERS else text.replace("%0A", "\n").replace("%25", "%")
 
 
 def max_depth() -> int:

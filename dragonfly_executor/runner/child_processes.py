@@ -9,7 +9,7 @@ import os
 import sys
 
 from dragonfly_executor.protocol.frames import SETUP_HEAD, Kind, ScriptImport, encode
-from dragonfly_executor.runner import process_tree, slot_crash
+from dragonfly_executor.runner import common_imports, process_tree, slot_crash
 from dragonfly_executor.runner import slot_process as slot_main
 from dragonfly_executor.runner import slot_progress as phases
 from dragonfly_executor.runner.machine import RunnerMachine
@@ -80,6 +80,7 @@ class ChildProcesses:
         """The `ScriptImport` mode of slots forked from now on; None to use the parent's."""
         self.title: ProcessTitle | None = None
         """The writer of the title that ``ps`` shows."""
+        self._has_forked = False
         self._setup_crashes = 0
         self._paused: list[Slot] = []
         self._helpers: dict[int, Callable[[int], None]] = {}
@@ -115,6 +116,9 @@ class ChildProcesses:
             output: its output.
             gpus: the numbers of its GPUs; None for its usual share.
         """
+        if self._has_forked:
+            common_imports.load()
+        self._has_forked = True
         setup = self._setup()
         try:
             progress = Progress(number, self.starts)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import gc
 import os
-import signal
 import sys
 import time
 from collections.abc import Callable
@@ -42,6 +41,7 @@ from dragonfly_executor.serialization import SlotCodec, perform
 from dragonfly_executor.serialization.layout import BOX, NOTHING, PICKLE, WITH_SHARED
 from dragonfly_executor.transport.codecs import codecs_of
 from dragonfly_executor.transport.sockets import Socket
+from dragonfly_executor.util import plain_signal as signal
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 from dragonfly_executor.util.process_mark import ProcessMark
 

@@ -27,7 +27,6 @@ from dragonfly_executor.protocol.frames import (
 )
 from dragonfly_executor.protocol.handshake import Versions
 from dragonfly_executor.protocol.memory_bounds import max_result_bytes
-from dragonfly_executor.protocol.stdlib_json import json
 from dragonfly_executor.serialization import SlotCodec, perform
 from dragonfly_executor.serialization.slot_loop import SlotLoop
 from dragonfly_executor.testing.fake_shared import FakeShared
@@ -139,7 +138,7 @@ class FakeAgent(threading.Thread):
             self.cut()
 
     def _on_welcome(self, frame: Frame) -> None:
-        self._slots = json.loads(bytes(frame.payload))["slots"]
+        self._slots = handshake.read_welcome(bytes(frame.payload))["slots"]
 
     def _on_setup(self, frame: Frame) -> None:
         self._setup += frame.payload

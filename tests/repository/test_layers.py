@@ -32,6 +32,8 @@ FLOORS = (
 # Names for users. Nothing in the package imports them.
 FACADE = {"__init__", "__main__", "parent"}
 # What decides or parses imports data modules alone. These of the protocol look at the process that they are in.
+LIGHT = ("util.lazy_typing", "util.plain_enum")
+"""What stands in the place of data modules that take long to import."""
 IMPURE = {"protocol/parent.py", "protocol/stdlib_json.py", "protocol/versions.py"}
 # The standard library's data modules: what holds, orders and computes values, and does nothing.
 DATA_MODULES = {
@@ -56,7 +58,9 @@ def name_of(path: Path) -> str:
 
 def is_pure(path: Path) -> bool:
     name = str(path.relative_to(PACKAGE))
-    return name == "util/terminal_text.py" or (room_of(path) in ("core", "protocol") and name not in IMPURE)
+    return name in ("util/plain_enum.py", "util/terminal_text.py") or (
+        room_of(path) in ("core", "protocol") and name not in IMPURE
+    )
 
 
 def imports(path: Path, *, types: bool) -> Iterator[str]:
@@ -169,7 +173,7 @@ def test_circles_are_found() -> None:
 
 @pytest.mark.parametrize("path", [path for path in MODULES if is_pure(path)], ids=lambda path: path.name)
 def test_the_core_imports_data_modules_and_errors_and_nothing_else(path: Path) -> None:
-    below = tuple(f"dragonfly_executor.{name}" for name in ("core", "protocol", "errors", "util.lazy_typing"))
+    below = tuple(f"dragonfly_executor.{name}" for name in ("core", "protocol", "errors", *LIGHT))
     foreign = {
         name
         for name in imports(path, types=False)
