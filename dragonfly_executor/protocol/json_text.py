@@ -1,4 +1,4 @@
-"""Writes JSON without the module `json`, which both ends load only to read it: it takes milliseconds to import."""
+"""Writes JSON, and reads the simplest of it, without the module `json`, which takes milliseconds to import."""
 
 from __future__ import annotations
 
@@ -25,3 +25,31 @@ def _text(value: object) -> str:
     if isinstance(value, dict):
         return "{" + ", ".join(f"{_text(name)}: {_text(each)}" for name, each in value.items()) + "}"
     raise TypeError(f"JSON has no {type(value).__name__}")
+
+
+def simple_object(text: str) -> dict[str, str | int] | None:
+    """Return an object of texts and whole numbers that `to_json` wrote; None if the text may be anything else."""
+    parts = text.split('"')
+    is_whole = text[:1] == "{" and text[-1:] == "}" and len(parts) % 2
+    if not is_whole or text.count("\\") != text.count("\\u00"):
+        return None
+    # As quotation marks within texts are escaped, each one begins or ends a text.
+    found: dict[str, str | int] = {}
+    place = 1
+    try:
+        while place < len(parts):
+            name, between = _unescaped(parts[place]), parts[place + 1].strip(" ,}")
+            if between == ":":
+                found[name] = _unescaped(parts[place + 2])
+                place += 4
+            else:
+                found[name] = int(between.removeprefix(":"))
+                place += 2
+    except (ValueError, IndexError):
+        return None
+    return found
+
+
+def _unescaped(text: str) -> str:
+    first, *escaped = text.split("\\u")
+    return first + "".join(chr(int(part[:4], 16)) + part[4:] for part in escaped)

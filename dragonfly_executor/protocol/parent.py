@@ -6,6 +6,13 @@ import binascii
 import os
 from collections import namedtuple
 
+from dragonfly_executor.protocol.json_text import simple_object, to_json
+from dragonfly_executor.protocol.stdlib_json import json
+from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from typing import Any
+
 VARIABLE = "DRAGONFLY_PARENT"
 """Name of the environment variable of a runner that holds its encoded `Parent`."""
 MARKER = "DRAGONFLY_RUNNER"
@@ -22,9 +29,6 @@ _Fields = namedtuple(  # noqa: PYI024  # typing is slow to import
     "pool runner_id backend pid host depth address fingerprint token until slot",
     defaults=(1, None, None, None, None, None),
 )
-
-
-_NUMBERS = frozenset(("runner_id", "pid", "depth", "until", "slot"))
 
 
 class Parent(_Fields):
@@ -84,9 +88,8 @@ class Parent(_Fields):
 
     def encode(self) -> str:
         """Return the value of ``DRAGONFLY_PARENT``."""
-        lines = [f"{name}={_escaped(value)}" for name, value in self._asdict().items() if value is not None]
-        text = "\n".join(lines).encode(errors="surrogatepass")
-        return binascii.b2a_base64(text, newline=False).decode("ascii")
+        said = {name: value for name, value in self._asdict().items() if value is not None}
+        return binascii.b2a_base64(to_json(said), newline=False).decode("ascii")
 
     @staticmethod
     def decode(text: str) -> Parent:
@@ -96,19 +99,11 @@ class Parent(_Fields):
             ValueError: the text is not an encoded parent.
         """
         try:
-            lines = binascii.a2b_base64(text).decode(errors="surrogatepass").split("\n")
-            said = dict(line.split("=", 1) for line in lines)
-            return Parent(**{name: _value(name, value) for name, value in said.items()})
+            said = binascii.a2b_base64(text)
+            known: Any = simple_object(said.decode(errors="surrogatepass")) or json.loads(said)
+            return Parent(**known)
         except (ValueError, TypeError) as error:
             raise ValueError(f"{VARIABLE} does not hold a parent's description: {error}") from None
-
-
-def _escaped(value: str | int) -> str:
-    return value.replace("%", "%25").replace("\n", "%0A") if isinstance(value, str) else str(value)
-
-
-def _value(name: str, text: str) -> str | int:
-    return int(text) if name in _NUMBERS else text.replace("%0A", "\n").replace("%25", "%")
 
 
 def max_depth() -> int:
