@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 import dragonfly_executor
+from dragonfly_executor.runner import common_imports
 
 PACKAGE = Path(dragonfly_executor.__file__).parent
 MODULES = sorted(PACKAGE.rglob("*.py"))
@@ -244,3 +245,9 @@ def test_backends_load_what_they_need_when_they_are_made() -> None:
 def test_a_name_that_is_none_is_an_attribute_error() -> None:
     with pytest.raises(AttributeError, match="has no attribute 'Dragonfly'"):
         _ = dragonfly_executor.Dragonfly
+
+
+def test_an_agent_loads_nothing_that_only_its_calls_may_need() -> None:
+    """It would take milliseconds of each cold start. All slots but the first get it from the agent."""
+    loaded = loaded_by("import dragonfly_executor.runner.__main__, dragonfly_executor.runner.process_title")
+    assert not loaded & set(common_imports.MODULES)
