@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import socket
 import sys
 import threading
@@ -44,6 +43,8 @@ class LoopOfEachCall(SlotLoop):
 
     def run(self, coroutine: CoroutineType[Any, Any, Any]) -> Any:
         """Run a coroutine to its end, and return its value."""
+        import asyncio  # few tests need it, and it is slow to import
+
         return asyncio.run(coroutine)
 
 
