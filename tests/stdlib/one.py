@@ -15,6 +15,8 @@ import unittest
 from pathlib import Path
 from typing import Any
 
+POOL_SOURCE = "test._test_multiprocessing"
+
 
 def main() -> None:
     options = _options()
@@ -23,11 +25,13 @@ def main() -> None:
     if options.limit:
         faulthandler.dump_traceback_later(options.limit, exit=True)
     # Imported late, so that the children that `spawn` starts from this main module stay as light as upstream's.
-    from tests.stdlib import pool_swap, swap
+    if options.source == POOL_SOURCE:
+        from tests.stdlib import pool_swap
 
-    if options.source == pool_swap.SOURCE:
         tests = pool_swap.load(options.executor, options.id)
     else:
+        from tests.stdlib import swap
+
         tests = swap.load(options.executor, options.start_method, options.source, options.id)
     report: Any = sorted(tests) if options.id is None else _run(tests[options.id])
     Path(options.report).write_text(json.dumps(report), encoding="utf-8")

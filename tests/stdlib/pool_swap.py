@@ -10,8 +10,10 @@ from collections.abc import Callable
 from typing import Any
 
 from tests.stdlib import pool_table
+from tests.stdlib.one import POOL_SOURCE as SOURCE
 
-SOURCE = "test._test_multiprocessing"
+__all__ = ["SOURCE", "load"]
+
 CASES = {
     "TestPool": "WithProcessesTestPool",
     "TestPoolWorkerErrors": "WithProcessesTestPoolWorkerErrors",
