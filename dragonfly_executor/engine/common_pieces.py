@@ -10,14 +10,15 @@ from ctypes import CDLL, addressof, c_char, c_int, c_size_t, c_void_p
 from time import monotonic
 from weakref import WeakValueDictionary
 
-from dragonfly_executor.serialization.buffer_cache import MOST_PIECES, constant_of
+from dragonfly_executor.protocol.piece_table import MOST_PIECES
 from dragonfly_executor.serialization.layout import hole
+from dragonfly_executor.serialization.payload_parts import constant_of
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from dragonfly_executor.serialization.buffer_cache import PayloadParts
+    from dragonfly_executor.serialization.payload_parts import PayloadParts
     from dragonfly_executor.transport.segment_pool import Block
     from dragonfly_executor.transport.sockets import Buffer
 

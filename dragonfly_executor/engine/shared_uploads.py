@@ -9,7 +9,7 @@ from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from dragonfly_executor.engine.shared_contents import SharedContents
+    from dragonfly_executor.serialization.content_registry import ContentRegistry
     from dragonfly_executor.serialization.shared_object import SharedContent
     from dragonfly_executor.transport.link import Link
 
@@ -23,11 +23,11 @@ class SharedUploads:
     """The shared objects on their way to one runner. It belongs to the engine thread.
 
     Args:
-        contents: the pool's shared objects.
+        contents: the pool's contents.
         has_call: returns False if a call is not on the runner any more.
     """
 
-    def __init__(self, contents: SharedContents, has_call: Callable[[Ref], bool | None]) -> None:
+    def __init__(self, contents: ContentRegistry, has_call: Callable[[Ref], bool | None]) -> None:
         self._contents = contents
         self._has_call = has_call
         self._link: Link | None = None
@@ -45,13 +45,18 @@ class SharedUploads:
 
     def call_sent(self, ref: Ref, payload: object) -> None:
         """Note the objects that a call needs which is sent to the runner."""
-        contents: tuple[SharedContent, ...] = getattr(payload, "contents", ())
+        all_contents: Callable[[], Iterable[SharedContent]] | None = getattr(payload, "all_contents", None)
+        contents = () if all_contents is None else all_contents()
         if not contents:
             return
         self._calls[ref] = [content.entry.number for content in contents]
         if len(self._calls) > self._calls_most:
             self._calls = {ref: numbers for ref, numbers in self._calls.items() if self._has_call(ref)}
             self._calls_most = 2 * len(self._calls) + CALLS_SLACK
+
+    def sent_whole(self, ref: Ref) -> None:
+        """Note that a call's slot asks for the whole payload, so that it need not wait for any object."""
+        self._calls.pop(ref, None)
 
     def waiting_calls(self) -> set[Ref]:
         """Return the calls that cannot have begun, because an object is not in any slot. The link is closed."""

@@ -250,7 +250,7 @@ class Agent:
                 self._shared_files().wanted(slot, frame)
                 return
             if frame.kind == Kind.PULL:
-                self._large_calls.parts_requested(frame)
+                self._large_calls.requested(frame)
             elif frame.kind == Kind.SETUP_FAILED:
                 self._dispatcher.slot_is_dying(slot)
                 slot.expect_end()

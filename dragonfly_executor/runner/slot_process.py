@@ -229,7 +229,7 @@ class _Slot:
         if flags & NOT_INLINE:
             try:
                 data, beside = self._payloads.receive(flags, call_id, attempt, data)
-            except (MemoryError, errors.ProtocolError) as error:
+            except (MemoryError, ValueError, errors.ProtocolError) as error:
                 self._send_error(call_id, attempt, UnopenedCallError(f"{type(error).__name__}: {error}"))
                 return
             # The time that bytes travel does not count into the cost of such calls.
@@ -281,7 +281,11 @@ class _Slot:
         if kind == CHECK_IDLE:
             self._answer_idle_check(data)
         elif kind == Kind.SHARED_FORGET:
-            self._shared.forget(data)
+            from dragonfly_executor.protocol.shared_entries import read_numbers
+
+            numbers = read_numbers(data)
+            self._shared.forget(numbers)
+            self._payloads.forget(numbers)
 
     def _begin(self) -> None:
         """Note that the call is decoded and its function starts."""

@@ -17,7 +17,7 @@ from types import CellType, FunctionType
 from dragonfly_executor.serialization import rebuild
 from dragonfly_executor.serialization.function_pickler import slots_of
 from dragonfly_executor.serialization.layout import ATOMS
-from dragonfly_executor.serialization.map_chunk import run_chunk
+from dragonfly_executor.serialization.map_chunk import run_chunk, run_items
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -29,6 +29,11 @@ if TYPE_CHECKING:
 _SIZE = Struct("<I")
 """The length of the code in bytes, ahead of it."""
 _USUAL = attrgetter("__module__", "__kwdefaults__", "__doc__", "__qualname__")
+
+
+def function_of(call: tuple[Any, ...]) -> Any:
+    """Return the function of a call, or of a chunk of a map."""
+    return call[1][0] if call[0] is run_chunk or call[0] is run_items else call[0]
 
 
 def nested_function(call: tuple[Any, ...]) -> FunctionType | None:

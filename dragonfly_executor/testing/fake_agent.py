@@ -157,9 +157,10 @@ class FakeAgent(threading.Thread):
                 return
             self._calls_left -= 1
         self._live.add(ref)
-        if frame.flags & Flag.LARGE:
+        if frame.flags & (Flag.LARGE | Flag.PIECES):
             self._uploads[ref] = bytearray()
-            self._say(Kind.PULL, ref, detail=EVERYTHING)
+            # A fake runner keeps no pieces: it asks for the whole payload.
+            self._say(Kind.PULL, ref, flags=frame.flags & Flag.PIECES, detail=EVERYTHING)
             return
         start = HEADER_SIZE + (CALL_OPTIONS.size if frame.flags & Flag.OPTIONS else 0)
         self._run_in_slot(ref, memoryview(frame.raw)[start:])

@@ -57,7 +57,7 @@ class Uploads(SharedUploads):
 
     def __init__(self, contents: SharedContents) -> None:
         self.gone: set[tuple[int, int]] = set()
-        super().__init__(contents, lambda ref: ref not in self.gone)
+        super().__init__(contents._codec.contents, lambda ref: ref not in self.gone)
 
     def send(self, number: int, chunks: int, *, from_start: bool, is_first: bool = False) -> None:
         flags = (0 if from_start else Flag.MORE) | (Flag.RETRYABLE if is_first else 0)
@@ -185,9 +185,9 @@ def test_without_sealed_memory_the_bytes_stay_in_this_process(
 
     monkeypatch.setattr(os, "memfd_create", none_left, raising=False)
     handle = contents.share(bytes(SEALED_FROM))
-    found = contents.find(1)
+    found = contents._codec.contents.find(1)
     assert found is not None
     assert len(found) == handle.size
     del found
-    contents.close()
-    assert contents.find(1) is None
+    contents._codec.contents.close()
+    assert contents._codec.contents.find(1) is None

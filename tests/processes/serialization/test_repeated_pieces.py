@@ -1,4 +1,4 @@
-"""Pieces that payloads have in common: known by their content, kept within bounds, sent to a slot once."""
+"""Pieces that payloads have in common: known by their content, kept within bounds, sent to a runner once."""
 
 from __future__ import annotations
 
@@ -13,18 +13,8 @@ from typing import Any
 import pytest
 
 from dragonfly_executor import LocalBackend
-from dragonfly_executor.serialization.buffer_cache import (
-    LEAST,
-    BufferCache,
-    PayloadParts,
-    RepeatedBuffers,
-    read_answer,
-    read_table,
-    segments,
-    write_answer,
-)
-from dragonfly_executor.serialization.layout import pack, unpack, unpack_all
-from dragonfly_executor.serialization.parent_codec import CallCodec
+from dragonfly_executor.serialization.payload_parts import LEAST
+from dragonfly_executor.serialization.repeated_buffers import RepeatedBuffers
 from tests.engine.conftest import MakeExecutor as Make
 from tests.engine.conftest import make as make_any  # a fixture
 from tests.support.helpers import PATIENCE, bytes_streamed, error_of
@@ -198,127 +188,3 @@ def test_pools_do_not_share_what_slots_keep(make: Make) -> None:
         data = content(number)
         for _ in range(3):
             assert executor.submit(lambda data=data: data[0]).result(PATIENCE) == number
-
-
-# -- the parts ---------------------------------------------------------------------------------------------------------
-
-
-def test_a_piece_is_known_from_the_second_time_on() -> None:
-    repeats = RepeatedBuffers()
-    parts: list[Any] = [b"head", content(1), b"tail", content(2)]
-    assert type(repeats.mark(parts, [])) is list
-    marked = repeats.mark([b"other", content(1), content(3)], [])
-    assert isinstance(marked, PayloadParts)
-    assert marked.kept == {1: 1}
-    assert read_table(memoryview(marked.table())) == [(1, 5, SIZE)]
-    again = repeats.mark([content(1), content(2)], [])
-    assert isinstance(again, PayloadParts)
-    assert again.kept == {0: 1, 1: 2}
-    assert again[0] is marked[1]
-
-
-def test_what_lasts_is_known_at_once() -> None:
-    data = memoryview(content(1))
-    marked = RepeatedBuffers().mark([b"", data], [data])
-    assert isinstance(marked, PayloadParts)
-    assert marked.kept == {1: 1}
-
-
-@pytest.mark.parametrize(
-    "piece", [bytes(LEAST - 1), bytearray(LEAST), memoryview(bytearray(LEAST)), memoryview(bytes(2 * LEAST))[LEAST:]]
-)
-def test_what_is_small_or_may_still_change_is_not_kept(piece: Any) -> None:
-    repeats = RepeatedBuffers()
-    for _ in range(3):
-        assert type(repeats.mark([piece], [])) is list
-
-
-def test_what_may_still_change_is_not_copied_while_it_is_the_same() -> None:
-    repeats, data = RepeatedBuffers(), bytearray(content(1))
-    for _ in range(2):
-        repeats.mark([content(1)], [])
-    (kept,) = repeats._kept.values()
-    assert repeats.known([memoryview(data)])[0] is kept
-    data[SIZE // 3] = 9
-    view = memoryview(data)
-    assert repeats.known([view])[0] is view
-    shorter = memoryview(content(1))[1:]
-    assert repeats.known([shorter])[0] is shorter
-
-
-def test_an_array_that_stays_the_same_is_copied_until_it_is_kept() -> None:
-    numpy = pytest.importorskip("numpy")
-    codec, array = CallCodec(), numpy.zeros(SIZE // 8)
-    pieces = [max(codec.encode_call(len, (array,), {}), key=len) for _ in range(4)]
-    assert pieces[1] is pieces[2] is pieces[3]
-    array[SIZE // 16] = 1
-    changed = max(codec.encode_call(len, (array,), {}), key=len)
-    assert (changed == array.tobytes(), pieces[3] == bytes(SIZE)) == (True, True)
-
-
-def test_another_content_with_the_same_ends_is_another_piece() -> None:
-    repeats = RepeatedBuffers()
-    one, other = bytearray(content(1)), bytearray(content(1))
-    other[SIZE // 3] = 9
-    for _ in range(2):
-        repeats.mark([bytes(one)], [])
-    marked = repeats.mark([bytes(other)], [])
-    assert isinstance(marked, PayloadParts)
-    assert marked.kept == {0: 2}
-
-
-def test_what_was_used_longest_ago_goes_first() -> None:
-    repeats = RepeatedBuffers(2 * SIZE)
-    for number in (1, 1, 2, 2, 1, 3, 3):
-        repeats.mark([content(number)], [])
-    assert [kept[0] for kept in repeats._kept.values()] == [1, 3]
-    assert repeats._size == 2 * SIZE
-    repeats.mark([content(4, 3 * SIZE)], [])
-    assert repeats.mark([content(4, 3 * SIZE)], []) == [content(4, 3 * SIZE)]
-    kept = BufferCache(2 * SIZE)
-    for number in (1, 2):
-        kept.keep(number, memoryview(content(number)))
-    assert kept.get(1, SIZE) == content(1)
-    kept.keep(3, memoryview(content(3)))
-    assert kept.get(2, SIZE) is None
-    assert kept.get(1, SIZE) == content(1)
-    assert kept.get(3, SIZE) == content(3)
-    assert kept.get(3, SIZE + 1) is None
-    kept.keep(4, memoryview(content(4, 3 * SIZE)))
-    assert kept.get(4, 3 * SIZE) is None
-    assert kept.get(1, SIZE) is not None
-
-
-def parts_of(*pieces: bytes, kept: dict[int, int]) -> PayloadParts:
-    parts = PayloadParts(pieces)
-    parts.kept = kept
-    return parts
-
-
-def test_a_slot_is_sent_what_it_has_not() -> None:
-    parts = parts_of(b"aa", b"bbb", b"cccc", b"d", kept={1: 11, 2: 12})
-    assert read_table(memoryview(parts.table())) == [(11, 2, 3), (12, 5, 4)]
-    assert parts.without(memoryview(write_answer(3, [0]))) == [b"aa", b"cccc", b"d"]
-    assert parts.without(memoryview(write_answer(7, [0, 1]))) == [b"aa", b"d"]
-    assert read_answer(memoryview(write_answer(7, [0, 1]))) == (7, [0, 1])
-
-
-@pytest.mark.parametrize("answer", [b"", b"x", write_answer(3, [2]), write_answer(4, [0]), write_answer(3, [0, 1])])
-def test_an_answer_that_makes_no_sense_is_refused(answer: bytes) -> None:
-    with pytest.raises(ValueError, match=r"answer|piece"):
-        parts_of(b"aa", b"bbb", b"cccc", b"d", kept={1: 11, 2: 12}).without(memoryview(answer))
-
-
-def test_what_is_left_to_be_received() -> None:
-    assert list(segments(10, [])) == [(0, 10)]
-    assert list(segments(10, [(2, 3)])) == [(0, 2), (5, 10)]
-    assert list(segments(10, [(5, 5), (0, 2)])) == [(2, 5)]
-    assert list(segments(10, [(2, 3), (5, 4)])) == [(0, 2), (9, 10)]
-
-
-def test_buffers_of_definitions_stand_apart_in_a_box() -> None:
-    large, own = memoryview(content(1)), memoryview(bytearray(5000))
-    data = b"".join(pack(0, b"definitions", [b"body"], [large, own], copy=True, first=1))
-    _, _, _, buffers, first = unpack_all(data)
-    assert ([len(buffer) for buffer in buffers], first) == ([SIZE, 5000], 1)
-    assert [len(buffer) for buffer in unpack(data)[3]] == [5000]
