@@ -134,7 +134,8 @@ class Kind(IntEnum):
     SHARED_WANT = 37
     SHARED_DATA = 38  # parent -> agent: a piece of the object with the number in `call id`; detail = its place, from 0
     # agent -> slot: the file with the object, or with Flag.ERROR why there is none; `call id` = the object's number.
-    # Flag.PIECES: it is a piece in the agent's memory, and `PIECE_PLACE` says where
+    # Flag.PIECES: it is a piece in the agent's memory, and `PIECE_PLACE` says where. Without a number, the error is
+    # that of the whole request
     SHARED_FILE = 39
     SHARED_FORGET = 40  # parent -> agent -> slot: these objects are not needed any more, a list of numbers
 

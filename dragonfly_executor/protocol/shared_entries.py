@@ -18,7 +18,7 @@ NO_DIGEST = bytes(32)
 NO_DESCRIPTOR = -1
 IN_AGENT = -2
 PIECE_PLACE = Struct("!QQQ")
-"""Where the agent has a piece in its memory: the agent's process id, the descriptor, and the inode of the memory."""
+"""The place of a piece in the agent's memory: the agent's process id, the descriptor, and the inode of the memory."""
 _ENTRY = Struct("!QQ32siQ")
 _NUMBER = Struct("!Q")
 ENTRIES_AT_ONCE = 4096

@@ -247,7 +247,7 @@ class Agent:
             self._child_processes.slot_is_ready(slot)
         else:
             if frame.kind == Kind.SHARED_WANT:
-                self._shared_files().wanted(slot, frame)
+                self._on_shared_want(slot, frame)
                 return
             if frame.kind == Kind.PULL:
                 self._large_calls.requested(frame)
@@ -302,6 +302,16 @@ class Agent:
                 self._receive_sync(frame)
             case Kind.SHARED_DATA | Kind.SHARED_FORGET:
                 self._shared_files().receive(frame)
+
+    def _on_shared_want(self, slot: Slot, frame: Frame) -> None:
+        try:
+            files = self._shared_files()
+        except (ImportError, MemoryError, OSError) as error:
+            # No descriptor or memory is left for the import. Without a number, the answer is for the whole request.
+            reason = f"{type(error).__name__}: {error}"
+            slot.link.send(encode(Kind.SHARED_FILE, payload=reason.encode(errors="replace"), flags=Flag.ERROR))
+            return
+        files.wanted(slot, frame)
 
     def _shared_files(self) -> SharedFiles:
         if self._shared is None:

@@ -37,11 +37,21 @@ class SharedRequests:
             Of each the number, the flags of the answer and its payload: the place of the bytes, or with `Flag.ERROR`
             why there are none.
         """
+        answers: list[tuple[int, int, bytes]] = []
         for start in range(0, len(entries), ENTRIES_AT_ONCE):
-            table = pack_entries(entries[start : start + ENTRIES_AT_ONCE])
-            self._agent.send(encode(Kind.SHARED_WANT, call_id, table, flags=flags, attempt=attempt))
-        # All answers are read before an error is raised: the stream must stay in step.
-        return [self._read_answer() for _ in entries]
+            asked = entries[start : start + ENTRIES_AT_ONCE]
+            self._agent.send(encode(Kind.SHARED_WANT, call_id, pack_entries(asked), flags=flags, attempt=attempt))
+            # All answers are read before an error is raised: the stream must stay in step.
+            left = len(asked)
+            while left:
+                number, answer_flags, payload = self._read_answer()
+                if number:
+                    answers.append((number, answer_flags, payload))
+                    left -= 1
+                else:
+                    answers += [(entry.number, answer_flags, payload) for entry in asked]
+                    left = 0
+        return answers
 
     def _read_answer(self) -> tuple[int, int, bytes]:
         header = bytearray(HEADER_SIZE)

@@ -169,14 +169,10 @@ class SlotPayloads:
         self, flags: int, call_id: int, attempt: int, head: Buffer
     ) -> tuple[Buffer, dict[int, memoryview]]:
         """Return the payload of a call of which pieces are on the runner once. Without these, request all bytes."""
-        if self._pieces is None:
-            # Imported only if a call has a piece.
-            from dragonfly_executor.runner.slot_pieces import SlotPieces
-
-            self._pieces = SlotPieces(self._agent)
         entries, rest = split_table(head)
         size = TOTAL.unpack(rest)[0] if flags & Flag.LARGE else len(rest)
-        found = self._pieces.fetch(entries, call_id, attempt)
+        pieces = self._slot_pieces()
+        found = None if pieces is None else pieces.fetch(entries, call_id, attempt)
         if found is None:
             whole = size + sum(entry.size - (hole(entry.size) if entry.is_beside else 0) for entry in entries)
             return self._receive_large(call_id, attempt, whole, Flag.PIECES), NOTHING
@@ -185,6 +181,16 @@ class SlotPayloads:
         return _inserted(data, entries, found), {
             entry.place: found[entry.place] for entry in entries if entry.is_beside
         }
+
+    def _slot_pieces(self) -> SlotPieces | None:
+        if self._pieces is None:
+            # Imported only if a call has a piece.
+            try:
+                from dragonfly_executor.runner.slot_pieces import SlotPieces
+            except (ImportError, MemoryError, OSError):
+                return None  # no descriptor or memory for the import: the payload travels over the stream
+            self._pieces = SlotPieces(self._agent)
+        return self._pieces
 
     def _receive_large(self, call_id: int, attempt: int, total: int, flags: int = 0) -> memoryview:
         """Request and receive the payload of a call that is sent in chunks.

@@ -83,7 +83,7 @@ class SlotPieces:
                 self._sizes.use(number)
             self._drop(self._sizes.evict(sizes))
             return {entry.place: self._open[entry.number].map() for entry in entries}
-        except (OSError, ValueError, MemoryError):
+        except (ImportError, OSError, ValueError, MemoryError):
             return None
 
     def forget(self, numbers: Iterable[int]) -> None:
@@ -101,7 +101,7 @@ def _opened(where: bytes, flags: int, size: int) -> int:
     """Open the memory or the file of a piece.
 
     Raises:
-        OSError: it cannot be opened, or it is something else by now.
+        OSError, ImportError: it cannot be opened, or it is something else by now.
     """
     if flags & Flag.PIECES:
         # Imported only here: it exists on Linux only.

@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from dragonfly_executor.serialization.buffer_cache import PayloadParts
 
 from dragonfly_executor import LocalBackend, RunnerLostError
 from dragonfly_executor.engine.common_pieces import LEAST, CommonPieces
 from dragonfly_executor.engine.shared_memory import IDLE, SharedSegments
-from dragonfly_executor.serialization.buffer_cache import PayloadParts
 from tests.processes.conftest import Make
 from tests.support import array_calls as calls
 from tests.support import payloads
@@ -235,7 +235,7 @@ def test_an_array_that_changes_a_little_before_each_call_is_seldom_copied_for_no
     for number in range(300):
         array[LEAST // 2 + 4321] = number % 251
         parts = PayloadParts([b"head", memoryview(array)])
-        parts.kept, parts.buffers_from = {}, 1
+        parts.pieces, parts.buffers_from = {}, 1
         found = pieces.find(parts)
         assert all(piece.view() == memoryview(array) for piece in found.values())
     assert 1 <= len(published) <= 12
@@ -251,7 +251,7 @@ def test_no_more_is_kept_than_the_limit() -> None:
     for _ in range(3):
         for array in arrays:
             parts = PayloadParts([b"head", memoryview(array)])
-            parts.kept, parts.buffers_from = {}, 1
+            parts.pieces, parts.buffers_from = {}, 1
             pieces.find(parts)
     gc.collect()
     assert 0 < memory.account.taken <= 3 * LEAST

@@ -203,6 +203,7 @@ FLAGS = {
     "SHARED": 32,
     "STDERR": 32,  # of other kinds than SHARED
     "LOG": 64,
+    "PIECES": 64,
     "END": 128,
 }
 TABLE_OF_VERSION = 6
