@@ -16,7 +16,7 @@ from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from typing import Any, Unpack
+    from typing import Any, Self, Unpack
 
     from dragonfly_executor.backends.base import Backend
     from dragonfly_executor.engine.option_keywords import CallKeywords, ExecutorKeywords
@@ -108,6 +108,15 @@ class PoolExecutor(Submitter, Executor):
         if self._owns_pool:
             self._pool.__exit__(kind, error, traceback)
         return None
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._owns_pool:
+            await self._pool.__aexit__(kind, error, traceback)
 
 
 class DragonflyExecutor(PoolExecutor):

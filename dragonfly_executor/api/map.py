@@ -78,22 +78,18 @@ def map_calls(
             raise ValueError(f"chunksize must be a number or 'auto', not {chunksize!r}")
     elif chunksize < 1:
         raise ValueError("chunksize must be >= 1.")
-    if buffersize is not None:
-        if isinstance(buffersize, bool) or not isinstance(buffersize, int):
-            raise TypeError("buffersize must be an integer or None")
-        if buffersize < 1:
-            raise ValueError("buffersize must be None or > 0")
+    check_buffersize(buffersize)
     validation.refuse(fn)
     deadline = None if timeout is None else time.monotonic() + timeout
     auto: AutoChunks | None = None
     if chunksize == "auto":
         auto = AutoChunks(fn, iterables, slots(), buffersize)
         calls = make_calls(run_items, single_items)
-        feed = _Feed(make_calls, calls, auto, auto.window, auto.most_pending)
+        feed = MapFeed(make_calls, calls, auto, auto.window, auto.most_pending)
     else:
         calls = make_calls(fn if chunksize == 1 else run_chunk)
-        batches = _Items(iterables) if chunksize == 1 else _Chunks(fn, iterables, chunksize)
-        feed = _Feed(make_calls, calls, batches, _window(iterables, chunksize, buffersize))
+        batches = ItemBatches(iterables) if chunksize == 1 else ChunkBatches(fn, iterables, chunksize)
+        feed = MapFeed(make_calls, calls, batches, _window(iterables, chunksize, buffersize))
     try:
         # Once all are submitted, the results must not hold the executor, so that a dropped executor can shut down
         # meanwhile.
@@ -106,6 +102,16 @@ def map_calls(
         raise
 
 
+def check_buffersize(buffersize: int | None) -> None:
+    """Raise TypeError or ValueError if this is no `buffersize` of a map."""
+    if buffersize is None:
+        return
+    if isinstance(buffersize, bool) or not isinstance(buffersize, int):
+        raise TypeError("buffersize must be an integer or None")
+    if buffersize < 1:
+        raise ValueError("buffersize must be None or > 0")
+
+
 def _window(iterables: Sequence[Iterable[Any]], chunksize: int, buffersize: int | None) -> int | None:
     if buffersize is not None:
         return -(-buffersize // chunksize)
@@ -114,7 +120,7 @@ def _window(iterables: Sequence[Iterable[Any]], chunksize: int, buffersize: int 
     return UNSIZED_WINDOW
 
 
-class _Items:
+class ItemBatches:
     """The calls of a map whose items are calls of their own."""
 
     def __init__(self, iterables: Sequence[Iterable[Any]]) -> None:
@@ -129,7 +135,7 @@ class _Items:
             number = self._taken = number + 1
 
 
-class _Chunks:
+class ChunkBatches:
     """The calls of a map whose items are run in chunks."""
 
     def __init__(self, fn: Callable[..., Any], iterables: Sequence[Iterable[Any]], size: int) -> None:
@@ -147,7 +153,7 @@ class _Chunks:
             batch.append(((self._fn, columns, first), first, self._size))
 
 
-class _Feed:
+class MapFeed:
     """Submits the calls of a map, as far ahead as its window reaches.
 
     Args:
@@ -162,7 +168,7 @@ class _Feed:
         self,
         submitter: object,
         calls: MapCalls,
-        batches: _Items | _Chunks | AutoChunks,
+        batches: ItemBatches | ChunkBatches | AutoChunks,
         window: int | None,
         most_pending: int | None = None,
     ) -> None:

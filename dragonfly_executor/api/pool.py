@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from dragonfly_executor.serialization.shared_object import SharedObject
 
     T = TypeVar("T")
+    M = TypeVar("M", bound=MapCalls)
 
 registry: Registry[Pool] = Registry()
 DRAGONFLY_DEFAULTS = {"max_concurrency": 100, "timeout": 30.0}
@@ -227,7 +228,8 @@ class Pool(Submitter):
         fn: Callable[..., object],
         is_delayed: tuple[type[Exception], ...],
         split: Split | None = None,
-    ) -> MapCalls:
+        calls_type: type[M] = MapCalls,  # type: ignore[assignment]  # of callers that give none
+    ) -> M:
         """Return the calls of a new map, which are calls of `fn` with these options; see `MapCalls` for the rest.
 
         Raises:
@@ -235,7 +237,7 @@ class Pool(Submitter):
         """
         self._check(options)
         encode = RepeatedCall(self._codec, fn, options.retry_on).encode
-        return MapCalls(self._engine, options, encode, is_delayed, split)
+        return calls_type(self._engine, options, encode, is_delayed, split)
 
     def _check(self, options: CallOptions) -> None:
         """Raise the error that a submit with these options would raise now, whatever it submits."""
@@ -342,6 +344,16 @@ class Pool(Submitter):
         except KeyboardInterrupt:
             self.kill()  # at any step
             raise
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        from dragonfly_executor.api.async_exit import leave_async
+
+        await leave_async(self, kind)
 
 
 def _wind_down(reference: weakref.ref[Engine]) -> None:

@@ -6,16 +6,19 @@ from collections.abc import Callable, Iterable, Iterator
 
 from dragonfly_executor.api.map import map_calls
 from dragonfly_executor.engine.future import Future
-from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
+from dragonfly_executor.util.lazy_typing import TYPE_CHECKING, overload
 
 if TYPE_CHECKING:
-    from typing import Any, ClassVar, Literal, TypeVar
+    from collections.abc import AsyncIterable, Coroutine
+    from typing import Any, ClassVar, Literal, ParamSpec, TypeVar
 
+    from dragonfly_executor.api.async_map import AsyncMapResults
     from dragonfly_executor.engine.map_calls import MapCalls, Split
     from dragonfly_executor.engine.options import CallOptions
     from dragonfly_executor.serialization.shared_object import SharedObject
 
     T = TypeVar("T")
+    P = ParamSpec("P")
 
 
 class Submitter:
@@ -59,6 +62,27 @@ class Submitter:
             return self._submit_with(self._options, fn, args, kwargs)
         except self._fails_in_its_future as error:
             return self._failed(error)
+
+    @overload
+    async def acall(
+        self, fn: Callable[P, Coroutine[Any, Any, T]], /, *args: P.args, **kwargs: P.kwargs
+    ) -> T: ...  # `fn` is an ``async def``
+    @overload
+    async def acall(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T: ...
+    async def acall(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+        """Run ``fn(*args, **kwargs)`` on a runner, and return its value in a task of an asyncio event loop.
+
+        The loop goes on meanwhile, and no thread waits. If the task is cancelled, the call is cancelled, and stopped if
+        it runs, unless the option `cancel_running` is False.
+
+        Raises:
+            Exception: the exception of the call; also what `submit` raises, and what it sets on the future.
+        """
+        # First, because otherwise the call runs, and nothing waits for it.
+        from dragonfly_executor.engine.awaiting import running_loop
+
+        running_loop()
+        return await self.submit(fn, *args, **kwargs)
 
     def share(self, obj: T) -> SharedObject[T]:
         """Pickle an object once, and return a handle that stands for it in the arguments of calls, at any depth.
@@ -113,6 +137,53 @@ class Submitter:
         if chunksize == "auto" and (options.retries or options.run_timeout is not None):
             chunksize = 1  # these options are for each call
         return map_calls(self._map_calls, fn, iterables, timeout, chunksize, buffersize, self._slots)
+
+    @overload
+    def amap(
+        self,
+        fn: Callable[..., Coroutine[Any, Any, T]],
+        *iterables: Iterable[Any] | AsyncIterable[Any],
+        buffersize: int | None = None,
+        ordered: bool = True,
+    ) -> AsyncMapResults[T]: ...  # `fn` is an ``async def``
+    @overload
+    def amap(
+        self,
+        fn: Callable[..., T],
+        *iterables: Iterable[Any] | AsyncIterable[Any],
+        buffersize: int | None = None,
+        ordered: bool = True,
+    ) -> AsyncMapResults[T]: ...
+    def amap(
+        self,
+        fn: Callable[..., Any],
+        *iterables: Iterable[Any] | AsyncIterable[Any],
+        buffersize: int | None = None,
+        ordered: bool = True,
+    ) -> AsyncMapResults[Any]:
+        """Return an asynchronous iterator like `map`'s: ``async for value in pool.amap(fn, items)``.
+
+        The first calls are submitted when the first value is asked for. Then a window of calls is ahead of the values
+        that were taken. No thread waits. If the task is cancelled while it waits for a value, if a call raises, or if
+        the iterator is closed or dropped, the remaining calls are cancelled. An exception has a note that names the
+        item.
+
+        Args:
+            fn: the function.
+            iterables: one for each argument of `fn`; asynchronous ones too. The map ends with the shortest.
+            buffersize: number of calls that are submitted ahead of the values that were taken; None for 1024.
+            ordered: whether values come in the order of the items (True), or as the calls end (False).
+
+        Raises:
+            ValueError: `buffersize` is less than 1.
+            TypeError: `buffersize` is not a whole number, or `fn` is an ``async def`` or a generator function.
+        """
+        from dragonfly_executor.api.async_map import map_async
+
+        return map_async(self._awaited_calls, fn, iterables, buffersize, ordered=ordered)
+
+    def _awaited_calls(self, fn: Callable[..., Any], calls_type: Any) -> Any:
+        return self._calls_of_map(self._options, fn, self._fails_in_its_future, None, calls_type)
 
     def _map_calls(self, fn: Callable[..., Any], split: Split | None = None) -> MapCalls:
         return self._calls_of_map(self._options, fn, self._fails_in_its_future, split)

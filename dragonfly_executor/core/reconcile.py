@@ -40,8 +40,9 @@ def reconcile(pool: PoolState, now: float, *, in_turn: bool) -> None:
     is_late = (calls.may_be_due(now) and expire(pool, now)) if in_turn else calls.is_late(now)
     if runners.retiring or runners.up + len(runners.booting) > pool.max:
         fit(pool)
-    if several_groups:
-        fit_yields(pool, now)
+    if several_groups and fit_yields(pool, now):
+        # Runners that yield do not retire as well. Those that need not yield any more may be beyond `max`.
+        fit(pool)
     if give_up_hopeless(pool, now):
         is_late = is_late and calls.is_late(now)
     if total.queued and not is_late:

@@ -213,14 +213,17 @@ def boot(pool: PoolState, wants: Wants, group: RunnerGroup, count: int) -> int:
     return count
 
 
-def fit_yields(pool: PoolState, now: float) -> None:
+def fit_yields(pool: PoolState, now: float) -> bool:
     """Let runners that yield take calls again, as far as their room is not needed.
 
     This step comes before calls are assigned.
+
+    Returns:
+        Whether there was one.
     """
     table = pool.runner_table
     if not yielding_in(table.all_groups):
-        return
+        return False
     takers = {
         tier: [
             group
@@ -232,4 +235,4 @@ def fit_yields(pool: PoolState, now: float) -> None:
         ]
         for tier in table.tiers
     }
-    end_needless_yields(pool, takers)
+    return end_needless_yields(pool, takers)

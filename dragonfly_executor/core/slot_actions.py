@@ -107,13 +107,19 @@ class KillSlot(SlotOrder):
 
 
 class ReportStarted(CallOrder):
-    """An order to tell the parent that the call has started, and to show that."""
+    """An order to tell the parent that the call has started."""
+
+    __slots__ = ()
+
+
+class ShowCall(CallOrder):
+    """An order to show that the slot runs the call."""
 
     __slots__ = ()
 
 
 class HideCall(SlotOrder):
-    """An order to show that the slot runs no call: the one that was reported as started has ended."""
+    """An order to show that the slot runs no call: the one that is shown has ended, or was taken back."""
 
     __slots__ = ()
 
@@ -194,6 +200,7 @@ SlotAction: TypeAlias = (
     | ExpectEnd
     | KillSlot
     | ReportStarted
+    | ShowCall
     | HideCall
     | ReportLost
     | ReturnCall

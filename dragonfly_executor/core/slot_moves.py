@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from dragonfly_executor.core.slot_actions import (
     AnswerCheck,
     ExpectEnd,
+    HideCall,
     ReportGone,
     ReportLost,
     ReportTimedOut,
@@ -18,6 +19,7 @@ from dragonfly_executor.core.slot_idle_check import LIMIT
 from dragonfly_executor.core.slot_limits import start_clock
 from dragonfly_executor.core.slot_records import NEVER, RESERVED, RETIRED, EndReason, SlotCall, SlotRecord
 from dragonfly_executor.core.slot_state import SlotTable
+from dragonfly_executor.core.slot_titles import expect_title
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -65,6 +67,9 @@ def became_first(table: SlotTable, slot: SlotRecord, now: float) -> None:
     slot.since = table.last_start = now
     slot.is_stuck = False
     call = slot.in_flight[0]
+    if call.is_reported:
+        # It was the first call of another slot. The parent is not told again.
+        expect_title(table, now)
     if call.limits is not None:
         start_clock(table, slot, call, call.limits)
     elif call.is_check and slot.is_ready:
@@ -133,6 +138,10 @@ def put_back(table: SlotTable, calls: Iterable[SlotCall]) -> None:
     kept: list[SlotCall] = []
     for call in calls:
         slot = call.slot
+        if call.is_shown:
+            call.is_shown = False
+            if slot is not None and slot.pid in table.slots:
+                table.actions.append(HideCall(slot))
         forget(table, call)
         if call.is_check:
             table.check.ends = NEVER

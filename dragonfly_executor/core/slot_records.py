@@ -73,12 +73,13 @@ class SlotCall:
         gpus: number of GPUs that it requires.
         slot: the slot that it was handed to; None while it waits.
         is_reported: True if the parent was told that it has started.
+        is_shown: True if the title of its slot shows it.
         end_reason: why it is being stopped, or None.
     """
 
     __slots__ = (
-        "attempt", "call_id", "cell", "chunks_owed", "end_reason", "gpus", "is_check", "is_large", "is_reported", "key",
-        "limits", "missing", "number", "packet", "slot",
+        "attempt", "call_id", "cell", "chunks_owed", "end_reason", "gpus", "is_check", "is_large", "is_reported",
+        "is_shown", "key", "limits", "missing", "number", "packet", "slot",
     )  # fmt: skip
 
     def __init__(self, call_id: int, attempt: int, packet: bytes, cell: int = 0) -> None:
@@ -96,6 +97,7 @@ class SlotCall:
         self.gpus = 0
         self.slot: SlotRecord | None = None
         self.is_reported = False
+        self.is_shown = False
         self.end_reason: EndReason | None = None
 
     @property

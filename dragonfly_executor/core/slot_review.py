@@ -6,6 +6,7 @@ from dragonfly_executor.core.slot_actions import LookAtSlot, ReportStarted, Take
 from dragonfly_executor.core.slot_moves import give_back
 from dragonfly_executor.core.slot_records import SlotCall, SlotRecord
 from dragonfly_executor.core.slot_state import REVIEW_AFTER, STARVED_FOR, SlotTable
+from dragonfly_executor.core.slot_titles import expect_title
 
 
 def review_slots(table: SlotTable, now: float) -> None:
@@ -38,6 +39,7 @@ def review_slot(table: SlotTable, slot: SlotRecord, now: float) -> None:
         first.is_reported = True
         if not first.is_check:
             table.actions.append(ReportStarted(slot, first))
+            expect_title(table, slot.since)
     # Also a slot without calls behind: those of another slot must not go there.
     if now - slot.since >= table.stuck_after:
         slot.is_stuck = True

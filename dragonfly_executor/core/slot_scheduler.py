@@ -23,6 +23,7 @@ from dragonfly_executor.core.slot_limits import check_limits, is_over
 from dragonfly_executor.core.slot_records import DYING, FULL, NEVER, EndReason, SlotCall, SlotRecord
 from dragonfly_executor.core.slot_review import finish_review, review_slots, slot_seen
 from dragonfly_executor.core.slot_state import COST_WEIGHT, SlotTable
+from dragonfly_executor.core.slot_titles import show_calls
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -99,6 +100,8 @@ class SlotScheduler:
             table.review_at = NEVER
             table.is_in_review = True
             review_slots(table, now)
+        if table.show_at <= now:
+            show_calls(table, now)
         table.wake_at = table.next_wake(now)
         self.is_due = True
 
@@ -170,7 +173,7 @@ class SlotScheduler:
             call = in_flight.popleft()
             calls.pop((call.call_id, call.attempt), None)
             call.slot = None
-            if call.is_reported:
+            if call.is_shown:
                 table.actions.append(HideCall(slot))
         table.cost = cost
         self._next_is_first(slot, now)
@@ -181,8 +184,6 @@ class SlotScheduler:
             moves.finish_check(self.table, slot, may_stop=may_stop)
             check = slot.in_flight.popleft()
             check.slot = None
-            if check.is_reported:
-                self.table.actions.append(HideCall(slot))
             self._next_is_first(slot, now)
 
     def _next_is_first(self, slot: SlotRecord, now: float) -> None:

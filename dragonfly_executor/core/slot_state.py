@@ -72,6 +72,7 @@ class SlotTable:
         no_fork_before: the time of the next attempt to fork, after a failed one.
         forked: number of slots that were forked since the last tick.
         review_at: the time of the next review.
+        show_at: the time at which the next call may have run for long enough to be shown.
         is_in_review: True from a review until the calls that it took back were handed out.
         homes: by key, the process id of the slot to which a call with this key was handed last.
         check: the user's idle check.
@@ -99,7 +100,7 @@ class SlotTable:
         self.is_closed = False
         self.no_fork_before = now
         self.forked = 0
-        self.review_at = NEVER
+        self.review_at = self.show_at = NEVER
         self.is_in_review = False
         self.homes = KeyHomes()
         self.check = IdleCheck()
@@ -156,7 +157,7 @@ class SlotTable:
 
     def next_wake(self, now: float) -> float:
         """Return the first time after `now` at which something is due."""
-        due = min(self.review_at, self.check.ends)
+        due = min(self.review_at, self.check.ends, self.show_at)
         if now < self.no_fork_before < due:
             due = self.no_fork_before
         for slot in self.slots.values():

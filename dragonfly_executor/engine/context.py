@@ -10,12 +10,14 @@ from collections.abc import Callable, Container, Iterator, Sequence
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
+    from asyncio import AbstractEventLoop
     from concurrent.futures import Future
     from typing import Any, TypeVar
 
     from dragonfly_executor.core.call_table import Call
     from dragonfly_executor.core.events import ShutdownMode
     from dragonfly_executor.core.machine import Machine
+    from dragonfly_executor.engine.loop_waker import LoopWaker
     from dragonfly_executor.engine.options import PoolOptions
     from dragonfly_executor.engine.output.router import OutputRouter
     from dragonfly_executor.engine.shared_memory import SharedSegments
@@ -68,6 +70,11 @@ class FutureContext(Protocol):
     forked: bool
 
     @property
+    def unlinked(self) -> Container[object]:
+        """The futures of calls that outlive an interrupt of what waits for them."""
+        ...
+
+    @property
     def is_this_thread(self) -> bool:
         """True on the engine thread."""
         ...
@@ -77,6 +84,10 @@ class FutureContext(Protocol):
 
     def call_back(self, callback: Callable[[Any], object], future: Future[Any]) -> None:
         """Run a done callback on the callback thread."""
+
+    def waker_of(self, loop: AbstractEventLoop) -> LoopWaker:
+        """Return what resumes the tasks of a loop. Only the thread that runs the loop may call this."""
+        ...
 
 
 class MapContext(Protocol):
@@ -103,6 +114,10 @@ class MapContext(Protocol):
 
     def cancel(self, calls: Sequence[Call], *, running: bool) -> None:
         """Stop calls that were cancelled."""
+
+    def waker_of(self, loop: AbstractEventLoop) -> LoopWaker:
+        """Return what resumes the tasks of a loop. Only the thread that runs the loop may call this."""
+        ...
 
 
 class ShutdownContext(Protocol):

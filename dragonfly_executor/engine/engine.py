@@ -31,10 +31,12 @@ from dragonfly_executor.transport.loop import Loop, Timer
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from asyncio import AbstractEventLoop
     from concurrent.futures import Future as BaseFuture
     from typing import Any, TypeVar
 
     from dragonfly_executor.core.stats import PoolStats
+    from dragonfly_executor.engine.loop_waker import LoopWaker
     from dragonfly_executor.engine.options import PoolOptions
     from dragonfly_executor.engine.output.router import OutputRouter
     from dragonfly_executor.engine.runner_links import RunnerLinks
@@ -71,6 +73,10 @@ class Engine:
         self.forked = False
         self.unlinked: weakref.WeakSet[Future[Any]] = weakref.WeakSet()
         """The calls that outlive an interrupt of the thread that waits for them."""
+        self._wakers: weakref.WeakValueDictionary[int, LoopWaker] = weakref.WeakValueDictionary()
+        """The wakers of asyncio event loops in which tasks await calls, by the loop's `id`."""
+        self._due_wakers: list[LoopWaker] = []
+        """The wakers of tasks whose calls were settled since the last flush. Only the engine thread uses it."""
         self._machine = Machine(limits)
         self._submit_queue = SubmitQueue()
         self._taken: list[Call] = []
@@ -235,6 +241,16 @@ class Engine:
         else:
             self._loop.call_soon_threadsafe(lambda: self._components.callbacks.run(callback, future))
 
+    def waker_of(self, loop: AbstractEventLoop) -> LoopWaker:
+        """Return what resumes the tasks of a loop. Only the thread that runs the loop may call this."""
+        from dragonfly_executor.engine.loop_waker import LoopWaker
+
+        # A waker holds its loop, so no other loop has its id while it exists.
+        waker = self._wakers.get(id(loop))
+        if waker is None:
+            waker = self._wakers[id(loop)] = LoopWaker(loop, self._due_wakers)
+        return waker
+
     def shut_down(self, mode: events.ShutdownMode, reason: str = "cannot schedule new futures after shutdown") -> None:
         """Accept no more calls and end, the way `mode` says. Returns at once; `join` waits."""
         if self.forked:
@@ -338,12 +354,19 @@ class Engine:
             # lock.
             if settled is not None:
                 settle(settled)
+                if self._due_wakers:
+                    self._wake_loops()
         except BaseException:
             # The core has removed these calls from its state, so only this list has them.
             for action in decided:
                 if type(action) is actions.Settle:
                     self._untold += [call for call, _ in action.outcomes]
             raise
+
+    def _wake_loops(self) -> None:
+        """Wake the event loops with tasks whose calls were settled, each once."""
+        while self._due_wakers:
+            self._due_wakers.pop().flush()
 
     def _arm_timer(self, now: float) -> None:
         """Set the timer for the core's next deadline. A timer that fires too early only costs a tick."""
@@ -386,9 +409,11 @@ class Engine:
         self._submit_queue.take(left)
         try:
             fail_each(left, error)
+            self._wake_loops()
         finally:
             try:
                 self._runner_links.abandon()
             finally:
                 fail_each(left, error)  # again, if memory was short: the release has freed some
+                self._wake_loops()
                 self._components.notifications.log_error(str(error))

@@ -10,13 +10,16 @@ from dragonfly_executor.core.actions import CANCELLED
 from dragonfly_executor.core.call_table import Call, CallState
 from dragonfly_executor.engine.outcome import Outcome, UndecodedError
 from dragonfly_executor.errors import ForkedExecutorError
-from dragonfly_executor.util.condition import Condition
+from dragonfly_executor.util.condition import Condition, holding
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from asyncio import AbstractEventLoop
+    from collections.abc import Generator
     from typing import Any, TypeVar
 
     from dragonfly_executor.engine.context import FutureContext
+    from dragonfly_executor.engine.loop_waker import LoopWaker
     from dragonfly_executor.engine.output.router import CapturedOutput
 
     T = TypeVar("T")
@@ -258,15 +261,58 @@ class Future(BaseFuture[T]):
         Raises:
             TimeoutError, CancelledError: as `result` does.
         """
-        if self._engine.forked and not self.done():
-            raise ForkedExecutorError(
-                "this call belongs to the process that this one was forked from: its result arrives only there"
-            )
+        self._check_process()
         self._condition.wait_unless(self.done, timeout)
         if self._state in CANCELLED_STATES:
             raise CancelledError
         if self._state != FINISHED:
             raise TimeoutError
+
+    def _check_process(self) -> None:
+        if self._engine.forked and not self.done():
+            raise ForkedExecutorError(
+                "this call belongs to the process that this one was forked from: its result arrives only there"
+            )
+
+    def __await__(self) -> Generator[Any, None, T]:
+        """Wait in a task of an asyncio event loop, and return the call's value or raise its exception.
+
+        No thread waits. If the task is cancelled, the call is cancelled too, unless it is unlinked.
+        """
+        from dragonfly_executor.engine.awaiting import await_future
+
+        return await_future(self)
+
+    def waker_of(self, loop: AbstractEventLoop) -> LoopWaker:
+        """Return what wakes a loop when calls of this future's pool have ended.
+
+        Raises:
+            ForkedExecutorError: the call belongs to the process that this one was forked from.
+        """
+        self._check_process()
+        return self._engine.waker_of(loop)
+
+    def add_waiter(self, waiter: object) -> bool:
+        """Add a waiter like those of `concurrent.futures.wait`. Returns False if the future is done."""
+        return holding(self._condition, lambda: self._add_waiter(waiter))
+
+    def _add_waiter(self, waiter: object) -> bool:
+        if self._state not in OPEN_STATES:
+            return False
+        self._waiters.append(waiter)
+        return True
+
+    def remove_waiter(self, waiter: object) -> None:
+        """Remove a waiter. Does nothing if it is not there."""
+        holding(self._condition, lambda: self._remove_waiter(waiter))
+
+    def _remove_waiter(self, waiter: object) -> None:
+        self._waiter_list = [each for each in self._waiters if each is not waiter]
+
+    def cancel_linked(self) -> None:
+        """Cancel the call because the thread or task that waited for it was interrupted, unless it is unlinked."""
+        if self not in self._engine.unlinked:
+            self.cancel()
 
     def _end(self) -> tuple[Any, BaseException | None]:
         """Return the value and None, or None and the error, of a future that is finished."""

@@ -15,7 +15,7 @@ from dragonfly_executor.errors import ForkedExecutorError
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from typing import Any, TypeAlias
+    from typing import Any, ClassVar, TypeAlias
 
     from dragonfly_executor.core.calls import Payload
     from dragonfly_executor.engine.context import MapContext
@@ -98,6 +98,8 @@ class MapCall(Call):
 class MapCalls:
     """The calls of one map in order, and the one thread that waits for their results.
 
+    A subclass may have calls of another type, and wake a task instead of a thread.
+
     Args:
         engine: runs the calls.
         options: the options of each call.
@@ -114,6 +116,8 @@ class MapCalls:
         settled: number of them that were settled. Only the engine thread changes it.
         refill_at: the number of settled calls at which the thread is woken to submit more; -1 for never.
     """
+
+    call_type: ClassVar[type[MapCall]] = MapCall
 
     def __init__(
         self,
@@ -153,7 +157,7 @@ class MapCalls:
 
     def _encoded(self, batch: Batch) -> list[MapCall]:
         engine, options, encode, split = self._engine, self._options, self._encode, self._split
-        ids, payload_of = engine.ids, engine.payload_of
+        ids, payload_of, new_call = engine.ids, engine.payload_of, self.call_type
         calls: list[MapCall] = []
         for arguments, first, size in batch:
             try:
@@ -164,7 +168,7 @@ class MapCalls:
                 else:
                     calls.append(self._failed(error, first, size))
                 continue
-            call = MapCall(next(ids), payload, options.limits(), self, first, size)
+            call = new_call(next(ids), payload, options.limits(), self, first, size)
             if split is not None:
                 call.arguments = arguments
             calls.append(call)
@@ -181,7 +185,7 @@ class MapCalls:
         self.pending.append(self._failed(error, 0, 0))
 
     def _failed(self, error: Exception, first: int, size: int) -> MapCall:
-        call = MapCall(0, b"", self._options.limits(), self, first, size)
+        call = self.call_type(0, b"", self._options.limits(), self, first, size)
         call.token = None
         call.outcome, call.is_settled = error, True
         return call
@@ -200,10 +204,7 @@ class MapCalls:
             TimeoutError: the monotonic clock has reached `deadline`.
             ForkedExecutorError: the call belongs to the process that this one was forked from.
         """
-        if self._engine.forked:
-            raise ForkedExecutorError(
-                "this map belongs to the process that this one was forked from: its results arrive only there"
-            )
+        self._check_process()
         refill_at = self.submitted - refill_below + 1 if refill_below else -1
         try:
             self.refill_at = refill_at
@@ -222,6 +223,12 @@ class MapCalls:
                     self._bell.acquire(timeout=min(left, TIMEOUT_MAX))
         finally:
             self.awaited, self.refill_at = None, -1
+
+    def _check_process(self) -> None:
+        if self._engine.forked:
+            raise ForkedExecutorError(
+                "this map belongs to the process that this one was forked from: its results arrive only there"
+            )
 
     def wake(self) -> None:
         """Wake the thread that waits. Only the engine thread calls this."""

@@ -236,7 +236,8 @@ class ChildProcesses:
 
     def _slot_ended(self, slot: Slot, status: int, *, stopping: bool) -> None:
         process_tree.kill_group(slot.pid)
-        slot.link.drain_reads()
+        # All of it, even of a paused link: the slot writes no more.
+        slot.link.drain_until(lambda: False)
         slot.output.slot_has_ended(slot)
         if slot.timer is not None:
             slot.timer.cancel()

@@ -85,6 +85,7 @@ class Dispatcher:
             actions.ExpectEnd: lambda action: self.slots[action.slot.pid].expect_end(),
             actions.KillSlot: lambda action: self.slots[action.slot.pid].kill(),
             actions.ReportStarted: self._report_started,
+            actions.ShowCall: lambda action: self.slots[action.slot.pid].show_call(action.call.call_id),
             actions.HideCall: lambda action: self.slots[action.slot.pid].show_call(0),
             actions.ReportLost: self._report_lost,
             actions.ReturnCall: self._return_call,
@@ -272,8 +273,11 @@ class Dispatcher:
         self._scheduler.taken_back(action.slot, self.slots[action.slot.pid].take_back())
 
     def _read_answers(self, action: actions.ReadAnswers) -> None:
-        self.slots[action.slot.pid].link.drain_reads()
-        self._scheduler.answers_read(action.slot, action.call)
+        slot, call = action.slot, action.call
+        # Also past a full window of output: the slot must not be killed for a call that it has answered. It holds one
+        # call behind that at most, so this reads little.
+        self.slots[slot.pid].link.drain_until(lambda: call.slot is not slot)
+        self._scheduler.answers_read(slot, call)
 
     def _look_at_progress(self, action: actions.LookAtProgress) -> None:
         call = action.call
@@ -306,9 +310,7 @@ class Dispatcher:
     # -- actions on the parent ----------------------------------------------------------------------------------------
 
     def _report_started(self, action: actions.ReportStarted) -> None:
-        call = action.call
-        self.slots[action.slot.pid].show_call(call.call_id)
-        self._send(encode(Kind.STARTED, call.call_id, attempt=call.attempt))
+        self._send(encode(Kind.STARTED, action.call.call_id, attempt=action.call.attempt))
 
     def _return_call(self, action: actions.ReturnCall) -> None:
         self._send(encode(Kind.RETURNED, action.call.call_id, attempt=action.call.attempt))

@@ -2,8 +2,7 @@
 
 The kernel reads the title from the memory that holds a process's arguments, so this module writes it there. On systems
 other than Linux it does nothing. A slot is forked from its agent and has the same addresses, so the agent can write the
-title of a busy slot. It does so only for calls that run for some milliseconds, so a cheap call does not pay for a
-title.
+title of a busy slot. It does so only for calls that run for a tenth of a second, so short calls do not pay for titles.
 """
 
 from __future__ import annotations

@@ -109,9 +109,11 @@ class SentOutput(SlotOutput):
 
     def _read_in_turn(self, slot: Slot, fd: int) -> None:
         # First handle the text that the slot has sent, and the results: a call that has ended has no text left in the
-        # pipes.
+        # pipes. If the link is paused meanwhile, some of them may still be unread.
         slot.link.drain_reads()
-        if self._is_unsure(slot) and not self._make_sure(slot):
+        if self._is_full:
+            return
+        if slot.link.is_paused or (self._is_unsure(slot) and not self._make_sure(slot)):
             self._leave_to_slot(slot)
             return
         call_id, attempt = self._running(slot)
@@ -150,7 +152,7 @@ class SentOutput(SlotOutput):
             return True
         # The slot took the remaining call only after it sent the previous result.
         slot.link.drain_reads()
-        return not self._is_unsure(slot)
+        return not slot.link.is_paused and not self._is_unsure(slot)
 
     @staticmethod
     def _running(slot: Slot) -> tuple[int, int]:

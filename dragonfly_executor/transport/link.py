@@ -101,6 +101,7 @@ class Link:
         self.unwritten_objects: set[int] = set()
         """The shared objects of which pieces were not written. `close` sets it."""
         self.closed = False
+        self._pauses = 0
         self.bulk_rate = BulkRate()
         """The rate of the second lane while frames wait for the socket."""
         self._waiting_since = 0.0
@@ -182,18 +183,33 @@ class Link:
         return not self._second_lane and not self.is_blocked
 
     def pause(self) -> None:
-        """Stop reading. The peer then blocks, and memory on this side stays bounded."""
-        if not self.closed:
+        """Stop reading. The peer then blocks, and memory on this side stays bounded.
+
+        Several callers may pause a link, each for its own reason. Each of them calls `resume` once.
+        """
+        self._pauses += 1
+        if self._pauses == 1 and not self.closed:
             self._loop.remove_reader(self._fd)
 
     def resume(self) -> None:
-        """Start reading again."""
-        if not self.closed:
+        """End a pause. Reading starts again with the end of the last pause."""
+        self._pauses -= 1
+        if not self._pauses and not self.closed:
             self._loop.add_reader(self._fd, self._read)
 
+    @property
+    def is_paused(self) -> bool:
+        """Return True while the link is not read."""
+        return self._pauses > 0
+
     def drain_reads(self) -> None:
-        """Read everything that has arrived."""
-        while not self.closed and self._read():
+        """Read what has arrived, until a frame among it pauses the link. A paused link is not read."""
+        while not self._pauses and not self.closed and self._read():
+            continue
+
+    def drain_until(self, is_enough: Callable[[], bool]) -> None:
+        """Read what has arrived, one read after the other, until `is_enough`. A paused link is read as well."""
+        while not self.closed and not is_enough() and self._read():
             continue
 
     def close(self) -> None:

@@ -23,6 +23,7 @@ from dragonfly_executor.core.actions import CANCELLED
 from dragonfly_executor.core.calls import Call, CallLimits
 from dragonfly_executor.engine import future as future_module
 from dragonfly_executor.engine.future import Future
+from dragonfly_executor.engine.loop_waker import LoopWaker
 from dragonfly_executor.engine.outcome import Outcome
 from dragonfly_executor.serialization import CallCodec
 from dragonfly_executor.util import condition
@@ -33,11 +34,19 @@ VALUE = ["value"]
 LIMITS = CallLimits()
 
 
+class FlushedAtOnce(list[LoopWaker]):
+    """The wakers that an engine must flush."""
+
+    def append(self, waker: LoopWaker) -> None:
+        waker.flush()
+
+
 class Engine:
-    """What a future needs of its engine. Callbacks run at once."""
+    """What a future needs of its engine. Callbacks run at once, and loops are woken at once."""
 
     forked = False
     is_this_thread = False
+    unlinked = frozenset[Any]()
 
     def __init__(self) -> None:
         self.cancelled: list[Call] = []
@@ -47,6 +56,9 @@ class Engine:
 
     def call_back(self, callback: Callable[[Any], object], future: Any) -> None:
         callback(future)
+
+    def waker_of(self, loop: asyncio.AbstractEventLoop) -> LoopWaker:
+        return LoopWaker(loop, FlushedAtOnce())
 
 
 def new_future(*, cancel_running: bool = True) -> Future[Any]:
@@ -130,6 +142,16 @@ def add_callback(future: Future[Any]) -> list[Any]:
     return called
 
 
+def awaited(future: Future[Any]) -> object:
+    async def main() -> Any:
+        return await future
+
+    try:
+        return asyncio.run(main())
+    except asyncio.CancelledError:
+        raise CancelledError from None
+
+
 def look(future: Future[Any]) -> tuple[bool, bool, bool]:
     return future.done(), future.cancelled(), future.running()
 
@@ -141,6 +163,7 @@ ASKED: dict[str, Callable[[Future[Any]], object]] = {
     "callback": add_callback,
     "wait": lambda future: wait([future], PATIENCE),
     "as completed": lambda future: list(as_completed([future], PATIENCE)),
+    "await": awaited,
     "look": look,
     "hand over": lambda future: future.hand_over(),
 }
@@ -170,7 +193,7 @@ def check(future: Future[Any], name: str, how: str, answer: object) -> None:
             assert future.result(0) == VALUE
             assert future.result(0) is future.result(0)
     match name:
-        case "result":
+        case "result" | "await":
             if ends_well:
                 assert answer is future.result(0)
             else:

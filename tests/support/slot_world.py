@@ -16,6 +16,7 @@ from dragonfly_executor.core import slot_actions as actions
 from dragonfly_executor.core.slot_records import FULL, RunLimits, SlotCall, SlotRecord
 from dragonfly_executor.core.slot_scheduler import SlotScheduler
 from dragonfly_executor.core.slot_state import REVIEW_AFTER, STARVED_FOR, SlotTable
+from dragonfly_executor.core.slot_titles import SHOWN_AFTER
 from tests.support.validate_slots import validate_slots
 
 Ref = tuple[int, int]
@@ -45,6 +46,8 @@ class PlayedSlot:
     is_starved: bool = False
     """Whether it lacks processor time."""
     ran: int = 0
+    shows: SlotCall | None = None
+    """The call in its title."""
     expects_end: bool = False
 
 
@@ -144,6 +147,7 @@ class SlotWorld:
         self._is_advancing = False
         self.now = end
         self._check_that_none_is_stuck()
+        self._check_titles()
         self._check_limits()
 
     def _check_order(self) -> None:
@@ -204,6 +208,15 @@ class SlotWorld:
             ends |= self._gpus_come_free()
             pauses = table.may_grow and self.now < table.no_fork_before
             assert ends or pauses, "calls wait here for a long one, and could run elsewhere"
+
+    def _check_titles(self) -> None:
+        """A title shows the call that runs, and that runs for long."""
+        for slot in self.slots.values():
+            record = slot.record
+            first = record.in_flight[0] if record.in_flight else None
+            assert slot.shows is None or slot.shows is first, "a title shows a call that has ended"
+            if first is not None and record.is_ready and record.since < self.now - SHOWN_AFTER - STARVED_FOR - SLACK:
+                assert slot.shows is first or first.is_check, "a call that runs for long is not shown"
 
     def _check_limits(self) -> None:
         for slot in self.slots.values():
@@ -301,8 +314,16 @@ class SlotWorld:
         assert action.slot.in_flight[0] is action.call
         self.started.append(action.call.call_id)
 
+    def _show_call(self, action: actions.ShowCall) -> None:
+        slot = self._slot(action.slot)
+        assert action.slot.in_flight[0] is action.call
+        assert self.now >= action.slot.since + SHOWN_AFTER, "a short call is shown"
+        slot.shows = action.call
+
     def _hide_call(self, action: actions.HideCall) -> None:
-        self._slot(action.slot)
+        slot = self._slot(action.slot)
+        assert slot.shows is not None, "the title of a slot is set again, and shows no call"
+        slot.shows = None
 
     def _report_lost(self, action: actions.ReportLost) -> None:
         slot, call = self._dead(action.slot), action.call
@@ -603,6 +624,7 @@ CARRY_OUT: dict[type, Callable[[SlotWorld, Any], None]] = {
     actions.ExpectEnd: SlotWorld._expect_end,
     actions.KillSlot: SlotWorld._kill_slot,
     actions.ReportStarted: SlotWorld._report_started,
+    actions.ShowCall: SlotWorld._show_call,
     actions.HideCall: SlotWorld._hide_call,
     actions.ReportLost: SlotWorld._report_lost,
     actions.ReturnCall: SlotWorld._return_call,

@@ -10,7 +10,7 @@ import sys
 import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from concurrent.futures import as_completed
+from concurrent.futures import as_completed, wait
 from itertools import islice
 from pathlib import Path
 from queue import Empty, SimpleQueue
@@ -537,7 +537,8 @@ def test_quick_calls_that_write_much_are_held_up_as_well(make: Make, blocking: B
     assert blocking.called.wait(SOON)
     # Far fewer than all: the slot waits for the window. A call that is taken back may run after its neighbours.
     assert len([*islice(as_completed(futures, PATIENCE), 3)]) == 3
-    assert sum(future.done() for future in futures) < 100
+    # The agent looks every 3 ms why the slot does not answer. No look lets more text pass than the window does.
+    assert len(wait(futures, 0.3).done) < 20
     assert resident(agent) - before[0] < 12 * MiB
     blocking.go_on.set()
     values(futures)

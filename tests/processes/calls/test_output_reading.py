@@ -42,7 +42,9 @@ class Scene:
         self.output = SentOutput(loop, link, dispatcher, None)
         # What the slot would make its own.
         self.stdout, self.stderr = map(os.dup, self.output._pipes._writing)
-        slot_link = SimpleNamespace(drain_reads=lambda: self.on_drain(), pause=lambda: None, resume=lambda: None)
+        slot_link = SimpleNamespace(
+            is_paused=False, drain_reads=lambda: self.on_drain(), pause=lambda: None, resume=lambda: None
+        )
         self.slot: Any = SimpleNamespace(pid=7, record=SlotRecord(7, 0.0), answer=None, link=slot_link)
         self.slot.record.is_ready = True
         self.output.slot_is_forked(self.slot)

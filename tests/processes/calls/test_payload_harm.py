@@ -7,6 +7,7 @@ import importlib
 import os
 import pickle
 import sys
+import threading
 import xmlrpc.client
 from collections.abc import Callable, Iterator
 from concurrent.futures import wait
@@ -26,6 +27,8 @@ from dragonfly_executor.errors import (
     ResultSerializationError,
     RunnerLostError,
 )
+from dragonfly_executor.protocol.frames import CHUNK_SIZE, Decoder, Kind
+from dragonfly_executor.runner.slot_payloads import LARGE_WINDOW
 from tests.processes.conftest import Make
 from tests.support import payloads
 from tests.support.helpers import (
@@ -414,3 +417,54 @@ def test_a_slot_killed_while_it_takes_a_large_argument_leaves_no_piece_of_it_beh
     stall.go_on.set()
     assert future.result(PATIENCE) == _digest(data)
     assert ex.submit(payloads.pid).result(SOON) != slot
+
+
+class AfterOnePull:
+    """A link to the parent that passes the first request for chunks, and then nothing until `go_on`."""
+
+    def __init__(self) -> None:
+        self.go_on = threading.Event()
+        self._decoder = Decoder(one_by_one=True)
+        self._is_asked = False
+
+    def __call__(self, data: bytes) -> bytes:
+        if self._is_asked:
+            assert self.go_on.wait(PATIENCE)
+        frames = self._decoder.feed(data)
+        while frames:
+            self._is_asked |= frames[0].kind == Kind.PULL
+            frames = self._decoder.feed(b"") if self._decoder.pending else []
+        return data
+
+
+class CountedChunks:
+    """A link to the runner that counts the chunks, and tells when it has seen `enough`."""
+
+    def __init__(self, enough: int) -> None:
+        self.count = 0
+        self.seen = threading.Event()
+        self._enough = enough
+        self._decoder = Decoder(one_by_one=True)
+
+    def __call__(self, data: bytes) -> bytes:
+        frames = self._decoder.feed(data)
+        while frames:
+            self.count += frames[0].kind == Kind.CHUNK
+            frames = self._decoder.feed(b"") if self._decoder.pending else []
+        if self.count >= self._enough:
+            self.seen.set()
+        return data
+
+
+def test_chunks_enough_for_a_long_link_are_on_their_way_and_no_more(make: Make) -> None:
+    """decisions/0018. 1 Gbit/s with a round trip of 100 ms takes 12.5 MB before the parent hears of the first."""
+    pulls, chunks = AfterOnePull(), CountedChunks(LARGE_WINDOW)
+    ex = make(1, backend=TamperingBackend(to_runner=lambda: chunks, to_parent=lambda: pulls))
+    data = os.urandom((LARGE_WINDOW + 20) * CHUNK_SIZE)
+    future = ex.submit(payloads.digest, data)
+    assert chunks.seen.wait(SOON)
+    on_their_way = chunks.count
+    pulls.go_on.set()
+    assert future.result(PATIENCE) == _digest(data)
+    assert on_their_way == LARGE_WINDOW
+    assert LARGE_WINDOW * CHUNK_SIZE >= 12_500_000

@@ -12,7 +12,7 @@ from contextlib import suppress
 import pytest
 
 from dragonfly_executor.errors import ProtocolError
-from dragonfly_executor.protocol.frames import CHUNK_SIZE, Decoder, Flag, Frame, Kind, encode, split_bulk
+from dragonfly_executor.protocol.frames import CHUNK_SIZE, HEADER_SIZE, Decoder, Flag, Frame, Kind, encode, split_bulk
 from dragonfly_executor.transport.link import SMALL_READ_SIZE, Link
 from dragonfly_executor.transport.loop import Loop
 from dragonfly_executor.transport.payload_buffer import ChunkBuffers
@@ -69,6 +69,21 @@ def read_frames(sock: socket.socket, number: int) -> list[Frame]:
         assert data, "the link ended early"
         frames += decoder.feed(data)
     return frames
+
+
+def fill(sock: socket.socket) -> None:
+    """Send frames of 1,000 bytes until the socket takes no more: more than one read of the link takes."""
+    sock.setblocking(False)
+    frame = encode(Kind.CALL, 1, b"x" * (1000 - HEADER_SIZE), attempt=1)
+    with suppress(BlockingIOError):
+        while sock.send(frame) == len(frame):
+            continue
+
+
+def filled(end: End) -> int:
+    """Return the number of frames that have arrived at the link in all. It must be open."""
+    end.link.drain_until(lambda: False)
+    return len(end.frames)
 
 
 def test_frames_of_one_pass_go_out_in_one_write_and_in_order(end: End) -> None:
@@ -167,6 +182,43 @@ def test_forwarded_chunks_use_the_same_few_buffers_and_arrive_as_they_were() -> 
     loop.close()
     assert received == chunks
     assert len(buffers._free) > 0
+
+
+def test_a_drain_stops_at_the_frame_that_pauses_the_link(end: End) -> None:
+    """Otherwise a peer that writes as fast as it is read gets past every window."""
+    fill(end.peer)
+
+    def hear(frames: list[Frame]) -> None:
+        end.frames += frames
+        end.link.pause()
+
+    end.link._on_frames = hear
+    end.link.drain_reads()
+    first = len(end.frames)
+    end.link.drain_reads()
+    assert 0 < first == len(end.frames) < filled(end)
+
+
+def test_a_paused_link_is_drained_as_far_as_its_reader_asks(end: End) -> None:
+    fill(end.peer)
+    end.link.pause()
+    end.link.drain_until(lambda: len(end.frames) > 0)
+    first = len(end.frames)
+    end.link.drain_until(lambda: False)
+    assert 0 < first < len(end.frames) == filled(end)
+
+
+def test_a_link_is_read_again_when_each_of_its_pauses_has_ended(end: End) -> None:
+    end.link.pause()
+    end.link.pause()
+    end.peer.send(encode(Kind.PING))
+    end.link.resume()
+    end.loop.call_soon(end.loop.stop)
+    end.loop.run()
+    assert (end.link.is_paused, end.frames) == (True, [])
+    end.link.resume()
+    assert [frame.kind for frame in end.hear(1)] == [Kind.PING]
+    assert not end.link.is_paused
 
 
 def test_a_slow_reader_gets_everything_in_the_end(end: End) -> None:

@@ -166,6 +166,17 @@ def test_a_runner_that_yields_takes_calls_again_after_a_resize() -> None:
     assert story.results(1, 3) == ["send 5.1 to 1", "3 = result of 3.1"]
 
 
+def test_runners_beyond_max_retire_when_they_need_not_yield_any_more() -> None:
+    story = Story(max=2, slots_hint=1)
+    story.submit_calls(2, kinds=["", "gpu"])
+    story.boots(1, 1)
+    story.boots(2, 1)
+    story.submit_calls(2, kinds=["large", "huge"])
+    assert story.tell(events.Resized(0, 1)) == [], "both yield"
+    assert story.tell(events.CancelRequested([3, 4])) == ["3 = cancelled", "4 = cancelled"]
+    assert story.results(2, 2) == ["2 = result of 2.1", "stop 2: resized"]
+
+
 def test_of_two_runners_that_yield_one_goes_on_if_one_kind_has_no_call_left() -> None:
     story = Story(max=3, slots_hint=1)
     story.submit_calls(3)

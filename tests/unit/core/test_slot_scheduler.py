@@ -11,6 +11,7 @@ from dragonfly_executor.core import slot_idle_check, slot_state
 from dragonfly_executor.core.slot_records import SlotRecord
 from dragonfly_executor.core.slot_scheduler import FORK_PAUSE
 from dragonfly_executor.core.slot_state import MAX_PREFETCH, REVIEW_AFTER, STARVED_FOR
+from dragonfly_executor.core.slot_titles import SHOWN_AFTER
 from tests.support.slot_world import PlayedSlot, SlotWorld
 
 SHORT, LONG = 1e-5, 0.01
@@ -495,6 +496,82 @@ def test_calls_come_in_the_order_of_their_arrival_also_after_they_were_taken_bac
     made.hold_back(one)
     made.hold_back(other)
     assert ids(made.table.waiting) == [3, 4, 5, 6]
+
+
+# -- titles -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_call_is_shown_once_it_has_run_for_a_tenth_of_a_second() -> None:
+    made = world(1, cost=LONG)
+    made.arrive(1)
+    (slot,) = slots_of(made)
+    made.take(slot)
+    made.advance(SHOWN_AFTER * 0.99)
+    assert made.started == [1]
+    assert slot.shows is None
+    made.advance(SHOWN_AFTER * 0.02)
+    assert slot.shows is not None
+    assert slot.shows.call_id == 1
+    made.answer(slot)
+    assert slot.shows is None
+
+
+def test_calls_that_end_sooner_are_not_shown_and_cost_no_pass_of_their_own() -> None:
+    made = world(4, cost=LONG)
+    for call_id in range(200):
+        made.arrive(call_id)
+        slot = slots_of(made)[-1]
+        made.take(slot)
+        made.advance(2 * REVIEW_AFTER)
+        assert made.table.show_at > made.now
+        made.answer(slot)
+        assert slot.shows is None
+    assert made.started == [*range(200)]
+    made.advance(2 * SHOWN_AFTER)
+    assert made.scheduler.deadline() is None
+
+
+def test_each_call_is_shown_in_its_time() -> None:
+    made = world(3, cost=LONG)
+    slots = slots_of(made)
+    for call_id, slot in enumerate(slots):
+        made.arrive(call_id)
+        made.take(slot)
+        made.advance(SHOWN_AFTER / 3)
+    shown = []
+    for _ in slots:
+        made.advance(SHOWN_AFTER * 0.01)
+        shown.append([slot.shows is not None for slot in slots])
+        made.advance(SHOWN_AFTER / 3)
+    assert shown == [[True, False, False], [True, True, False], [True, True, True]]
+
+
+def test_a_call_that_was_shown_and_goes_to_another_slot_is_shown_there() -> None:
+    """A slot that has begun its first call before it died may still have the call in its queue."""
+    made = world(2, cost=LONG)
+    made.arrive(1)
+    one, other = slots_of(made)
+    slot, left = (one, other) if one.queue else (other, one)
+    made.advance(2 * SHOWN_AFTER)
+    assert slot.shows is not None
+    slot.is_dead = True
+    made.reap(slot)
+    assert in_slots(made) == [[1]]
+    assert left.shows is None
+    made.advance(1.01 * SHOWN_AFTER)
+    assert left.shows is not None
+    assert made.started == [1]
+
+
+def test_a_slot_that_gives_a_call_back_shows_it_no_longer() -> None:
+    made = world(1, cost=LONG)
+    made.arrive(1)
+    (slot,) = slots_of(made)
+    made.advance(2 * SHOWN_AFTER)
+    assert slot.shows is not None
+    made.decline(slot)
+    made.read(slot)
+    assert slot.shows is None
 
 
 # -- forks ------------------------------------------------------------------------------------------------------------

@@ -62,7 +62,7 @@ class FakeSlot:
         self.link = SimpleNamespace(
             pause=lambda: self.note("pause"),
             resume=lambda: self.note("resume"),
-            drain_reads=lambda: self.note("drain"),
+            drain_until=lambda is_enough: self.note("drain"),
         )
         self.stack = SimpleNamespace(read=lambda number: "")
         agent.forked.append(self)

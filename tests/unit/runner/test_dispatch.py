@@ -10,6 +10,7 @@ import pytest
 
 from dragonfly_executor.core.slot_idle_check import LIMIT
 from dragonfly_executor.core.slot_records import SlotCall, SlotRecord
+from dragonfly_executor.core.slot_titles import SHOWN_AFTER
 from dragonfly_executor.protocol.frames import CALL_OPTIONS, TOTAL, Decoder, Flag, Frame, Kind, encode
 from dragonfly_executor.runner.dispatch import Dispatcher
 
@@ -58,13 +59,21 @@ class FakeSlot:
         self.record.is_ready = True
         self.answer: Callable[[bytes], object] | None = None
         self.progress = SimpleNamespace(began=lambda call_id, attempt: None)
-        self.link = SimpleNamespace(drain_reads=lambda: self.on_drain())
+        self.link = SimpleNamespace(drain_reads=lambda: self.on_drain(), drain_until=self._drain_until)
         self.on_drain: Callable[[], object] = lambda: None
+        self.reads = 0
         self.packets: list[bytes] = []
         self.shown: list[int] = []
         self.ends: list[str] = []
         self.is_full = False
         self.lacks_time = False
+
+    def _drain_until(self, is_enough: Callable[[], bool]) -> None:
+        """Read answers one by one: there are three at most."""
+        for _ in range(3):
+            if not is_enough():
+                self.reads += 1
+                self.on_drain()
 
     def is_starved(self, call: SlotCall) -> bool:
         return self.lacks_time
@@ -222,12 +231,14 @@ def test_a_call_goes_to_a_slot_as_it_came() -> None:
     assert stage.sent == []
 
 
-def test_a_call_that_runs_for_a_while_is_reported_and_shown() -> None:
+def test_a_call_that_runs_for_a_while_is_reported_and_later_shown() -> None:
     stage = Stage(1)
     stage.arrive(call(1))
     (slot,) = stage.slots
     stage.clock.advance(0.01)
     assert stage.sent == [(Kind.STARTED, 1)]
+    assert slot.shown == []
+    stage.clock.advance(SHOWN_AFTER)
     assert slot.shown == [1]
     stage.answer(slot, LONG)
     stage.arrive(call(2))
@@ -270,6 +281,7 @@ def test_a_call_whose_result_has_arrived_is_not_killed() -> None:
     stage.dispatcher.kill(1, 1)
     assert slot.ends == []
     assert [each.call_id for each in slot.record.in_flight] == [2]
+    assert slot.reads == 1, "what follows the result stays unread: it may be text beyond the window"
 
 
 def test_the_end_of_a_call_is_said_behind_what_it_wrote() -> None:

@@ -79,6 +79,7 @@ class Runner:
             record=SimpleNamespace(is_ready=False, is_stuck=False, since=0.0, in_flight=deque()),
             answer=None,
             link=SimpleNamespace(
+                is_paused=False,
                 pause=lambda: self.did.append("pause"),
                 resume=lambda: self.did.append("resume"),
                 drain_reads=self._drain,
@@ -203,6 +204,28 @@ def test_a_slot_that_took_another_call_meanwhile_keeps_its_text(runner: Runner) 
     runner.write(b"text")
     assert runner.texts() == []
     assert not runner.watches
+    assert len(runner.loop.timers) == 1
+
+
+def test_text_is_left_to_the_slot_while_its_results_may_be_unread(runner: Runner) -> None:
+    """A large result has paused the link, so that the first call without an answer may have ended."""
+    runner.has_calls(5)
+    runner.slot.link.is_paused = True
+    runner.write(b"text")
+    assert runner.texts() == []
+    runner.slot.link.is_paused = False
+    runner.loop.timers[0].ring()
+    runner.see()
+    assert runner.texts() == [(5, 6, 0, b"text")]
+
+
+def test_text_is_left_to_the_slot_if_the_link_is_paused_while_its_call_is_made_certain(runner: Runner) -> None:
+    runner.has_calls(5, 6)
+    runner.loop.now = 1.0
+    runner.on_drain = lambda: setattr(runner.slot.link, "is_paused", runner.held_back > 0)
+    runner.write(b"text")
+    assert runner.held_back == 1
+    assert runner.texts() == []
     assert len(runner.loop.timers) == 1
 
 
