@@ -152,17 +152,17 @@ def test_calls_that_have_ended_are_forgotten(contents: SharedContents) -> None:
 
 def test_each_object_that_is_freed_is_told_of_once(contents: SharedContents) -> None:
     woken: list[int] = []
-    contents.on_freed(lambda: woken.append(1))
+    contents._codec.contents.on_freed(lambda: woken.append(1))
     handles = [contents.share(bytes(size)) for size in (1, INLINE_SIZE + 1, SEALED_FROM)]
     outer: Any = contents.share(handles)
     for handle in handles:
         handle.close()
-    assert contents.take_freed() == []
+    assert contents._codec.contents.take_freed() == []
     outer.close()
     gc.collect()
-    assert sorted(contents.take_freed()) == [1, 2, 3, 4]
+    assert sorted(contents._codec.contents.take_freed()) == [1, 2, 3, 4]
     assert woken
-    assert contents.take_freed() == []
+    assert contents._codec.contents.take_freed() == []
 
 
 def test_only_an_object_that_may_travel_has_a_digest() -> None:
