@@ -12,7 +12,7 @@ import sys
 from dragonfly_executor.core.recently_used import RecentlyUsed
 from dragonfly_executor.protocol.frames import Flag
 from dragonfly_executor.protocol.shared_entries import PIECE_PLACE
-from dragonfly_executor.runner.machine import RunnerMachine
+from dragonfly_executor.runner.machine import FALLBACK_MEMORY, RunnerMachine
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 
 MEMORY_SHARE = 4
 """Divisor of the memory that the runner may use: the bytes of all pieces."""
-FALLBACK_MEMORY = 4 * 1024**3
-"""Bytes of memory that the runner is taken to have if that is unknown."""
 MOST_KEPT = 256
 """Maximum number of pieces. Each takes a descriptor, here and in each slot that uses the piece."""
 

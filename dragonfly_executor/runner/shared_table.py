@@ -9,6 +9,7 @@ from dragonfly_executor.core.recently_used import RecentlyUsed
 from dragonfly_executor.errors.base import UnopenedCallError
 from dragonfly_executor.protocol.frames import Flag
 from dragonfly_executor.protocol.shared_entries import NO_DESCRIPTOR, NO_DIGEST, SharedEntry, read_entries
+from dragonfly_executor.runner.machine import FALLBACK_MEMORY, total_memory
 from dragonfly_executor.runner.shared_requests import SharedRequests
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
@@ -24,8 +25,6 @@ MOST_OBJECTS = 4096
 """Maximum number of objects that a slot keeps open between calls."""
 MEMORY_SHARE = 8
 """Divisor of the machine's memory: the bytes of the objects that a slot keeps open between calls."""
-FALLBACK_MEMORY = 8 * 1024**3
-"""Bytes of memory that the machine is taken to have if that is unknown."""
 MAPPED_FROM = 1024 * 1024
 """Smallest size in bytes of an object that is mapped. A mapping holds a descriptor, so smaller objects are read."""
 ATTEMPTS = 3
@@ -49,7 +48,9 @@ class SharedTable:
         self._data: dict[int, Buffer] = {}
         """The bytes of objects that no call has opened yet."""
         self._objects: dict[int, Any] = {}
-        self._sizes = RecentlyUsed(_memory() // MEMORY_SHARE if most is None else most, MOST_OBJECTS)
+        self._sizes = RecentlyUsed(
+            (total_memory() or FALLBACK_MEMORY) // MEMORY_SHARE if most is None else most, MOST_OBJECTS
+        )
 
     def fetch(self, table: bytes, call_id: int, attempt: int) -> None:
         """Get the bytes of all objects that a call needs. Runs none of the user's code.
@@ -167,10 +168,3 @@ def _read_file(path: str, size: int) -> Buffer:
             return bytearray(file.read())
     finally:
         os.close(fd)
-
-
-def _memory() -> int:
-    try:
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (OSError, ValueError):
-        return FALLBACK_MEMORY

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from dragonfly_executor.runner.agent_stream import AgentStream
     from dragonfly_executor.runner.slot_memory import SlotMemory
     from dragonfly_executor.runner.slot_pieces import SlotPieces
+    from dragonfly_executor.serialization.layout import BufferSource
     from dragonfly_executor.transport.codecs import Codecs
     from dragonfly_executor.transport.sockets import Buffer
 
@@ -63,7 +64,9 @@ class SlotPayloads:
         if self._memory is not None:
             self._memory.trim()
 
-    def receive(self, flags: int, call_id: int, attempt: int, head: Buffer) -> tuple[Buffer, dict[int, memoryview]]:
+    def receive(
+        self, flags: int, call_id: int, attempt: int, head: Buffer
+    ) -> tuple[Buffer, Mapping[int, BufferSource]]:
         """Receive the payload of a call, which the agent can no longer take back.
 
         Args:
@@ -124,7 +127,7 @@ class SlotPayloads:
             self._calls.setsockopt(SOL_SOCKET, SO_RCVTIMEO, MEMORY_IDLE)
         return self._memory
 
-    def _receive_shared(self, call_id: int, attempt: int, place: Buffer) -> tuple[Buffer, dict[int, memoryview]]:
+    def _receive_shared(self, call_id: int, attempt: int, place: Buffer) -> tuple[Buffer, Mapping[int, BufferSource]]:
         """Return the payload of a call that is in shared memory. If the slot cannot have that, request the bytes."""
         number, index, length = SHARED.unpack_from(place)
         entries = list(BESIDE.iter_unpack(place[SHARED.size :]))
@@ -167,7 +170,7 @@ class SlotPayloads:
 
     def _receive_pieces(
         self, flags: int, call_id: int, attempt: int, head: Buffer
-    ) -> tuple[Buffer, dict[int, memoryview]]:
+    ) -> tuple[Buffer, Mapping[int, BufferSource]]:
         """Return the payload of a call of which pieces are on the runner once. Without these, request all bytes."""
         entries, rest = split_table(head)
         size = TOTAL.unpack(rest)[0] if flags & Flag.LARGE else len(rest)
@@ -178,9 +181,7 @@ class SlotPayloads:
             return self._receive_large(call_id, attempt, whole, Flag.PIECES), NOTHING
         # A copy, in which buffers lie at multiples of 64 bytes.
         data = self._receive_large(call_id, attempt, size) if flags & Flag.LARGE else bytes(rest)
-        return _inserted(data, entries, found), {
-            entry.place: found[entry.place] for entry in entries if entry.is_beside
-        }
+        return _inserted(data, entries, found), found
 
     def _slot_pieces(self) -> SlotPieces | None:
         if self._pieces is None:
@@ -213,7 +214,7 @@ class SlotPayloads:
         return view
 
 
-def _inserted(data: Buffer, entries: Sequence[PieceEntry], found: Mapping[int, memoryview]) -> Buffer:
+def _inserted(data: Buffer, entries: Sequence[PieceEntry], found: Mapping[int, BufferSource]) -> Buffer:
     """Return a payload with those pieces inserted that are parts of the pickle.
 
     Raises:
@@ -233,7 +234,7 @@ def _inserted(data: Buffer, entries: Sequence[PieceEntry], found: Mapping[int, m
         taken = entry.place - end
         whole[end : entry.place] = source[start : start + taken]
         start, end = start + taken, entry.place + entry.size
-        whole[entry.place : end] = found[entry.place]
+        whole[entry.place : end] = found[entry.place].constant()
     whole[end:] = source[start:]
     return whole
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
-from mmap import ACCESS_COPY, mmap
+from mmap import ACCESS_COPY, ACCESS_READ, mmap
 
 from dragonfly_executor.core.recently_used import RecentlyUsed
 from dragonfly_executor.protocol.frames import Flag
 from dragonfly_executor.protocol.piece_table import PieceEntry
 from dragonfly_executor.protocol.shared_entries import IN_AGENT, NO_DIGEST, PIECE_PLACE, SharedEntry
+from dragonfly_executor.runner.machine import FALLBACK_MEMORY, total_memory
 from dragonfly_executor.runner.shared_requests import SharedRequests
+from dragonfly_executor.util.constant_memory import ConstantMemory
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -17,10 +19,10 @@ if TYPE_CHECKING:
 
     from dragonfly_executor.runner.agent_stream import AgentStream
 
-MOST = 256
-"""Maximum number of pieces that a slot keeps open. Each takes a descriptor."""
-MOST_BYTES = 1 << 40
-"""No bound: their memory is the agent's."""
+MOST = 64
+"""Maximum number of pieces that a slot keeps open between calls. Each takes two descriptors."""
+MEMORY_SHARE = 8
+"""Divisor of the machine's memory: the bytes of the pieces that a slot keeps open, because objects are made of them."""
 
 
 class OpenPiece:
@@ -29,19 +31,26 @@ class OpenPiece:
     Args:
         fd: its descriptor, which the object takes over.
         size: its size in bytes.
+
+    Raises:
+        OSError, ValueError, MemoryError: it cannot be mapped.
     """
 
     def __init__(self, fd: int, size: int) -> None:
         self._fd = fd
         self._size = size
+        self._constant = ConstantMemory(fd, size, access=ACCESS_READ)
 
-    def map(self) -> memoryview:
-        """Return the bytes. They may be written to: each mapping has what the parent has sent.
+    def view(self) -> memoryview | bytearray:
+        """See `BufferSource.view`."""
+        try:
+            return memoryview(mmap(self._fd, self._size, access=ACCESS_COPY))
+        except (OSError, ValueError):  # no descriptor is left, which a mapping takes
+            return bytearray(self._constant)
 
-        Raises:
-            OSError, ValueError, MemoryError: they cannot be mapped.
-        """
-        return memoryview(mmap(self._fd, self._size, access=ACCESS_COPY))
+    def constant(self) -> memoryview:
+        """See `BufferSource.constant`."""
+        return memoryview(self._constant)
 
     def __del__(self, close=os.close) -> None:  # type: ignore[no-untyped-def]
         close(self._fd)
@@ -57,9 +66,9 @@ class SlotPieces:
     def __init__(self, agent: AgentStream) -> None:
         self._requests = SharedRequests(agent)
         self._open: dict[int, OpenPiece] = {}
-        self._sizes = RecentlyUsed(MOST_BYTES, MOST)
+        self._sizes = RecentlyUsed((total_memory() or FALLBACK_MEMORY) // MEMORY_SHARE, MOST)
 
-    def fetch(self, entries: Sequence[PieceEntry], call_id: int, attempt: int) -> dict[int, memoryview] | None:
+    def fetch(self, entries: Sequence[PieceEntry], call_id: int, attempt: int) -> dict[int, OpenPiece] | None:
         """Return the pieces of a call by their places; None if one of them cannot be had here.
 
         Args:
@@ -82,7 +91,7 @@ class SlotPieces:
             for number in sizes:
                 self._sizes.use(number)
             self._drop(self._sizes.evict(sizes))
-            return {entry.place: self._open[entry.number].map() for entry in entries}
+            return {entry.place: self._open[entry.number] for entry in entries}
         except (ImportError, OSError, ValueError, MemoryError):
             return None
 

@@ -46,8 +46,11 @@ from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 from dragonfly_executor.util.process_mark import ProcessMark
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from dragonfly_executor.runner.slot_output import SlotStreams
     from dragonfly_executor.runner.slot_progress import Progress
+    from dragonfly_executor.serialization.layout import BufferSource
     from dragonfly_executor.serialization.working_directory import WorkingDirectory
     from dragonfly_executor.transport.sockets import Buffer
 
@@ -222,7 +225,7 @@ class _Slot:
         kind, flags, attempt, number, call_id, _ = HEADER.unpack_from(packet)
         start = HEADER_SIZE + CALL_OPTIONS.size if flags & Flag.OPTIONS else HEADER_SIZE
         data: Buffer = packet[start:size]
-        beside = NOTHING
+        beside: Mapping[int, BufferSource] = NOTHING
         if size == start or packet[start] != PICKLE:
             # The next packet overwrites this one, and arrays in the call may be views of its bytes.
             data = bytes(data)

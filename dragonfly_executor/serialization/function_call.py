@@ -18,6 +18,7 @@ from dragonfly_executor.serialization import rebuild
 from dragonfly_executor.serialization.function_pickler import slots_of
 from dragonfly_executor.serialization.layout import ATOMS
 from dragonfly_executor.serialization.map_chunk import run_chunk, run_items
+from dragonfly_executor.serialization.payload_parts import stand_in
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -84,14 +85,16 @@ def _parts(function: FunctionType, home: str | None, call: tuple[Any, ...]) -> t
     contents: list[Any] | None = None
     if closure is not None:
         try:
-            contents = [cell.cell_contents for cell in closure]
+            contents = [stand_in(cell.cell_contents) for cell in closure]
         except ValueError:
             return None
-    slots = _slots(function, home)
+    slots, defaults = _slots(function, home), function.__defaults__
+    if defaults is not None:
+        defaults = tuple(map(stand_in, defaults))
     if call[0] is run_chunk:
         _, (_, *args), *rest = call
-        return home, function.__name__, function.__defaults__, contents, slots, run_chunk, args, *rest
-    return home, function.__name__, function.__defaults__, contents, slots, None, *call[1:]
+        return home, function.__name__, defaults, contents, slots, run_chunk, args, *rest
+    return home, function.__name__, defaults, contents, slots, None, *call[1:]
 
 
 def _slots(function: FunctionType, home: str | None) -> dict[str, Any] | None:

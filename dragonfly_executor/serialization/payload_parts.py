@@ -8,12 +8,16 @@ from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from typing import Any
 
     from dragonfly_executor.serialization.layout import Buffer
     from dragonfly_executor.serialization.shared_object import SharedContent
 
 LEAST = 1024 * 1024
 """Smallest size in bytes of a piece that a runner gets once."""
+
+
+_WITH_STAND_INS = frozenset({bytes, bytearray, str})
 
 
 class PayloadParts(list["Buffer"]):
@@ -97,6 +101,28 @@ def joined(parts: Sequence[Buffer | bytearray]) -> bytes:
     payload = HoldingBytes(b"".join(parts))
     payload.contents = parts.contents
     return payload
+
+
+def stand_in(value: Any) -> Any:
+    """Return what is pickled for a value that a function carries: of large bytes and texts, a stand-in."""
+    if type(value) in _WITH_STAND_INS and len(value) >= LEAST:
+        # Imported at the first large value.
+        from dragonfly_executor.serialization.carried_values import STAND_INS
+
+        return STAND_INS[type(value)](value)
+    return value
+
+
+def source_of(part: Buffer) -> object | None:
+    """Return the object that never changes and has these bytes: a bytes object, or a text in ASCII; None if unknown."""
+    constant = constant_of(part)
+    if constant is not None or type(part) is not memoryview:
+        return constant
+    owner: Any = part.obj
+    while type(owner) is memoryview:
+        owner = owner.obj
+    text = getattr(owner, "text", None)  # see `large_text`
+    return text if type(text) is str and len(text) == part.nbytes else None
 
 
 def constant_of(part: Buffer) -> bytes | None:

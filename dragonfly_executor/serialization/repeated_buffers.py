@@ -10,7 +10,7 @@ from weakref import WeakValueDictionary
 
 from dragonfly_executor.protocol.piece_table import MOST_PIECES
 from dragonfly_executor.protocol.shared_entries import IN_AGENT, NO_DIGEST, SharedEntry
-from dragonfly_executor.serialization.payload_parts import LEAST, as_parts, constant_of
+from dragonfly_executor.serialization.payload_parts import LEAST, as_parts, constant_of, source_of
 from dragonfly_executor.serialization.shared_object import SharedContent
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
@@ -30,12 +30,18 @@ _SAMPLE = 1024
 
 
 class PieceBytes:
-    """The bytes of a piece: a bytes object."""
+    """The bytes of a piece.
 
-    __slots__ = ("data",)
+    Args:
+        data: the bytes.
+        source: the object that never changes and has these bytes; None if unknown.
+    """
 
-    def __init__(self, data: bytes) -> None:
+    __slots__ = ("data", "source")
+
+    def __init__(self, data: bytes, source: object | None) -> None:
         self.data = data
+        self.source = source
 
     def view(self) -> memoryview:
         """Return the bytes."""
@@ -107,17 +113,16 @@ class RepeatedBuffers:
                     self._met.clear()
                 self._met[key] = None
                 return None
-            constant = constant_of(piece)
-            content = self._made(key, bytes(piece) if constant is None else constant)
+            content = self._made(key, piece)
         self._keep(content)
         return content
 
     def _find(self, piece: Buffer) -> SharedContent | None:
         """Return the content with the bytes of a piece; None if there is none."""
-        whole = constant_of(piece)
-        if whole is not None:
+        source = source_of(piece)
+        if source is not None:
             for content in self._kept.values():
-                if _data_of(content) is whole:
+                if _memory_of(content).source is source:
                     return content
         for number in self._numbers.get(_key(piece), ()):
             found = self._found.get(number)
@@ -126,10 +131,12 @@ class RepeatedBuffers:
                 return found
         return None
 
-    def _made(self, key: Key, piece: bytes) -> SharedContent:
+    def _made(self, key: Key, piece: Buffer) -> SharedContent:
         number = self._registry.next_number()
         entry = SharedEntry(number, len(piece), NO_DIGEST, IN_AGENT, 0, b"")
-        content = self._found[number] = SharedContent(None, entry, PieceBytes(piece), frozenset(), {})
+        constant = constant_of(piece)
+        memory = PieceBytes(bytes(piece) if constant is None else constant, source_of(piece))
+        content = self._found[number] = SharedContent(None, entry, memory, frozenset(), {})
         self._registry.add(content)
         if len(self._numbers) > _MET:
             self._numbers = {key: numbers for key, numbers in self._numbers.items() if self._alive(numbers)}
@@ -157,10 +164,14 @@ def _is_constant(part: Buffer) -> bool:
     return len(part) >= LEAST and (type(part) is bytes or (type(part) is memoryview and part.readonly))
 
 
-def _data_of(content: SharedContent) -> bytes:
+def _memory_of(content: SharedContent) -> PieceBytes:
     memory = content.memory
     assert isinstance(memory, PieceBytes)  # noqa: S101  # the table has no other contents
-    return memory.data
+    return memory
+
+
+def _data_of(content: SharedContent) -> bytes:
+    return _memory_of(content).data
 
 
 def _key(piece: bytes | memoryview) -> Key:

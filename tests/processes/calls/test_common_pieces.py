@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from dragonfly_executor.serialization.buffer_cache import PayloadParts
 
 from dragonfly_executor import LocalBackend, RunnerLostError
 from dragonfly_executor.engine.common_pieces import LEAST, CommonPieces
 from dragonfly_executor.engine.shared_memory import IDLE, SharedSegments
+from dragonfly_executor.serialization.payload_parts import PayloadParts
 from tests.processes.conftest import Make
 from tests.support import array_calls as calls
 from tests.support import payloads
