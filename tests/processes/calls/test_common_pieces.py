@@ -62,6 +62,35 @@ def test_a_map_over_a_captured_array_takes_its_memory_twice_at_most(make: Make, 
     assert not streamed
 
 
+@pytest.mark.parametrize("value", [b"\7" * SIZE, "\7" * SIZE], ids=["bytes", "text"])
+def test_captured_bytes_and_texts_lie_there_once_and_are_made_once_a_slot(
+    make: Make, gate: Gate, monkeypatch: Any, value: Any
+) -> None:
+    ex, streamed = make(2, backend=LocalBackend(shared_memory=8 * SIZE)), bytes_streamed(monkeypatch)
+    waiting = [ex.submit(payloads.wait_at, gate.path) for _ in range(2)]
+    found = ex.map(lambda index: (os.getpid(), id(value), value[index]), range(MANY), timeout=PATIENCE)
+    assert SIZE < memory_of(ex).account.taken < 1.5 * SIZE
+    gate.open(2)
+    results = list(found)
+    assert {item for _, _, item in results} == {value[0]}
+    assert len({(pid, place) for pid, place, _ in results}) == len({pid for pid, _, _ in results})
+    assert [future.exception(PATIENCE) for future in waiting] == [None] * 2
+    assert not streamed
+
+
+def test_a_captured_bytearray_is_a_new_one_for_each_call(make: Make) -> None:
+    ex, data = make(1), bytearray(SIZE)
+
+    def write() -> tuple[str, int, int]:
+        before = data[7]
+        data[7] += 1
+        data.append(1)
+        return type(data).__name__, before, len(data)
+
+    for _ in range(4):
+        assert ex.submit(write).result(PATIENCE) == ("bytearray", 0, SIZE + 1)
+
+
 GLOBAL = """
 import os
 import numpy as np

@@ -19,8 +19,8 @@ from tests.engine.conftest import MakeExecutor as Make
 from tests.engine.conftest import MakePool, make_pool
 from tests.engine.conftest import make as make_any  # a fixture
 from tests.support.dialback import DialingBackend
-from tests.support.helpers import PATIENCE, Gate, Mailbox, bytes_streamed, error_of
-from tests.support.payloads import hold
+from tests.support.helpers import PATIENCE, Gate, Mailbox, bytes_streamed, error_of, values
+from tests.support.payloads import hold, wait_at
 from tests.support.sharing import Block
 
 __all__ = ["make_any", "make_pool"]
@@ -123,6 +123,58 @@ def test_a_call_alone_sends_what_its_function_carries_once(make: Make, sent: Cal
     for _ in range(4):
         assert executor.submit(lambda: int(data[5])).result(PATIENCE) == 7
     assert SIZE <= sent() < 1.02 * SIZE
+
+
+@pytest.mark.parametrize("value", [content(7), "\7" * SIZE], ids=["bytes", "text"])
+def test_captured_bytes_and_texts_are_made_once_a_slot(make: Make, sent: Callable[[], int], value: Any) -> None:
+    executor = make(2)
+    results = list(executor.map(lambda index: (os.getpid(), id(value), value[index]), range(50), timeout=PATIENCE))
+    assert {item for _, _, item in results} == {value[0]}
+    assert len({(pid, place) for pid, place, _ in results}) == len({pid for pid, _, _ in results})
+    assert SIZE <= sent() < 1.02 * SIZE
+
+
+def test_what_a_call_writes_into_a_captured_array_is_gone_with_it(make: Make) -> None:
+    """For the next calls of its slot and for those of other slots, on one runner."""
+    executor, data = make(2), array(7)
+
+    def write() -> tuple[int, int]:
+        before = int(data[5])
+        data[:100] = data[100:200]
+        data[5] = 9
+        return before, int(data[5])
+
+    assert values(executor.submit(write) for _ in range(20)) == [(7, 9)] * 20
+    assert data[5] == 7
+
+
+def test_a_change_between_two_submits_reaches_the_second_and_not_the_first(
+    make: Make, sent: Callable[[], int], gate: Gate
+) -> None:
+    executor, data = make(1), array(0)
+    executor.submit(wait_at, gate.path)
+    found = []
+    for number in range(9):
+        data[SIZE // 2 + 4321] = number // 3
+        found.append(executor.submit(lambda: int(data[SIZE // 2 + 4321])))
+    data[SIZE // 2 + 4321] = 99
+    gate.open()
+    assert values(found) == [0, 0, 0, 1, 1, 1, 2, 2, 2]
+    assert 3 * SIZE <= sent() < 3.1 * SIZE
+
+
+def test_a_payload_with_pieces_may_be_large_besides(make: Make, sent: Callable[[], int]) -> None:
+    """Buffers of all sizes, before and behind the pieces, and parts of the pickle."""
+    executor, data, odd = make(1), array(7), bytes(range(256)) * (SIZE // 256) + b"odd"
+    inside, rest = [b"inside" * LEAST], array(3, 300_001)
+
+    def use(size: int) -> tuple[int, int, bytes, bytes, int, int]:
+        return len(data), int(data[-1]), odd[-3:], inside[0][-6:], int(rest[size - 1]), len(rest)
+
+    for _ in range(4):
+        assert executor.submit(use, 300_001).result(PATIENCE) == (SIZE, 7, b"odd", b"inside", 3, 300_001)
+    # What is inside the pickle counts from the second time on.
+    assert sent() < 2 * SIZE + 2 * 6 * LEAST + 5 * 300_001
 
 
 @pytest.mark.parametrize("kind", [bytes, bytearray], ids=["bytes", "bytearray"])
