@@ -8,7 +8,7 @@ from contextlib import suppress
 
 from dragonfly_executor.api.map import UNSIZED_WINDOW, ItemBatches, MapFeed, check_buffersize
 from dragonfly_executor.api.map_values import value_of
-from dragonfly_executor.engine.awaited_map import AwaitedCalls, UnorderedCalls
+from dragonfly_executor.engine.awaited_map import AwaitedCalls, UnorderedAwaitedCalls
 from dragonfly_executor.engine.awaiting import running_loop
 from dragonfly_executor.util import validation
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING, Protocol
@@ -211,7 +211,7 @@ def map_async(
     """
     check_buffersize(buffersize)
     validation.refuse(fn)
-    calls = make_calls(fn, AwaitedCalls if ordered else UnorderedCalls)
+    calls = make_calls(fn, AwaitedCalls if ordered else UnorderedAwaitedCalls)
     window = UNSIZED_WINDOW if buffersize is None else buffersize
     feed: ItemFeed
     if any(isinstance(each, AsyncIterable) for each in iterables):

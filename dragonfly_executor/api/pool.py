@@ -22,7 +22,7 @@ from dragonfly_executor.util.validation import whole
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from typing import Any, Self, TypeVar, Unpack
+    from typing import Any, ParamSpec, Self, TypeVar, Unpack
 
     from dragonfly_executor.backends.base import Backend
     from dragonfly_executor.core.stats import PoolStats
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from dragonfly_executor.serialization.shared_object import SharedObject
 
     T = TypeVar("T")
+    P = ParamSpec("P")
     M = TypeVar("M", bound=MapCalls)
 
 registry: Registry[Pool] = Registry()
@@ -268,11 +269,11 @@ class Pool(Submitter):
     _share = share_object  # pyright: ignore[reportAssignmentType]  # and this
     _failed = failed  # pyright: ignore[reportAssignmentType]  # and this
 
-    def call(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> T:
+    def call(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         """Run ``fn(*args, **kwargs)`` on a runner and return its value. An interrupt stops the remote work too."""
         return wait_linked(self.submit(fn, *args, **kwargs), link=True)
 
-    def cast(self, fn: Callable[..., object], /, *args: Any, **kwargs: Any) -> None:
+    def cast(self, fn: Callable[P, object], /, *args: P.args, **kwargs: P.kwargs) -> None:
         """Run ``fn(*args, **kwargs)`` on a runner without a time limit, and drop its result."""
         options = self.call_options.change({"timeout": None})
         self.submit_with(options, fn, args, kwargs)

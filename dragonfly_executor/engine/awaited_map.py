@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections import deque
-
 from dragonfly_executor.engine.awaiting import resuming, running_loop
 from dragonfly_executor.engine.map_calls import MapCall, MapCalls
+from dragonfly_executor.engine.unordered_calls import UnorderedMapCalls
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
-    from typing import Any
+    from collections.abc import Callable
 
     from dragonfly_executor.engine.loop_waker import LoopWaker
 
@@ -42,19 +40,16 @@ class AwaitedCalls(MapCalls):
             if not self._begin_wait():
                 await resumed
         finally:
-            self._end_wait()
+            self.awaited = None
 
     def _begin_wait(self) -> bool:
         """Have the engine call `wake` at the next change. Returns True if there has been one."""
         self.awaited = self.pending[0] if self.pending else None
         return self.awaited is not None and self.awaited.is_settled
 
-    def _end_wait(self) -> None:
-        self.awaited = None
-
     def wake(self) -> None:
         """Resume the task that waits. Only the engine thread calls this."""
-        self._end_wait()
+        self.awaited = None
         if self._waker is not None and self._resume is not None:
             self._waker.add(self._resume)
 
@@ -64,73 +59,9 @@ class AwaitedCalls(MapCalls):
             self._resume()
 
 
-class UnorderedCall(MapCall):
-    """One call of an `amap` whose results come as they end."""
-
-    __slots__ = ()
-    owner: UnorderedCalls
-
-    def settle(self, outcome: object) -> None:
-        """Keep the outcome, and resume the task that waits. Runs on the engine thread."""
-        self.outcome = outcome
-        self.is_settled = True
-        owner = self.owner
-        owner.settled += 1
-        owner.ended.append(self)
-        if owner.is_awaited:
-            owner.wake()
-
-
-class OpenCalls(dict[MapCall, None]):
-    """Calls in order, from which any can be taken. It has the methods of a deque that `MapCalls` uses."""
-
-    def append(self, call: MapCall) -> None:
-        """Add a call."""
-        self[call] = None
-
-    def extend(self, calls: Iterable[MapCall]) -> None:
-        """Add calls."""
-        self.update(dict.fromkeys(calls))
-
-
-class UnorderedCalls(AwaitedCalls):
-    """The calls of one `amap` whose results come as they end.
-
-    Attributes:
-        ended: the calls that have ended and were not taken. The engine thread appends to it.
-        is_awaited: whether the task waits.
-    """
-
-    call_type = UnorderedCall
-
-    def __init__(self, *args: Any) -> None:
-        super().__init__(*args)
-        self.pending: OpenCalls = OpenCalls()  # type: ignore[assignment]
-        self.ended: deque[MapCall] = deque()
-        self.is_awaited = False
-
-    def ended_call(self) -> MapCall | None:
-        """Return a call that has ended, and forget the call. None if no call has ended.
-
-        An error of the items' iterator is returned last.
-        """
-        if self.ended:
-            call = self.ended.popleft()
-        elif len(self.pending) == 1 and (last := next(iter(self.pending))).is_settled and not last.size:
-            call = last
-        else:
-            return None
-        self.pending.pop(call, None)
-        return call
-
-    def _accept(self, calls: Sequence[MapCall]) -> None:
-        # Those that could not be encoded have ended.
-        self.ended.extend(call for call in calls if call.is_settled)
-        super()._accept(calls)
+class UnorderedAwaitedCalls(UnorderedMapCalls, AwaitedCalls):
+    """The calls of one `amap` whose results come as they end."""
 
     def _begin_wait(self) -> bool:
-        self.is_awaited = True
-        return bool(self.ended)
-
-    def _end_wait(self) -> None:
-        self.is_awaited = False
+        self.awaited = self.any_call
+        return self.any_call.is_settled

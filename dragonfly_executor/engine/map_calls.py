@@ -80,19 +80,34 @@ class MapCall(Call):
 
     def take(self) -> Any:
         """Return the value of a settled call, and forget it, or raise its exception."""
-        outcome, self.outcome = self.outcome, None
-        if type(outcome) is Outcome:
-            value, error = outcome.open()
-            if error is None:
-                return value
-        elif outcome is CANCELLED:
-            raise CancelledError
-        else:
-            error = outcome  # type: ignore[assignment]  # an exception
+        outcome = self.outcome
+        # Without `take_outcome`, because this is the hot path.
+        value, error = outcome.open() if type(outcome) is Outcome else self.take_outcome()
+        self.outcome = None
+        if error is None:
+            return value
         try:
-            raise error from error.__cause__  # type: ignore[misc, union-attr]
+            raise error from error.__cause__
         finally:
             del error, outcome  # as in `Future.result`
+
+    def take_outcome(self) -> tuple[Any, BaseException | None]:
+        """Return the value and None, or None and the exception, of a settled call, and forget it."""
+        outcome, self.outcome = self.outcome, None
+        if type(outcome) is Outcome:
+            return outcome.open()
+        return None, CancelledError() if outcome is CANCELLED else outcome  # type: ignore[return-value]  # an exception
+
+
+if TYPE_CHECKING:
+    from typing import Protocol
+
+    class Awaited(Protocol):
+        """Something that a thread waits for: a call, or any of several calls."""
+
+        @property
+        def is_settled(self) -> bool:
+            """Return whether the wait is over."""
 
 
 class MapCalls:
@@ -135,7 +150,7 @@ class MapCalls:
         self.decode_result = engine.codec.decode_result
         self.decode_error = engine.codec.decode_error
         self.pending: deque[MapCall] = deque()
-        self.awaited: MapCall | None = None
+        self.awaited: Awaited | None = None
         self.submitted = self.settled = 0
         self.refill_at = -1
         self._bell = allocate_lock()
@@ -148,8 +163,27 @@ class MapCalls:
         self.pending.extend(calls)
         self._accept(calls)
 
-    def replace_first(self, batch: Batch) -> None:
-        """Remove the first call, which is settled, and submit these calls in its place."""
+    def next_settled(self, deadline: float | None, refill_below: int = 0) -> MapCall | None:
+        """Wait for the call whose outcome comes next, and return it. It stays among the pending calls.
+
+        Args:
+            deadline, refill_below: see `wait`.
+
+        Returns:
+            The call, or None if more calls are to be submitted first.
+        """
+        first = self.pending[0]
+        if not first.is_settled:
+            # The call stays in the queue meanwhile, so that an interrupt finds it there.
+            self.wait(first, deadline, refill_below)
+        return first if first.is_settled else None
+
+    def remove_next(self) -> None:
+        """Remove the call that `next_settled` has returned."""
+        self.pending.popleft()
+
+    def replace_next(self, batch: Batch) -> None:
+        """Remove the call that `next_settled` has returned, and submit these calls in its place."""
         calls = self._encoded(batch)
         self.pending.popleft()
         self.pending.extendleft(reversed(calls))
@@ -195,7 +229,7 @@ class MapCalls:
         """Return the number of calls that were submitted and are not settled."""
         return self.submitted - self.settled
 
-    def wait(self, call: MapCall, deadline: float | None, refill_below: int = 0) -> None:
+    def wait(self, call: Awaited, deadline: float | None, refill_below: int = 0) -> None:
         """Wait until a call is settled, or until fewer than `refill_below` calls are unsettled.
 
         One thread at a time may wait.

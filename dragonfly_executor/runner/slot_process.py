@@ -48,6 +48,7 @@ from dragonfly_executor.util.process_mark import ProcessMark
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from dragonfly_executor.runner.result_ring import ResultRing
     from dragonfly_executor.runner.slot_output import SlotStreams
     from dragonfly_executor.runner.slot_progress import Progress
     from dragonfly_executor.serialization.layout import BufferSource
@@ -66,6 +67,7 @@ FAILED = 70
 def main(
     calls: Socket,
     results: Socket,
+    ring: ResultRing | None,
     *,
     setup: bytes,
     place: WorkingDirectory | None,
@@ -79,6 +81,7 @@ def main(
     Args:
         calls: the slot's end of the queue of calls.
         results: the slot's end of the link to the agent.
+        ring: the ring for small results; None if there is none.
         setup: the payload of the parent's SETUP frames.
         place: where the slot starts if it does not see the parent's files; None if it does.
         rendezvous: the socket at which slots connect to share memory with the parent; None if there is none.
@@ -92,7 +95,7 @@ def main(
         slot_shutdown.forget_inherited_handlers()
         slot_identity.set_identity(progress.number, agent_pid)
         stream = AgentStream(results)
-        status = _Slot(calls, stream, take_over_output(stream), progress, rendezvous).serve(setup, place)
+        status = _Slot(calls, stream, ring, take_over_output(stream), progress, rendezvous).serve(setup, place)
         slot_shutdown.end_in_order()
         slot_shutdown.flush_standard_streams()
     except OSError:
@@ -123,6 +126,7 @@ class _Slot:
         self,
         calls: Socket,
         agent: AgentStream,
+        ring: ResultRing | None,
         output: SlotStreams | None,
         progress: Progress,
         rendezvous: Socket | None,
@@ -130,6 +134,9 @@ class _Slot:
         self._calls = calls
         self._rendezvous = rendezvous
         self._agent = agent
+        self._ring = ring
+        self._sent = 0
+        """Number of frames on the stream when the last call ended."""
         self._output = output
         self._progress = progress
         self._mark = ProcessMark()
@@ -147,6 +154,8 @@ class _Slot:
 
     def serve(self, setup: bytes, place: WorkingDirectory | None) -> int:
         """Prepare the process, then run calls. Return the exit status."""
+        if self._ring is not None:
+            self._ring.begin_to_write()
         self._max_payload, size, script, codecs = SETUP_HEAD.unpack_from(setup)
         self._max_inline = max_inline_bytes(self._max_payload)
         self._payloads = SlotPayloads(self._agent, codecs_of(codecs), self._calls, self._rendezvous)
@@ -166,6 +175,7 @@ class _Slot:
         if self._output is not None:
             self._output.end_call(0, 0)
         self._agent.send(encode(Kind.READY))
+        self._sent = self._agent.sent
         if self._output is not None:
             self._output.wait_for_agent()
         while self._run_calls():
@@ -331,7 +341,7 @@ class _Slot:
         if len(parts) == 1 and len(parts[0]) <= self._max_inline:
             # Nearly all results come here.
             part = parts[0]
-            self._agent.send(HEADER.pack(RESULT, flags, attempt, microseconds, call_id, len(part)) + part)
+            self._send_small(HEADER.pack(RESULT, flags, attempt, microseconds, call_id, len(part)) + part)
             return
         total = sum(map(len, parts))
         if total > max_result_bytes(self._max_payload, flags):
@@ -341,6 +351,13 @@ class _Slot:
             return
         if total <= MAX_INLINE:
             header = HEADER.pack(RESULT, flags, attempt, microseconds, call_id, total)
-            self._agent.send(b"".join((header, *parts)))
+            self._send_small(b"".join((header, *parts)))
             return
         self._payloads.send(call_id, attempt, microseconds, flags, parts, total)
+        self._sent = self._agent.sent
+
+    def _send_small(self, frame: bytes) -> None:
+        """Send a result through the ring, unless the slot has sent other frames during the call, which go first."""
+        if self._ring is None or self._agent.sent != self._sent or not self._ring.put(frame):
+            self._agent.send(frame)
+            self._sent = self._agent.sent
