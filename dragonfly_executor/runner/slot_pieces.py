@@ -53,7 +53,10 @@ class OpenPiece:
         return memoryview(self._constant)
 
     def __del__(self, close=os.close) -> None:  # type: ignore[no-untyped-def]
-        close(self._fd)
+        try:
+            close(self._fd)
+        except OSError:
+            return  # a call has closed it
 
 
 class SlotPieces:

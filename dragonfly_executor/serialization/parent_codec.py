@@ -174,6 +174,11 @@ class CallCodec:
         """
         return self._packer.keep(parts)
 
+    def close(self) -> None:
+        """Free the contents that runners get once: no runner is left, or this is a forked child of the process."""
+        self.contents.close()
+        self._packer.forget()
+
     def sends_by_reference(self, home: str | None) -> bool:
         """Return True if plain pickle is enough for calls of this module's functions that refer to nothing else."""
         if self._environment.has_changed():

@@ -48,6 +48,7 @@ class PayloadPacker:
         self._pieces: Callable[[Iterable[Received]], list[Buffer]] = snapshot if copies else views
         self._environment = environment
         self._copies = copies
+        self._registry = registry
         self._repeats = RepeatedBuffers(registry)
         self._lock = Lock()
 
@@ -116,6 +117,11 @@ class PayloadPacker:
             with self._lock:
                 kept = self._repeats.mark(kept, parts.buffers_from if isinstance(parts, PayloadParts) else 0)
         return holding_contents(kept, parts.contents) if isinstance(parts, PayloadParts) else kept
+
+    def forget(self) -> None:
+        """Drop the pieces that are kept for later calls."""
+        # Without the lock: in a forked child, another thread may have held it.
+        self._repeats = RepeatedBuffers(self._registry)
 
     def _snapshot(self, parts: Sequence[Received]) -> list[Buffer]:
         """Return the pieces, with a copy of each that may still change, unless slots cache the same bytes."""
