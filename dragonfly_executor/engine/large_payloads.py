@@ -10,7 +10,7 @@ from mmap import mmap
 from dragonfly_executor import errors
 from dragonfly_executor.engine.outcome import Outcome
 from dragonfly_executor.errors import ProtocolError
-from dragonfly_executor.protocol.compression import Compressor
+from dragonfly_executor.protocol.compression import AT_ONCE, Compressor
 from dragonfly_executor.protocol.frames import BESIDE, SHARED, Flag, Frame, split_bulk
 from dragonfly_executor.protocol.memory_bounds import Download
 from dragonfly_executor.serialization.layout import hole
@@ -28,8 +28,6 @@ if TYPE_CHECKING:
     from dragonfly_executor.serialization.shared_object import SharedContent
     from dragonfly_executor.transport.segment_pool import Block
 
-AT_ONCE = 4
-"""Chunks that are compressed in one pass of the loop: 1 to 4 ms of work."""
 MOST_HEADROOM = 4 * 1024 * 1024
 """Maximum number of bytes that must stay free while a result is received; a quarter of its size if that is less."""
 

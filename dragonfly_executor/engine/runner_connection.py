@@ -101,7 +101,7 @@ class RunnerLink:
         self._on_hello = on_hello
         self._transfers = LargePayloads(engine.codec, max_payload, loop.call_soon)
         self._starts = node.starts
-        self.shared = SharedUploads(engine.codec.contents, self.has_call)
+        self.shared = SharedUploads(engine.codec.contents, self.has_call, loop.call_soon)
         self._frame_handler = FrameHandler(self, self._transfers, self.shared, engine, node.starts)
         if node.memory is not None:
             # For slots with large payloads, which connect at this socket.
@@ -155,7 +155,7 @@ class RunnerLink:
 
     def compress_by(self, codecs: Iterable[str]) -> None:
         """Compress large payloads by these codecs, where it pays, and accept results that are compressed by them."""
-        self._transfers.codecs = Codecs(codecs)
+        self._transfers.codecs = self.shared.codecs = Codecs(codecs)
 
     def refuse(self, reason: str) -> None:
         """Send REFUSE with the reason. The runner then ends by itself."""

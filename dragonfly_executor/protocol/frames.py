@@ -132,7 +132,9 @@ class Kind(IntEnum):
     # without Flag.MORE: from its start. Flag.RETRYABLE: no slot of this runner has had the object, so no call with it
     # has begun
     SHARED_WANT = 37
-    SHARED_DATA = 38  # parent -> agent: a piece of the object with the number in `call id`; detail = its place, from 0
+    # parent -> agent: a piece of the object with the number in `call id`; detail = its place, from 0. If it is
+    # compressed: detail = its size before that, and the place precedes the data
+    SHARED_DATA = 38
     # agent -> slot: the file with the object, or with Flag.ERROR why there is none; `call id` = the object's number.
     # Flag.PIECES: it is a piece in the agent's memory, and `PIECE_PLACE` says where. Without a number, the error is
     # that of the whole request
@@ -161,8 +163,8 @@ class Flag:
     RETRYABLE = 2  # the error may be retried, according to the call's options
     MORE = 4  # chunks follow
     OPTIONS = 8  # the payload starts with `CALL_OPTIONS`
-    LZ4 = 8  # a CHUNK is compressed by lz4
-    ZSTD = 16  # a CHUNK is compressed by zstd
+    LZ4 = 8  # a CHUNK or SHARED_DATA is compressed by lz4
+    ZSTD = 16  # a CHUNK or SHARED_DATA is compressed by zstd
     LARGE = 16  # the payload ends with `TOTAL`
     SHARED = 32  # a CALL's or RESULT's payload is in shared memory, and `SHARED` says where
     STDERR = 32  # an OUTPUT is from stderr, not stdout

@@ -13,7 +13,7 @@ import os
 import sys
 
 from dragonfly_executor.protocol import handshake
-from dragonfly_executor.protocol.frames import Flag, Frame, Kind, encode
+from dragonfly_executor.protocol.frames import SETUP_HEAD, Flag, Frame, Kind, encode
 from dragonfly_executor.protocol.stdlib_json import json
 from dragonfly_executor.protocol.versions import usable_cpus, versions, versions_with_packages
 from dragonfly_executor.runner import capacity_check, process_tree
@@ -331,8 +331,10 @@ class Agent:
         if self._shared is None:
             # Imported only if a slot needs a shared object.
             from dragonfly_executor.runner.shared_files import SharedFiles
+            from dragonfly_executor.transport.codecs import codecs_of
 
-            self._shared = SharedFiles(self._link.send, self._dispatcher, self._child_processes.run_helper)
+            codecs = codecs_of(SETUP_HEAD.unpack_from(b"".join(self._child_processes.setup_parts))[3])
+            self._shared = SharedFiles(self._link.send, self._dispatcher, self._child_processes.run_helper, codecs)
         return self._shared
 
     def _receive_sync(self, frame: Frame) -> None:

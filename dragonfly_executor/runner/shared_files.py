@@ -13,6 +13,8 @@ from __future__ import annotations
 import os
 from collections import deque
 
+from dragonfly_executor.errors.base import ProtocolError
+from dragonfly_executor.protocol.compression import split_place
 from dragonfly_executor.protocol.frames import FORGOTTEN_AT_ONCE, Flag, Frame, Kind, encode
 from dragonfly_executor.protocol.shared_entries import IN_AGENT, pack_numbers, read_entries, read_numbers
 from dragonfly_executor.runner import session_directory
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     from dragonfly_executor.runner.dispatch import Dispatcher
     from dragonfly_executor.runner.piece_memory import PieceRoom, PieceWriter
     from dragonfly_executor.runner.slot_handle import Slot
+    from dragonfly_executor.transport.codecs import Codecs
 
     Helper = Callable[[Callable[[], int], Callable[[int], None]], None]
 
@@ -76,9 +79,13 @@ class SharedFiles:
         send: sends a frame to the parent.
         dispatcher: knows the slots and their calls.
         run_helper: runs a function in a child of the agent, and calls back with its wait status.
+        codecs: those that the parent and this runner have.
     """
 
-    def __init__(self, send: Callable[[bytes], None], dispatcher: Dispatcher, run_helper: Helper) -> None:
+    def __init__(
+        self, send: Callable[[bytes], None], dispatcher: Dispatcher, run_helper: Helper, codecs: Codecs
+    ) -> None:
+        self._codecs = codecs
         self._send = send
         self._dispatcher = dispatcher
         self._run_helper = run_helper
@@ -138,11 +145,12 @@ class SharedFiles:
 
     def _arrived(self, frame: Frame) -> None:
         file = self._files.get(frame.call_id)
-        if file is None or file.writer is None or frame.detail != file.place:
+        place, data = split_place(frame)
+        if file is None or file.writer is None or place != file.place:
             return  # a piece of a transfer that was given up
         file.place += 1
         try:
-            if not file.writer.write(frame.payload):
+            if not file.writer.write(memoryview(self._codecs.open(frame.flags, data, frame.detail))):
                 self._fail(file, "the parent sends more than its size")
             elif not frame.flags & Flag.MORE:
                 self._finish(file, file.writer)
@@ -150,6 +158,8 @@ class SharedFiles:
                 self._request_more(file)
         except OSError as error:
             self._fail(file, f"{error.strerror or error} ({self._where()})")
+        except (MemoryError, ProtocolError) as error:
+            self._fail(file, f"{type(error).__name__}: {error}")
 
     def _forget(self, frame: Frame) -> None:
         """Drop the objects that the parent does not have any more. Their files stay in the cache."""
