@@ -124,7 +124,7 @@ class PayloadPacker:
         self._repeats = RepeatedBuffers(self._registry)
 
     def _snapshot(self, parts: Sequence[Received]) -> list[Buffer]:
-        """Return the pieces, with a copy of each that may still change, unless slots cache the same bytes."""
+        """Return the pieces, with a copy of each that may still change, unless its bytes are known."""
         if max(map(len, parts)) >= LEAST:
             with self._lock:
                 parts = self._repeats.known(parts)

@@ -71,7 +71,6 @@ class RepeatedBuffers:
         self._found: WeakValueDictionary[int, SharedContent] = WeakValueDictionary()
         self._kept: dict[int, SharedContent] = {}
         """The pieces that are kept for later calls, the least recently used first."""
-        self._size = 0
 
     def mark(self, parts: list[Buffer], start: int = 0, recurring: Container[int] = ()) -> list[Buffer]:
         """Return the pieces, as `PayloadParts` if runners get some of them once.
@@ -113,7 +112,10 @@ class RepeatedBuffers:
                     self._met.clear()
                 self._met[key] = None
                 return None
-            content = self._made(key, piece)
+            try:
+                content = self._made(key, piece)
+            except MemoryError:
+                return None  # the call has the piece itself
         self._keep(content)
         return content
 
@@ -132,6 +134,11 @@ class RepeatedBuffers:
         return None
 
     def _made(self, key: Key, piece: Buffer) -> SharedContent:
+        """Make a content of a piece.
+
+        Raises:
+            MemoryError: there is no memory for a copy.
+        """
         number = self._registry.next_number()
         entry = SharedEntry(number, len(piece), NO_DIGEST, IN_AGENT, 0, b"")
         constant = constant_of(piece)
@@ -151,12 +158,15 @@ class RepeatedBuffers:
         number, size = content.entry.number, content.entry.size
         if size > self._most:
             return
-        if self._kept.pop(number, None) is None:
-            self._size += size
+        self._kept.pop(number, None)
         self._kept[number] = content
-        while self._size > self._most:
-            oldest = next(iter(self._kept))
-            self._size -= self._kept.pop(oldest).entry.size
+        # Added up anew: a Ctrl-C between two steps would make a running sum wrong.
+        excess = sum(kept.entry.size for kept in self._kept.values()) - self._most
+        for old, kept in [*self._kept.items()]:
+            if excess <= 0:
+                break
+            excess -= kept.entry.size
+            del self._kept[old]
 
 
 def _is_constant(part: Buffer) -> bool:
