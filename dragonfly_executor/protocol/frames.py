@@ -168,8 +168,9 @@ class Flag:
     LARGE = 16  # the payload ends with `TOTAL`
     SHARED = 32  # a CALL's or RESULT's payload is in shared memory, and `SHARED` says where
     STDERR = 32  # an OUTPUT is from stderr, not stdout
-    PIECES = 64  # a CALL's payload lacks pieces that its runner gets once: `protocol/piece_table.py`
+    ITEM = 64  # a CALL is one item of a map: its error says which
     LOG = 64  # an OUTPUT is a log record: JSON
+    PIECES = 128  # a CALL's payload lacks pieces that its runner gets once: `protocol/piece_table.py`
     END = 128  # an OUTPUT is empty: the output of this call is complete
 
 
