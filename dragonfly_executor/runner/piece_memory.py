@@ -101,6 +101,8 @@ class PieceRoom:
         self._folder = folder
         self._most = (RunnerMachine().memory or FALLBACK_MEMORY) // MEMORY_SHARE if most is None else most
         self._sizes = RecentlyUsed(self._most, MOST_KEPT)
+        self._taken: dict[int, int] = {}
+        """The bytes of each piece."""
 
     def open(self, number: int, size: int, pinned: Container[int]) -> tuple[PieceWriter, list[int]]:
         """Make memory for a piece.
@@ -115,15 +117,17 @@ class PieceRoom:
         Raises:
             OSError: there is no room.
         """
+        stays = sum(taken for other, taken in self._taken.items() if other in pinned and other != number)
+        if stays + size > self._most:
+            raise OSError(f"the pieces of calls may take {self._most} bytes on this runner")
+        # The memory first: it may fail, and then no piece has to go.
+        writer = PieceWriter(size, self._folder)
+        self._taken[number] = size
         self._sizes.add(number, size)
         evicted = self._sizes.evict(pinned)
-        try:
-            if self._sizes.total > self._most:
-                raise OSError(f"the pieces of calls may take {self._most} bytes on this runner")
-            return PieceWriter(size, self._folder), evicted
-        except OSError:
-            self._sizes.remove(number)
-            raise
+        for other in evicted:
+            self._taken.pop(other, None)
+        return writer, evicted
 
     def use(self, number: int) -> None:
         """Count a piece as the one that was used last."""
@@ -131,4 +135,5 @@ class PieceRoom:
 
     def remove(self, number: int) -> None:
         """Forget a piece."""
+        self._taken.pop(number, None)
         self._sizes.remove(number)
