@@ -66,4 +66,4 @@ def may_fork(table: SlotTable, now: float) -> bool:
 
     The number of forks between two ticks is limited: meanwhile the other slots may empty the queue.
     """
-    return table.may_grow and not table.has_forked and now >= table.no_fork_before
+    return table.may_grow and table.forks_left > 0 and now >= table.no_fork_before

@@ -15,6 +15,7 @@ from mmap import mmap
 
 from dragonfly_executor.core.slot_state import MAX_PREFETCH
 from dragonfly_executor.errors import ProtocolError
+from dragonfly_executor.util.forked_memory import set_inherited
 
 SIZE = 128 * 1024
 """Bytes of the memory. Only pages that are used take memory."""
@@ -54,11 +55,9 @@ class ResultRing:
         """Return the descriptor of the doorbell, which is readable while there are results; -1 after `close`."""
         return self._doorbell
 
-    def is_forked(self) -> None:
-        """Keep the memory out of processes that are forked from now on. Call it in the agent, and in the slot."""
-        from mmap import MADV_DONTFORK
-
-        self._memory.madvise(MADV_DONTFORK)
+    def set_inherited(self, *, inherited: bool) -> None:
+        """Have the processes that are forked from now on get the memory, or not."""
+        set_inherited(self._memory, inherited=inherited)
 
     # -- the slot -----------------------------------------------------------------------------------------------------
 
@@ -66,7 +65,7 @@ class ResultRing:
         """Prepare the slot's side."""
         from fcntl import F_DUPFD_CLOEXEC, fcntl
 
-        self.is_forked()
+        self.set_inherited(inherited=False)
         try:
             high = fcntl(self._doorbell, F_DUPFD_CLOEXEC, HIGH_NUMBER)
         except OSError:

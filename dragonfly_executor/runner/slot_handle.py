@@ -1,32 +1,24 @@
-"""The agent's handle of a slot: forks it, hands calls to it, takes calls back, kills it."""
+"""The agent's handle of a slot: hands calls to it, takes calls back, kills it."""
 
 from __future__ import annotations
 
-import os
-import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 from dragonfly_executor.core.slot_records import SlotRecord
 from dragonfly_executor.protocol.frames import FORGOTTEN_AT_ONCE, HEADER, HEADER_SIZE, Frame, Kind
-from dragonfly_executor.runner import process_tree, slot_process
-from dragonfly_executor.runner.fault_traceback import FaultTraceback
+from dragonfly_executor.runner import process_tree
+from dragonfly_executor.runner.new_slot import NewSlotOutput
 from dragonfly_executor.runner.processor_time import ProcessorTime
-from dragonfly_executor.runner.result_ring import ResultRing
 from dragonfly_executor.runner.slot_link import SlotLink
 from dragonfly_executor.transport.link import Link
 from dragonfly_executor.transport.loop import Loop, Timer
-from dragonfly_executor.transport.sockets import MSG_DONTWAIT, PACKETS, SO_SNDBUF, SOL_SOCKET, Socket, socketpair
+from dragonfly_executor.transport.sockets import MSG_DONTWAIT
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from typing import NoReturn
-
     from dragonfly_executor.core.slot_records import SlotCall
-    from dragonfly_executor.runner.agent_stream import AgentStream
-    from dragonfly_executor.runner.process_title import ProcessTitle
-    from dragonfly_executor.runner.slot_output import SlotStreams
-    from dragonfly_executor.runner.slot_progress import Progress
-    from dragonfly_executor.serialization.working_directory import WorkingDirectory
+    from dragonfly_executor.runner.new_slot import NewSlot
+    from dragonfly_executor.runner.private_descriptors import PrivateDescriptors
     from dragonfly_executor.transport.payload_buffer import ChunkBuffers
 
 NOTICE_SIZE = HEADER_SIZE + 8 * FORGOTTEN_AT_ONCE
@@ -35,7 +27,7 @@ EXIT_TIMEOUT = 2.0
 """Seconds that a slot without calls has for its threads, exit handlers and finalizers, before it is killed."""
 
 
-class SlotOutput:
+class SlotOutput(NewSlotOutput):
     """The output of a slot. Default: the slot inherits the agent's streams.
 
     See `slot_output_forwarder` for the subclasses.
@@ -43,10 +35,6 @@ class SlotOutput:
 
     def __init__(self, link: Link) -> None:
         self._link = link
-
-    def take_over(self, agent: AgentStream) -> SlotStreams | None:
-        """Redirect the streams of the forked slot. Return the reader of its calls' output, or None if there is none."""
-        return None
 
     def slot_is_forked(self, slot: Slot) -> None:
         """Start the agent's part."""
@@ -71,130 +59,71 @@ class SlotOutput:
         """Send a frame to the parent, behind all text of the slot."""
         self._link.send(frame)
 
-    def descriptors(self) -> list[int]:
-        """Return the descriptors that another slot must not inherit."""
-        return []
-
-    def close(self) -> None:
-        """Close the descriptors."""
-
-
-STREAM_BUFFER = 256 * 1024
-"""Send buffer of a slot's stream in bytes, in each direction. A chunk of a large payload then leaves in one write."""
-
-
-def _fork(stack: FaultTraceback) -> tuple[int, ResultRing | None, list[Socket]]:
-    """Make a slot's ring and its four sockets, and fork. On an error, close these and `stack`."""
-    made: list[Socket] = []
-    ring: ResultRing | None = None
-    try:
-        ring = ResultRing.make()
-        made.extend(socketpair(PACKETS))
-        made.extend(socketpair())
-        for sock in made[2:]:
-            sock.setsockopt(SOL_SOCKET, SO_SNDBUF, STREAM_BUFFER)
-        return os.fork(), ring, made
-    except OSError:
-        stack.close()
-        if ring is not None:
-            ring.close()
-        for sock in made:
-            sock.close()
-        raise
-
 
 class Slot:
     """One forked process that runs calls. `record` is what the scheduler knows of it.
 
-    It sets the variables of `environment` before it does anything else.
+    Args:
+        loop: the agent's event loop.
+        new: what the slot was forked from.
+        pid: its process id.
+        output: its output.
+        private: the descriptors that no other slot may keep.
+        on_frames: called with the slot and the frames that it sent.
+        gpus: the numbers of its GPUs; None for its usual share.
+        buffers: memory for chunks that are forwarded.
     """
 
     def __init__(
         self,
         loop: Loop,
-        progress: Progress,
+        new: NewSlot,
+        pid: int,
         *,
-        setup: bytes,
-        place: WorkingDirectory | None,
-        rendezvous: Socket | None,
-        inherited: Callable[[], list[int]],
+        output: SlotOutput,
+        private: PrivateDescriptors,
         on_frames: Callable[[Slot, list[Frame]], None],
         on_results: Callable[[Slot, bytes, list[float]], None],
-        output: SlotOutput,
-        title: ProcessTitle | None,
-        environment: Mapping[str, str],
         gpus: frozenset[int] | None = None,
         buffers: ChunkBuffers | None = None,
     ) -> None:
+        self.pid = pid
         self.output = output
-        self.progress = progress
-        self._rendezvous = rendezvous
-        self._role = f"slot {progress.number}"
-        self._title = title
-        self._environment = environment
+        self.progress = new.progress
+        self.stack = new.stack
         self._loop = loop
+        self._private = private
+        self._role = new.role
+        self._title = new.title
         self._end_timer: Timer | None = None
         self._is_closed = False
         self.answer: Callable[[bytes], None] | None = None
         """Callback that sends the frame that ends a call behind the output of the call; None if there is no output."""
         self._notices: list[bytes] = []
         """Packets for which the queue had no room."""
-        self.stack = FaultTraceback()
-        agent_pid = os.getpid()
-        self.pid, ring, (self._calls, self._taken_by_slot, own_end, slot_end) = _fork(self.stack)
-        if self.pid == 0:
-            self._become_slot(inherited, own_end, slot_end, ring, setup, place, agent_pid)
-        slot_end.close()
-        self.stack.keep_reader()
-        self._processor_time = ProcessorTime(self.pid)
-        if ring is not None:
-            ring.is_forked()
-        self.record = record = SlotRecord(self.pid, loop.time(), progress.number, gpus)
+        self._calls, self._taken_by_slot = new.calls, new.taken_by_slot
+        self._processor_time = ProcessorTime(pid)
+        self.timer: Timer | None = None
+        private.discard(new.descriptors())
+        new.keep_agents_ends()
+        self.record = record = SlotRecord(pid, loop.time(), new.progress.number, gpus)
         self.link = SlotLink(
             loop,
-            own_end,
-            ring,
+            new.agents_end,
+            new.ring,
             lambda: record.in_flight,
             on_frames=lambda frames: on_frames(self, frames),
             on_results=lambda data, times: on_results(self, data, times),
             on_broken=lambda: loop.call_soon(self._kill_if_open),
+            on_closed=self._on_link_closed,
             buffers=buffers,
         )
-        self.timer: Timer | None = None
-        output.slot_is_forked(self)
+        self.output.slot_is_forked(self)
+        private.add(self.descriptors())
 
-    def _become_slot(
-        self,
-        inherited: Callable[[], list[int]],
-        own_end: Socket,
-        slot_end: Socket,
-        ring: ResultRing | None,
-        setup: bytes,
-        place: WorkingDirectory | None,
-        agent: int,
-    ) -> NoReturn:
-        """Close the agent's descriptors in the forked child, then run calls. Never return to the agent's code."""
-        try:
-            process_tree.close_all((*inherited(), self._calls.fileno(), own_end.fileno()))
-            self.stack.record()
-            os.environ.update(self._environment)
-            if self._title is not None:
-                self._title.set(self._role)
-            slot_process.main(
-                self._taken_by_slot,
-                slot_end,
-                ring,
-                setup=setup,
-                place=place,
-                rendezvous=self._rendezvous,
-                agent_pid=agent,
-                take_over_output=self.output.take_over,
-                progress=self.progress,
-            )
-        except BaseException as error:
-            sys.excepthook(type(error), error, error.__traceback__)
-        finally:
-            os._exit(1)
+    def _on_link_closed(self, reason: Exception | None) -> None:
+        # The slot has closed its end, and lives on. The number of the descriptor may become another file's.
+        self._private.discard((self.link.fileno(),))
 
     def descriptors(self) -> list[int]:
         """Return the descriptors that another slot must not keep open."""
@@ -252,6 +181,7 @@ class Slot:
 
     def retire(self) -> None:
         """Close the slot's queue. The slot ends when it has finished the calls that it has."""
+        self._private.discard((self._calls.fileno(),))
         self._calls.close()
 
     def expect_end(self) -> None:
@@ -271,6 +201,7 @@ class Slot:
     def close(self) -> None:
         """Close the descriptors, and cancel the timer."""
         self._is_closed = True
+        self._private.discard(self.descriptors())
         self._calls.close()
         self._taken_by_slot.close()
         if self._end_timer is not None:
