@@ -6,11 +6,10 @@ They travel beside the pickle, so that they lie in shared memory once, or on a r
 
 from __future__ import annotations
 
-from pickle import PickleBuffer
-
 from dragonfly_executor.serialization.large_text import LargeText
 from dragonfly_executor.util.constant_memory import ConstantMemory
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
+from dragonfly_executor.util.plain_pickle import PickleBuffer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
