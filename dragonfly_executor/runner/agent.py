@@ -24,6 +24,7 @@ from dragonfly_executor.runner.large_calls import SLOT_BACKLOG, LargeCalls
 from dragonfly_executor.runner.machine import slots_for
 from dragonfly_executor.runner.os_signals import OsSignals, boot_clock
 from dragonfly_executor.runner.slot_handle import Slot, SlotOutput
+from dragonfly_executor.runner.slot_link import split_results
 from dragonfly_executor.transport.call_start_cells import map_cells
 from dragonfly_executor.transport.codecs import installed
 from dragonfly_executor.transport.link import Link
@@ -68,7 +69,7 @@ class Agent:
         self._dispatcher = Dispatcher(loop, self._link.send, self._fork_slot)
         self._graceful_exit = GracefulExit(loop, self._link, self._dispatcher, self.exit)
         self._child_processes = ChildProcesses(
-            loop, self._link, self._dispatcher, self._on_slot_frames, self._descriptors
+            loop, self._link, self._dispatcher, self._on_slot_frames, self._on_slot_results, self._descriptors
         )
         self._child_processes.buffers = buffers
         self._link.on_drained = self._child_processes.resume
@@ -237,6 +238,19 @@ class Agent:
             self._child_processes.pause(slot)
         self._dispatcher.dispatch()
         # The next call often follows the answer. While calls run here, spinning takes processor time from them.
+        self._loop.expects_news = self._may_linger and self._dispatcher.is_idle
+        self._graceful_exit.exit_if_done()
+
+    def _on_slot_results(self, slot: Slot, data: bytes, times: list[float]) -> None:
+        """Forward small results, which come without other frames between them, as one piece."""
+        if slot.answer is not None:
+            # Text of the first call has gone ahead, and its result follows the end of that text.
+            self._on_slot_frames(slot, split_results(data))
+            return
+        self._link.queue(data)
+        self._link.flush()
+        self._dispatcher.answered(slot, times)
+        self._dispatcher.dispatch()
         self._loop.expects_news = self._may_linger and self._dispatcher.is_idle
         self._graceful_exit.exit_if_done()
 

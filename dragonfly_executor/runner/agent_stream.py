@@ -25,6 +25,8 @@ class AgentStream:
         self._send = sock.sendall
         self._lock = allocate_lock()
         self._acquire = self._lock.acquire
+        self.sent = 0
+        """Number of frames that were sent, or are being sent."""
 
     def send(self, frame: Buffer) -> None:
         """Send one frame, or several, without another thread's frame between them.
@@ -35,6 +37,7 @@ class AgentStream:
         # Each call sends a result: a `with` block takes as long again as the rest of this method.
         self._acquire()
         try:
+            self.sent += 1
             self._send(frame)
         finally:
             self._lock.release()
@@ -46,6 +49,7 @@ class AgentStream:
             OSError: the agent is gone.
         """
         with self._lock:
+            self.sent += 1
             # One write, so that the agent is woken once.
             sent = self._sock.sendmsg((header, piece))
             if sent < len(header):

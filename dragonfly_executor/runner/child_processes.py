@@ -44,6 +44,7 @@ class ChildProcesses:
         link: the link to the parent, which is told about slots and setup failures.
         dispatcher: the table of living slots; it is told when a slot is ready or has ended.
         on_frames: called with a slot and the frames that it sent.
+        on_results: called with a slot, RESULT frames that it wrote, and how long these calls took in seconds.
         descriptors: returns the file descriptors that the agent's children must not keep open.
     """
 
@@ -53,12 +54,14 @@ class ChildProcesses:
         link: Link,
         dispatcher: Dispatcher,
         on_frames: Callable[[Slot, list[Frame]], None],
+        on_results: Callable[[Slot, bytes, list[float]], None],
         descriptors: Callable[[], list[int]],
     ) -> None:
         self._loop = loop
         self._link = link
         self._dispatcher = dispatcher
         self._on_frames = on_frames
+        self._on_results = on_results
         self._agents_descriptors = descriptors
         self.setup_timeout = 30.0
         """Seconds after its fork within which a slot must be ready."""
@@ -123,6 +126,7 @@ class ChildProcesses:
                 rendezvous=self.rendezvous,
                 inherited=self._descriptors,
                 on_frames=self._on_frames,
+                on_results=self._on_results,
                 output=output,
                 title=self.title,
                 environment={} if self._environment is None else self._environment.of(number, gpus),

@@ -11,6 +11,8 @@ from dragonfly_executor.protocol.frames import FORGOTTEN_AT_ONCE, HEADER, HEADER
 from dragonfly_executor.runner import process_tree, slot_process
 from dragonfly_executor.runner.fault_traceback import FaultTraceback
 from dragonfly_executor.runner.processor_time import ProcessorTime
+from dragonfly_executor.runner.result_ring import ResultRing
+from dragonfly_executor.runner.slot_link import SlotLink
 from dragonfly_executor.transport.link import Link
 from dragonfly_executor.transport.loop import Loop, Timer
 from dragonfly_executor.transport.sockets import MSG_DONTWAIT, PACKETS, SO_SNDBUF, SOL_SOCKET, Socket, socketpair
@@ -81,17 +83,21 @@ STREAM_BUFFER = 256 * 1024
 """Send buffer of a slot's stream in bytes, in each direction. A chunk of a large payload then leaves in one write."""
 
 
-def _fork(stack: FaultTraceback) -> tuple[int, list[Socket]]:
-    """Make a slot's four sockets, and fork. On an error, close the sockets and `stack`."""
+def _fork(stack: FaultTraceback) -> tuple[int, ResultRing | None, list[Socket]]:
+    """Make a slot's ring and its four sockets, and fork. On an error, close these and `stack`."""
     made: list[Socket] = []
+    ring: ResultRing | None = None
     try:
+        ring = ResultRing.make()
         made.extend(socketpair(PACKETS))
         made.extend(socketpair())
         for sock in made[2:]:
             sock.setsockopt(SOL_SOCKET, SO_SNDBUF, STREAM_BUFFER)
-        return os.fork(), made
+        return os.fork(), ring, made
     except OSError:
         stack.close()
+        if ring is not None:
+            ring.close()
         for sock in made:
             sock.close()
         raise
@@ -113,6 +119,7 @@ class Slot:
         rendezvous: Socket | None,
         inherited: Callable[[], list[int]],
         on_frames: Callable[[Slot, list[Frame]], None],
+        on_results: Callable[[Slot, bytes, list[float]], None],
         output: SlotOutput,
         title: ProcessTitle | None,
         environment: Mapping[str, str],
@@ -127,20 +134,32 @@ class Slot:
         self._environment = environment
         self._loop = loop
         self._end_timer: Timer | None = None
+        self._is_closed = False
         self.answer: Callable[[bytes], None] | None = None
         """Callback that sends the frame that ends a call behind the output of the call; None if there is no output."""
         self._notices: list[bytes] = []
         """Packets for which the queue had no room."""
         self.stack = FaultTraceback()
         agent_pid = os.getpid()
-        self.pid, (self._calls, self._taken_by_slot, own_end, slot_end) = _fork(self.stack)
+        self.pid, ring, (self._calls, self._taken_by_slot, own_end, slot_end) = _fork(self.stack)
         if self.pid == 0:
-            self._become_slot(inherited, own_end, slot_end, setup, place, agent_pid)
+            self._become_slot(inherited, own_end, slot_end, ring, setup, place, agent_pid)
         slot_end.close()
         self.stack.keep_reader()
         self._processor_time = ProcessorTime(self.pid)
-        self.link = Link(loop, own_end, lambda frames: on_frames(self, frames), lambda reason: None, buffers=buffers)
-        self.record = SlotRecord(self.pid, loop.time(), progress.number, gpus)
+        if ring is not None:
+            ring.is_forked()
+        self.record = record = SlotRecord(self.pid, loop.time(), progress.number, gpus)
+        self.link = SlotLink(
+            loop,
+            own_end,
+            ring,
+            lambda: record.in_flight,
+            on_frames=lambda frames: on_frames(self, frames),
+            on_results=lambda data, times: on_results(self, data, times),
+            on_broken=lambda: loop.call_soon(self._kill_if_open),
+            buffers=buffers,
+        )
         self.timer: Timer | None = None
         output.slot_is_forked(self)
 
@@ -149,6 +168,7 @@ class Slot:
         inherited: Callable[[], list[int]],
         own_end: Socket,
         slot_end: Socket,
+        ring: ResultRing | None,
         setup: bytes,
         place: WorkingDirectory | None,
         agent: int,
@@ -163,6 +183,7 @@ class Slot:
             slot_process.main(
                 self._taken_by_slot,
                 slot_end,
+                ring,
                 setup=setup,
                 place=place,
                 rendezvous=self._rendezvous,
@@ -177,9 +198,7 @@ class Slot:
 
     def descriptors(self) -> list[int]:
         """Return the descriptors that another slot must not keep open."""
-        # A slot that closed its end lives on. Then the link is closed here, and its number may be another file's.
-        link = -1 if self.link.closed else self.link.fileno()
-        own = (self._calls.fileno(), self._taken_by_slot.fileno(), link)
+        own = (self._calls.fileno(), self._taken_by_slot.fileno(), *self.link.descriptors())
         fds = (*own, *self.stack.descriptors(), *self.output.descriptors())
         return [fd for fd in fds if fd >= 0]
 
@@ -244,13 +263,20 @@ class Slot:
         """Send SIGKILL to the slot and to every process that its calls started."""
         process_tree.kill_tree(self.pid)
 
+    def _kill_if_open(self) -> None:
+        # Once it is closed, its process id may be another process's.
+        if not self._is_closed:
+            self.kill()
+
     def close(self) -> None:
         """Close the descriptors, and cancel the timer."""
+        self._is_closed = True
         self._calls.close()
         self._taken_by_slot.close()
         if self._end_timer is not None:
             self._end_timer.cancel()
         self.link.close()
+        self.link.close_ring()
         self.output.close()
         self.progress.close()
         self.stack.close()

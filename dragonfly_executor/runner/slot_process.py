@@ -46,6 +46,7 @@ from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 from dragonfly_executor.util.process_mark import ProcessMark
 
 if TYPE_CHECKING:
+    from dragonfly_executor.runner.result_ring import ResultRing
     from dragonfly_executor.runner.slot_output import SlotStreams
     from dragonfly_executor.runner.slot_progress import Progress
     from dragonfly_executor.serialization.working_directory import WorkingDirectory
@@ -63,6 +64,7 @@ FAILED = 70
 def main(
     calls: Socket,
     results: Socket,
+    ring: ResultRing | None,
     *,
     setup: bytes,
     place: WorkingDirectory | None,
@@ -76,6 +78,7 @@ def main(
     Args:
         calls: the slot's end of the queue of calls.
         results: the slot's end of the link to the agent.
+        ring: the ring for small results; None if there is none.
         setup: the payload of the parent's SETUP frames.
         place: where the slot starts if it does not see the parent's files; None if it does.
         rendezvous: the socket at which slots connect to share memory with the parent; None if there is none.
@@ -89,7 +92,7 @@ def main(
         slot_shutdown.forget_inherited_handlers()
         slot_identity.set_identity(progress.number, agent_pid)
         stream = AgentStream(results)
-        status = _Slot(calls, stream, take_over_output(stream), progress, rendezvous).serve(setup, place)
+        status = _Slot(calls, stream, ring, take_over_output(stream), progress, rendezvous).serve(setup, place)
         slot_shutdown.end_in_order()
         slot_shutdown.flush_standard_streams()
     except OSError:
@@ -120,6 +123,7 @@ class _Slot:
         self,
         calls: Socket,
         agent: AgentStream,
+        ring: ResultRing | None,
         output: SlotStreams | None,
         progress: Progress,
         rendezvous: Socket | None,
@@ -127,6 +131,9 @@ class _Slot:
         self._calls = calls
         self._rendezvous = rendezvous
         self._agent = agent
+        self._ring = ring
+        self._sent = 0
+        """Number of frames on the stream when the last call ended."""
         self._output = output
         self._progress = progress
         self._mark = ProcessMark()
@@ -144,6 +151,8 @@ class _Slot:
 
     def serve(self, setup: bytes, place: WorkingDirectory | None) -> int:
         """Prepare the process, then run calls. Return the exit status."""
+        if self._ring is not None:
+            self._ring.begin_to_write()
         self._max_payload, size, script, codecs = SETUP_HEAD.unpack_from(setup)
         self._max_inline = max_inline_bytes(self._max_payload)
         self._payloads = SlotPayloads(self._agent, codecs_of(codecs), self._calls, self._rendezvous)
@@ -324,7 +333,7 @@ class _Slot:
         if len(parts) == 1 and len(parts[0]) <= self._max_inline:
             # Nearly all results come here.
             part = parts[0]
-            self._agent.send(HEADER.pack(RESULT, flags, attempt, microseconds, call_id, len(part)) + part)
+            self._send_small(HEADER.pack(RESULT, flags, attempt, microseconds, call_id, len(part)) + part)
             return
         total = sum(map(len, parts))
         if total > max_result_bytes(self._max_payload, flags):
@@ -334,6 +343,13 @@ class _Slot:
             return
         if total <= MAX_INLINE:
             header = HEADER.pack(RESULT, flags, attempt, microseconds, call_id, total)
-            self._agent.send(b"".join((header, *parts)))
+            self._send_small(b"".join((header, *parts)))
             return
         self._payloads.send(call_id, attempt, microseconds, flags, parts, total)
+        self._sent = self._agent.sent
+
+    def _send_small(self, frame: bytes) -> None:
+        """Send a result through the ring, unless the slot has sent other frames during the call, which go first."""
+        if self._ring is None or self._agent.sent != self._sent or not self._ring.put(frame):
+            self._agent.send(frame)
+            self._sent = self._agent.sent

@@ -120,6 +120,7 @@ class Agent:
             SimpleNamespace(send=self.sent.append),  # type: ignore[arg-type]
             self,  # type: ignore[arg-type]
             lambda slot, frames: None,
+            lambda slot, data, times: None,
             lambda: [7],
         )
         self.children.setup_timeout = 12.5
@@ -138,7 +139,16 @@ class Agent:
         return self.timers[-1]
 
     def make_slot(
-        self, loop: Any, progress: Any, *, output: Any, on_frames: Any, title: Any, environment: Any, **parts: Any
+        self,
+        loop: Any,
+        progress: Any,
+        *,
+        output: Any,
+        on_frames: Any,
+        on_results: Any,
+        title: Any,
+        environment: Any,
+        **parts: Any,
     ) -> FakeSlot:
         if self.full:
             raise BlockingIOError(11, "no process is left")
