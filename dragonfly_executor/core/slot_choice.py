@@ -67,3 +67,11 @@ def may_fork(table: SlotTable, now: float) -> bool:
     The number of forks between two ticks is limited: meanwhile the other slots may empty the queue.
     """
     return table.may_grow and not table.has_forked and now >= table.no_fork_before
+
+
+def is_well_filled(table: SlotTable) -> bool:
+    """Return True if each slot has enough calls, so that several calls can be handed to it at once later."""
+    if table.idle or table.starting or table.may_grow:
+        return False
+    enough = prefetch_depth(table.cost) // 2
+    return all(len(slot.in_flight) > enough for slot in table.slots.values())

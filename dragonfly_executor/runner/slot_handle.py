@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from dragonfly_executor.core.slot_records import SlotRecord
-from dragonfly_executor.protocol.frames import FORGOTTEN_AT_ONCE, HEADER, HEADER_SIZE, Frame, Kind
+from dragonfly_executor.protocol.frames import Frame
 from dragonfly_executor.runner import process_tree, slot_process
 from dragonfly_executor.runner.fault_traceback import FaultTraceback
 from dragonfly_executor.runner.processor_time import ProcessorTime
 from dragonfly_executor.runner.result_ring import ResultRing
+from dragonfly_executor.runner.slot_calls import CallQueue, CallSender
 from dragonfly_executor.runner.slot_link import SlotLink
 from dragonfly_executor.transport.link import Link
 from dragonfly_executor.transport.loop import Loop, Timer
-from dragonfly_executor.transport.sockets import MSG_DONTWAIT, PACKETS, SO_SNDBUF, SOL_SOCKET, Socket, socketpair
+from dragonfly_executor.transport.sockets import SO_SNDBUF, SOL_SOCKET, Socket, socketpair
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -29,8 +30,6 @@ if TYPE_CHECKING:
     from dragonfly_executor.serialization.working_directory import WorkingDirectory
     from dragonfly_executor.transport.payload_buffer import ChunkBuffers
 
-NOTICE_SIZE = HEADER_SIZE + 8 * FORGOTTEN_AT_ONCE
-"""Size of the longest packet that is no call."""
 EXIT_TIMEOUT = 2.0
 """Seconds that a slot without calls has for its threads, exit handlers and finalizers, before it is killed."""
 
@@ -83,23 +82,24 @@ STREAM_BUFFER = 256 * 1024
 """Send buffer of a slot's stream in bytes, in each direction. A chunk of a large payload then leaves in one write."""
 
 
-def _fork(stack: FaultTraceback) -> tuple[int, ResultRing | None, list[Socket]]:
-    """Make a slot's ring and its four sockets, and fork. On an error, close these and `stack`."""
-    made: list[Socket] = []
-    ring: ResultRing | None = None
+def _fork(stack: FaultTraceback) -> tuple[int, CallQueue, ResultRing | None, Socket, Socket]:
+    """Make a slot's queue, its ring and both ends of its stream, and fork. On an error, close these and `stack`."""
+    made: list[CallQueue | ResultRing | Socket] = []
     try:
+        queue, ring = CallQueue(), None
+        made.append(queue)
         ring = ResultRing.make()
-        made.extend(socketpair(PACKETS))
-        made.extend(socketpair())
-        for sock in made[2:]:
+        if ring is not None:
+            made.append(ring)
+        own_end, slot_end = socketpair()
+        made += own_end, slot_end
+        for sock in (own_end, slot_end):
             sock.setsockopt(SOL_SOCKET, SO_SNDBUF, STREAM_BUFFER)
-        return os.fork(), ring, made
+        return os.fork(), queue, ring, own_end, slot_end
     except OSError:
         stack.close()
-        if ring is not None:
-            ring.close()
-        for sock in made:
-            sock.close()
+        for each in made:
+            each.close()
         raise
 
 
@@ -137,14 +137,13 @@ class Slot:
         self._is_closed = False
         self.answer: Callable[[bytes], None] | None = None
         """Callback that sends the frame that ends a call behind the output of the call; None if there is no output."""
-        self._notices: list[bytes] = []
-        """Packets for which the queue had no room."""
         self.stack = FaultTraceback()
         agent_pid = os.getpid()
-        self.pid, ring, (self._calls, self._taken_by_slot, own_end, slot_end) = _fork(self.stack)
+        self.pid, queue, ring, own_end, slot_end = _fork(self.stack)
         if self.pid == 0:
-            self._become_slot(inherited, own_end, slot_end, ring, setup, place, agent_pid)
+            self._become_slot(inherited, queue, own_end, slot_end, ring, setup, place, agent_pid)
         slot_end.close()
+        self._calls = CallSender(queue)
         self.stack.keep_reader()
         self._processor_time = ProcessorTime(self.pid)
         if ring is not None:
@@ -166,6 +165,7 @@ class Slot:
     def _become_slot(
         self,
         inherited: Callable[[], list[int]],
+        queue: CallQueue,
         own_end: Socket,
         slot_end: Socket,
         ring: ResultRing | None,
@@ -175,13 +175,13 @@ class Slot:
     ) -> NoReturn:
         """Close the agent's descriptors in the forked child, then run calls. Never return to the agent's code."""
         try:
-            process_tree.close_all((*inherited(), self._calls.fileno(), own_end.fileno()))
+            process_tree.close_all((*inherited(), own_end.fileno()))
             self.stack.record()
             os.environ.update(self._environment)
             if self._title is not None:
                 self._title.set(self._role)
             slot_process.main(
-                self._taken_by_slot,
+                queue,
                 slot_end,
                 ring,
                 setup=setup,
@@ -198,48 +198,29 @@ class Slot:
 
     def descriptors(self) -> list[int]:
         """Return the descriptors that another slot must not keep open."""
-        own = (self._calls.fileno(), self._taken_by_slot.fileno(), *self.link.descriptors())
-        fds = (*own, *self.stack.descriptors(), *self.output.descriptors())
+        fds = (
+            *self._calls.descriptors(),
+            *self.link.descriptors(),
+            *self.stack.descriptors(),
+            *self.output.descriptors(),
+        )
         return [fd for fd in fds if fd >= 0]
 
-    def hand(self, packet: bytes) -> bool:
-        """Put a call into the slot's queue. Return False if the queue is full or the slot is dying."""
-        try:
-            self._calls.send(packet, MSG_DONTWAIT)
-        except OSError:
-            # If the slot is dying, the end of its process is reported separately.
-            return False
-        return True
+    def hand(self, calls: Sequence[SlotCall]) -> int:
+        """Put calls into the slot's queue. Return how many; for the others there is no room, or the slot is dying."""
+        return self._calls.hand(calls, is_idle=len(calls) == len(self.record.in_flight))
 
     def notify(self, packet: bytes) -> None:
         """Put a packet that is no call into the slot's queue. If the queue is full, it follows a later packet."""
-        self._notices.append(packet)
-        while self._notices and self.hand(self._notices[0]):
-            del self._notices[0]
+        self._calls.notify(packet)
 
     def take_back(self) -> set[tuple[int, int]]:
-        """Take the calls that the slot has not taken out of its queue.
+        """Take back the calls that the slot has not claimed.
 
         Returns:
             Their ids and attempts. These calls have provably never started.
         """
-        refs: set[tuple[int, int]] = set()
-        notices: list[bytes] = []
-        while len(refs) < len(self.record.in_flight):
-            try:
-                packet = self._taken_by_slot.recv(NOTICE_SIZE, MSG_DONTWAIT)
-            except (BlockingIOError, InterruptedError):
-                break
-            if not packet:
-                break
-            kind, _, attempt, _, call_id, _ = HEADER.unpack_from(packet)
-            if kind == Kind.SHARED_FORGET:
-                notices.append(packet)
-            else:
-                refs.add((call_id, attempt))
-        for packet in notices:
-            self.notify(packet)
-        return refs
+        return self._calls.take_back(self.record.in_flight)
 
     def is_starved(self, call: SlotCall) -> bool:
         """Return True if the slot lacks processor time for this call, the first of its calls without an answer."""
@@ -252,7 +233,7 @@ class Slot:
 
     def retire(self) -> None:
         """Close the slot's queue. The slot ends when it has finished the calls that it has."""
-        self._calls.close()
+        self._calls.retire()
 
     def expect_end(self) -> None:
         """Kill the slot after `EXIT_TIMEOUT` seconds: it has no call left and is running its exit handlers."""
@@ -272,7 +253,6 @@ class Slot:
         """Close the descriptors, and cancel the timer."""
         self._is_closed = True
         self._calls.close()
-        self._taken_by_slot.close()
         if self._end_timer is not None:
             self._end_timer.cancel()
         self.link.close()

@@ -1,8 +1,8 @@
 """A slot: the process that runs the user's calls, one at a time, on its main thread.
 
-It takes each call as one packet from a socket whose reading end its agent holds too. So the kernel decides which side
-gets a packet. The agent can take back a packet that the slot has not taken, and such a call provably never started.
-Each result is sent at once, so that it does not wait for a longer call.
+It claims each call with a number that it reads from a pipe whose reading end its agent holds too. So the kernel decides
+which side gets a call. The agent can take back a call that the slot has not claimed, and such a call provably never
+started. Each result is sent at once, so that it does not wait for a longer call.
 """
 
 from __future__ import annotations
@@ -24,7 +24,6 @@ from dragonfly_executor.protocol.frames import (
     MAX_FRAME,
     MAX_INLINE,
     SETUP_HEAD,
-    TOTAL,
     Flag,
     Kind,
     ScriptImport,
@@ -36,6 +35,7 @@ from dragonfly_executor.runner import slot_progress as phases
 from dragonfly_executor.runner.agent_stream import AgentStream
 from dragonfly_executor.runner.code_changes import LoadedFiles
 from dragonfly_executor.runner.memory_limit import MemoryLimit
+from dragonfly_executor.runner.slot_calls import CallReceiver
 from dragonfly_executor.runner.slot_payloads import NOT_INLINE, SlotPayloads
 from dragonfly_executor.runner.slot_shared import SlotShared
 from dragonfly_executor.serialization import SlotCodec, perform
@@ -47,12 +47,12 @@ from dragonfly_executor.util.process_mark import ProcessMark
 
 if TYPE_CHECKING:
     from dragonfly_executor.runner.result_ring import ResultRing
+    from dragonfly_executor.runner.slot_calls import CallQueue
     from dragonfly_executor.runner.slot_output import SlotStreams
     from dragonfly_executor.runner.slot_progress import Progress
     from dragonfly_executor.serialization.working_directory import WorkingDirectory
     from dragonfly_executor.transport.sockets import Buffer
 
-PACKET_SIZE = HEADER_SIZE + CALL_OPTIONS.size + MAX_INLINE + TOTAL.size
 CALL = int(Kind.CALL)
 CHECK_IDLE = int(Kind.CHECK_IDLE)
 RESULT = int(Kind.RESULT)
@@ -62,7 +62,7 @@ FAILED = 70
 
 
 def main(
-    calls: Socket,
+    queue: CallQueue,
     results: Socket,
     ring: ResultRing | None,
     *,
@@ -73,10 +73,10 @@ def main(
     take_over_output: Callable[[AgentStream], SlotStreams | None],
     progress: Progress,
 ) -> None:
-    """Run calls until the agent closes `calls`. Runs in a forked child of the agent and does not return.
+    """Run calls until the agent closes its side of `queue`. Runs in a forked child of the agent and does not return.
 
     Args:
-        calls: the slot's end of the queue of calls.
+        queue: the queue of calls.
         results: the slot's end of the link to the agent.
         ring: the ring for small results; None if there is none.
         setup: the payload of the parent's SETUP frames.
@@ -92,7 +92,9 @@ def main(
         slot_shutdown.forget_inherited_handlers()
         slot_identity.set_identity(progress.number, agent_pid)
         stream = AgentStream(results)
-        status = _Slot(calls, stream, ring, take_over_output(stream), progress, rendezvous).serve(setup, place)
+        status = _Slot(CallReceiver(queue), stream, ring, take_over_output(stream), progress, rendezvous).serve(
+            setup, place
+        )
         slot_shutdown.end_in_order()
         slot_shutdown.flush_standard_streams()
     except OSError:
@@ -121,7 +123,7 @@ def become_session_leader(agent_pid: int) -> None:
 class _Slot:
     def __init__(
         self,
-        calls: Socket,
+        calls: CallReceiver,
         agent: AgentStream,
         ring: ResultRing | None,
         output: SlotStreams | None,
@@ -155,7 +157,7 @@ class _Slot:
             self._ring.begin_to_write()
         self._max_payload, size, script, codecs = SETUP_HEAD.unpack_from(setup)
         self._max_inline = max_inline_bytes(self._max_payload)
-        self._payloads = SlotPayloads(self._agent, codecs_of(codecs), self._calls, self._rendezvous)
+        self._payloads = SlotPayloads(self._agent, codecs_of(codecs), self._calls.sock, self._rendezvous)
         codec_setup = setup[SETUP_HEAD.size : SETUP_HEAD.size + size]
         initializer = setup[SETUP_HEAD.size + size :]
         self._codec = SlotCodec(codec_setup, place)
@@ -185,24 +187,23 @@ class _Slot:
         Returns:
             True if the slot shares memory, and no call came for a while.
         """
-        packet = memoryview(bytearray(PACKET_SIZE))
-        receive, clock, loaded, run = self._calls.recv_into, time.perf_counter, self._loaded, self._run
+        packet, clock, loaded, run = self._calls.packet, time.perf_counter, self._loaded, self._run
         try:
-            while size := receive(packet):
+            for start, end in self._calls.calls():
                 self._since = clock()
-                if loaded is not None and loaded.are_stale(self._since, self._ended) and self._declines(packet):
+                if loaded is not None and loaded.are_stale(self._since, self._ended) and self._declines(packet, start):
                     break
-                run(packet, size)
+                run(packet, start, end)
         except BlockingIOError:
             # The timeout that `SlotPayloads` sets, unless a call has made the socket a non-blocking one.
-            if not self._payloads.share_memory or not os.get_blocking(self._calls.fileno()):
+            if not self._payloads.share_memory or not os.get_blocking(self._calls.sock.fileno()):
                 raise
             return True
         return False
 
-    def _declines(self, packet: memoryview) -> bool:
+    def _declines(self, packet: memoryview, start: int) -> bool:
         """Give a call back, so that a slot with the current files runs it. This slot then ends."""
-        kind, _, attempt, _, call_id, _ = HEADER.unpack_from(packet)
+        kind, _, attempt, _, call_id, _ = HEADER.unpack_from(packet, start)
         if kind != CALL:
             return False
         self._agent.send(encode(Kind.RETURNED, call_id, attempt=attempt))
@@ -227,12 +228,12 @@ class _Slot:
         self._agent.send(encode(Kind.SETUP_FAILED, payload=payload[: MAX_FRAME // 2], flags=Flag.ERROR))
         return False
 
-    def _run(self, packet: memoryview, size: int) -> None:
-        kind, flags, attempt, number, call_id, _ = HEADER.unpack_from(packet)
-        start = HEADER_SIZE + CALL_OPTIONS.size if flags & Flag.OPTIONS else HEADER_SIZE
-        data: Buffer = packet[start:size]
+    def _run(self, packet: memoryview, place: int, end: int) -> None:
+        kind, flags, attempt, number, call_id, _ = HEADER.unpack_from(packet, place)
+        start = place + HEADER_SIZE + CALL_OPTIONS.size if flags & Flag.OPTIONS else place + HEADER_SIZE
+        data: Buffer = packet[start:end]
         beside = NOTHING
-        if size == start or packet[start] != PICKLE:
+        if end == start or packet[start] != PICKLE:
             # The next packet overwrites this one, and arrays in the call may be views of its bytes.
             data = bytes(data)
         if flags & NOT_INLINE:
@@ -253,7 +254,7 @@ class _Slot:
         self._ref, self._memory_limit = None, None
         if flags & Flag.OPTIONS:
             self._ref = call_id, attempt
-            memory = CALL_OPTIONS.unpack_from(packet, HEADER_SIZE)[3]
+            memory = CALL_OPTIONS.unpack_from(packet, place + HEADER_SIZE)[3]
             self._memory_limit = MemoryLimit(memory) if memory else None
         self._modules = len(sys.modules)
         if self._output is not None:
