@@ -28,10 +28,11 @@ lint:
     {{python}} -m ruff format --check .
     .venv/bin/codespell
 
-# Types: mypy, strict on the package and the examples; pyright on the package
+# Types: mypy, strict on the package and the examples; pyright on the package; what both say of users' programs
 types:
     {{python}} -m mypy
     .venv/bin/basedpyright
+    {{python}} -m pytest -q tests/typing
 
 # The tests that hold the documents to the code
 docs:

@@ -16,15 +16,17 @@ from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from typing import Any, Self, Unpack
+    from typing import Self, TypeVarTuple, Unpack
 
     from dragonfly_executor.backends.base import Backend
     from dragonfly_executor.engine.option_keywords import CallKeywords, ExecutorKeywords
 
+    Ts = TypeVarTuple("Ts")
+
 _numbers = count(1)
 
 
-class PoolExecutor(Submitter, Executor):
+class PoolExecutor(Submitter, Executor):  # type: ignore[misc]  # `map` checks more than the base class's
     """A pool as an `Executor`, with one set of call options."""
 
     # On the class, because a finalizer may submit after the interpreter has cleared the modules.
@@ -148,8 +150,8 @@ class DragonflyExecutor(PoolExecutor):
         self,
         max_workers: int | None = None,
         mp_context: object = None,
-        initializer: Callable[..., object] | None = None,
-        initargs: tuple[Any, ...] = (),
+        initializer: Callable[[], object] | Callable[[*Ts], object] | None = None,
+        initargs: tuple[*Ts] = (),  # type: ignore[assignment]  # the initializer may take none
         *,
         max_tasks_per_child: int | None = None,
         backend: Backend | Sequence[Backend] | None = None,

@@ -1,27 +1,30 @@
-"""`map`: arguments in chunks, a window of calls ahead, results in order."""
+"""`map`: arguments in chunks, a window of calls ahead, results in order or as they come."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 
-from dragonfly_executor.api.map_auto import AutoChunks, single_items
+from dragonfly_executor.api.item_chunks import ItemChunks, single_items
 from dragonfly_executor.api.map_items import MapItems
-from dragonfly_executor.api.map_values import value_of
+from dragonfly_executor.api.map_results import (
+    MapResults,
+    ordered_results,
+    outcome_of_item,
+    results_as_they_come,
+    value_of_item,
+    values_of_chunk,
+)
 from dragonfly_executor.engine.map_calls import MapCalls
 from dragonfly_executor.serialization.map_chunk import run_chunk, run_items
 from dragonfly_executor.util import validation
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from typing import Any, Literal, TypeVar
+    from typing import Any, Literal
 
     from dragonfly_executor.engine.map_calls import Batch
-
-    T = TypeVar("T")
-else:
-    T = object
 
 UNSIZED_WINDOW = 1024
 """Maximum number of calls that are submitted ahead of the results taken, if the number of items is unknown."""
@@ -29,92 +32,126 @@ SUBMITTED_AT_ONCE = 64
 """Maximum number of calls that are submitted in one step."""
 
 
-class MapResults(Iterator[T]):
-    """The results of a map. Closing it cancels the remaining calls, at any time.
+class MapOptions:
+    """The options of a map.
 
-    Dropping it does so only after the first result was asked for, as in the standard library: a map whose results are
-    never asked for runs for its effects.
+    Args:
+        timeout, chunksize, buffersize, ordered, return_exceptions: see `Submitter.map`.
+
+    Attributes:
+        size: number of items of a call; None for chunks that grow.
+
+    Raises:
+        ValueError, TypeError: see `Submitter.map`.
     """
 
-    # The generator's own method in a slot takes half the time of a method that calls it.
-    __slots__ = ("__next__", "__weakref__", "_calls", "_results")
+    def __init__(
+        self,
+        timeout: float | None,
+        chunksize: int | Literal["auto"],
+        buffersize: int | None,
+        *,
+        ordered: bool,
+        return_exceptions: bool,
+    ) -> None:
+        if isinstance(chunksize, str):
+            if chunksize != "auto":
+                raise ValueError(f"chunksize must be a number or 'auto', not {chunksize!r}")
+        elif chunksize < 1:
+            raise ValueError("chunksize must be >= 1.")
+        check_buffersize(buffersize)
+        for name, value in (("ordered", ordered), ("return_exceptions", return_exceptions)):
+            if not isinstance(value, bool):
+                raise TypeError(f"{name} must be True or False, not {value!r}")
+        self.deadline = None if timeout is None else time.monotonic() + timeout
+        self.size = None if isinstance(chunksize, str) else chunksize
+        self.buffersize = buffersize
+        self.ordered = ordered
+        self.returns_errors = return_exceptions
 
-    if TYPE_CHECKING:
+    @property
+    def items_end_alone(self) -> bool:
+        """Return whether the items of a chunk have outcomes of their own."""
+        return self.size is None or (self.returns_errors and self.size > 1)
 
-        def __next__(self) -> T:
-            """Return the next result."""
-            ...
+    def calls_type(self) -> type[MapCalls]:
+        """Return the type of the map's calls."""
+        if self.ordered:
+            return MapCalls
+        # Most programs take the results in order.
+        from dragonfly_executor.engine.unordered_calls import UnorderedMapCalls
 
-    def __init__(self, results: Generator[T, None, None], calls: MapCalls) -> None:
-        self._results = results
-        self._calls = calls
-        self.__next__ = results.__next__  # type: ignore[method-assign]
+        return UnorderedMapCalls
 
-    def close(self) -> None:
-        """Cancel the remaining calls. There are no more results."""
-        self._results.close()
-        # Python does not run the cleanup of a generator that has not begun.
-        self._calls.close()
+    def window(self, iterables: Sequence[Iterable[Any]], size: int) -> int | None:
+        """Return the maximum number of calls of `size` items ahead of the results taken; None for all."""
+        if self.buffersize is not None:
+            return -(-self.buffersize // size)
+        if any(hasattr(iterable, "__len__") for iterable in iterables):
+            return None
+        return UNSIZED_WINDOW
 
 
 def map_calls(
     make_calls: Callable[..., MapCalls],
-    fn: Callable[..., T],
+    fn: Callable[..., Any],
     iterables: Sequence[Iterable[Any]],
-    timeout: float | None,
-    chunksize: int | Literal["auto"],
-    buffersize: int | None,
+    options: MapOptions,
     slots: Callable[[], int],
-) -> Iterator[T]:
-    """Return the results of a map; see `PoolExecutor.map`. The first calls are submitted before this returns.
+) -> Iterator[Any]:
+    """Return the results of a map; see `Submitter.map`. The first calls are submitted before this returns.
 
     Args:
-        make_calls: makes the map's calls, which are calls of the function that it gets. See `MapCalls` for `split`.
-        fn, iterables, timeout, chunksize, buffersize: the map.
+        make_calls: makes the map's calls: of the function and of the type that it gets. See `MapCalls` for `split`.
+        fn, iterables, options: the map.
         slots: returns the number of calls that may run at once.
     """
-    if isinstance(chunksize, str):
-        if chunksize != "auto":
-            raise ValueError(f"chunksize must be a number or 'auto', not {chunksize!r}")
-    elif chunksize < 1:
-        raise ValueError("chunksize must be >= 1.")
-    if buffersize is not None:
-        if isinstance(buffersize, bool) or not isinstance(buffersize, int):
-            raise TypeError("buffersize must be an integer or None")
-        if buffersize < 1:
-            raise ValueError("buffersize must be None or > 0")
     validation.refuse(fn)
-    deadline = None if timeout is None else time.monotonic() + timeout
-    auto: AutoChunks | None = None
-    if chunksize == "auto":
-        auto = AutoChunks(fn, iterables, slots(), buffersize)
-        calls = make_calls(run_items, single_items)
-        feed = _Feed(make_calls, calls, auto, auto.window, auto.most_pending)
+    size, chunks, calls_type = options.size, None, options.calls_type()
+    if size is None or options.items_end_alone:
+        chunks = _item_chunks(fn, iterables, options, slots)
+        calls = make_calls(run_items, calls_type, single_items)
+        feed = MapFeed(make_calls, calls, chunks, chunks.window, chunks.most_pending)
     else:
-        calls = make_calls(fn if chunksize == 1 else run_chunk)
-        batches = _Items(iterables) if chunksize == 1 else _Chunks(fn, iterables, chunksize)
-        feed = _Feed(make_calls, calls, batches, _window(iterables, chunksize, buffersize))
+        calls = make_calls(fn if size == 1 else run_chunk, calls_type)
+        batches = ItemBatches(iterables) if size == 1 else ChunkBatches(fn, iterables, size)
+        feed = MapFeed(make_calls, calls, batches, options.window(iterables, size))
     try:
         # Once all are submitted, the results must not hold the executor, so that a dropped executor can shut down
         # meanwhile.
         fill = feed.fill if feed.fill() else None
-        if auto is not None:
-            return MapResults(auto.results(calls, fill, deadline), calls)
-        return MapResults(_results(calls, fill, deadline, chunksize != 1), calls)
+        if chunks is not None:
+            results = chunks.results(calls, fill, options.deadline, options.returns_errors)
+        elif options.ordered and not options.returns_errors:
+            results = ordered_results(calls, fill, options.deadline, size != 1)
+        else:
+            open_call = outcome_of_item if options.returns_errors else value_of_item if size == 1 else values_of_chunk
+            results = results_as_they_come(calls, fill, options.deadline, open_call)
+        return MapResults(results, calls)
     except BaseException:
         calls.close()
         raise
 
 
-def _window(iterables: Sequence[Iterable[Any]], chunksize: int, buffersize: int | None) -> int | None:
-    if buffersize is not None:
-        return -(-buffersize // chunksize)
-    if any(hasattr(iterable, "__len__") for iterable in iterables):
-        return None
-    return UNSIZED_WINDOW
+def _item_chunks(
+    fn: Callable[..., Any], iterables: Sequence[Iterable[Any]], options: MapOptions, slots: Callable[[], int]
+) -> ItemChunks:
+    if options.size is None:
+        return ItemChunks.of_auto_size(fn, iterables, slots(), options.buffersize)
+    return ItemChunks.of_size(fn, iterables, options.size, options.window(iterables, options.size))
 
 
-class _Items:
+def check_buffersize(buffersize: int | None) -> None:
+    """Raise TypeError or ValueError if this is no `buffersize` of a map."""
+    if buffersize is None:
+        return
+    if isinstance(buffersize, bool) or not isinstance(buffersize, int):
+        raise TypeError("buffersize must be an integer or None")
+    if buffersize < 1:
+        raise ValueError("buffersize must be None or > 0")
+
+
+class ItemBatches:
     """The calls of a map whose items are calls of their own."""
 
     def __init__(self, iterables: Sequence[Iterable[Any]]) -> None:
@@ -129,7 +166,7 @@ class _Items:
             number = self._taken = number + 1
 
 
-class _Chunks:
+class ChunkBatches:
     """The calls of a map whose items are run in chunks."""
 
     def __init__(self, fn: Callable[..., Any], iterables: Sequence[Iterable[Any]], size: int) -> None:
@@ -147,7 +184,7 @@ class _Chunks:
             batch.append(((self._fn, columns, first), first, self._size))
 
 
-class _Feed:
+class MapFeed:
     """Submits the calls of a map, as far ahead as its window reaches.
 
     Args:
@@ -162,7 +199,7 @@ class _Feed:
         self,
         submitter: object,
         calls: MapCalls,
-        batches: _Items | _Chunks | AutoChunks,
+        batches: ItemBatches | ChunkBatches | ItemChunks,
         window: int | None,
         most_pending: int | None = None,
     ) -> None:
@@ -199,29 +236,3 @@ class _Feed:
             if len(batch) < count:
                 return False
             self._count = min(2 * self._count, SUBMITTED_AT_ONCE)
-
-
-def _results(
-    calls: MapCalls, fill: Callable[[], bool] | None, deadline: float | None, in_chunks: bool
-) -> Generator[Any, None, None]:
-    pending = calls.pending
-    try:
-        while True:
-            # The next calls are submitted before the wait for this one, so that the slots stay busy.
-            if fill is not None and not fill():
-                fill = None
-            if not pending:
-                return
-            if not pending[0].is_settled:
-                # The call stays in the queue meanwhile, so that an interrupt finds it there.
-                calls.wait(pending[0], deadline)
-            if in_chunks:
-                values = value_of(pending.popleft())
-                # Keep no reference to a value that was yielded.
-                values.reverse()
-                while values:
-                    yield values.pop()
-            else:
-                yield value_of(pending.popleft())
-    finally:
-        calls.close()

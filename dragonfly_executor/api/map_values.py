@@ -24,6 +24,12 @@ def value_of(call: MapCall) -> Any:
         raise told from error.__cause__
 
 
+def outcome_of(call: MapCall) -> tuple[Any, BaseException | None]:
+    """Return the value of a settled call and None, or None and its error, with a note that names the item."""
+    value, error = call.take_outcome()
+    return value, None if error is None else _named(error, call.first, call.size)
+
+
 def _named(error: BaseException, first: int, size: int) -> BaseException:
     """Return the error with a note that names the item, or the items of the chunk, that it belongs to."""
     if not size:

@@ -9,14 +9,15 @@ from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from typing import Any, TypeVar
+    from typing import TypeVar
 
     from dragonfly_executor.backends.base import Backend
+    from dragonfly_executor.util.validation import Seconds
 
     T = TypeVar("T")
 
 
-def call(pool: Pool | str, func: Callable[[], T], *, timeout: Any = None, link: bool = True) -> T:
+def call(pool: Pool | str, func: Callable[[], T], *, timeout: Seconds | None = None, link: bool = True) -> T:
     """Run a zero-argument callable on a runner of a pool and return its value.
 
     Args:

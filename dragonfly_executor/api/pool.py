@@ -22,7 +22,7 @@ from dragonfly_executor.util.validation import whole
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from typing import Any, Self, TypeVar, Unpack
+    from typing import Any, ParamSpec, Self, TypeVar, Unpack
 
     from dragonfly_executor.backends.base import Backend
     from dragonfly_executor.core.stats import PoolStats
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from dragonfly_executor.serialization.shared_object import SharedObject
 
     T = TypeVar("T")
+    P = ParamSpec("P")
+    M = TypeVar("M", bound=MapCalls)
 
 registry: Registry[Pool] = Registry()
 DRAGONFLY_DEFAULTS = {"max_concurrency": 100, "timeout": 30.0}
@@ -227,7 +229,8 @@ class Pool(Submitter):
         fn: Callable[..., object],
         is_delayed: tuple[type[Exception], ...],
         split: Split | None = None,
-    ) -> MapCalls:
+        calls_type: type[M] = MapCalls,  # type: ignore[assignment]  # of callers that give none
+    ) -> M:
         """Return the calls of a new map, which are calls of `fn` with these options; see `MapCalls` for the rest.
 
         Raises:
@@ -235,7 +238,7 @@ class Pool(Submitter):
         """
         self._check(options)
         encode = RepeatedCall(self._codec, fn, options.retry_on).encode
-        return MapCalls(self._engine, options, encode, is_delayed, split)
+        return calls_type(self._engine, options, encode, is_delayed, split)
 
     def _check(self, options: CallOptions) -> None:
         """Raise the error that a submit with these options would raise now, whatever it submits."""
@@ -266,11 +269,11 @@ class Pool(Submitter):
     _share = share_object  # pyright: ignore[reportAssignmentType]  # and this
     _failed = failed  # pyright: ignore[reportAssignmentType]  # and this
 
-    def call(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> T:
+    def call(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         """Run ``fn(*args, **kwargs)`` on a runner and return its value. An interrupt stops the remote work too."""
         return wait_linked(self.submit(fn, *args, **kwargs), link=True)
 
-    def cast(self, fn: Callable[..., object], /, *args: Any, **kwargs: Any) -> None:
+    def cast(self, fn: Callable[P, object], /, *args: P.args, **kwargs: P.kwargs) -> None:
         """Run ``fn(*args, **kwargs)`` on a runner without a time limit, and drop its result."""
         options = self.call_options.change({"timeout": None})
         self.submit_with(options, fn, args, kwargs)

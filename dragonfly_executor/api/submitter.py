@@ -4,20 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 
-from dragonfly_executor.api.map import map_calls
+from dragonfly_executor.api.map import MapOptions, map_calls
 from dragonfly_executor.engine.future import Future
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING, overload
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine
+    from collections.abc import AsyncIterable, Coroutine
     from typing import Any, ClassVar, Literal, ParamSpec, TypeVar
 
+    from dragonfly_executor.api.async_map import AsyncMapResults
     from dragonfly_executor.engine.map_calls import MapCalls, Split
     from dragonfly_executor.engine.options import CallOptions
     from dragonfly_executor.serialization.shared_object import SharedObject
 
     T = TypeVar("T")
     P = ParamSpec("P")
+    A = TypeVar("A")
+    B = TypeVar("B")
+    C = TypeVar("C")
 
 
 class Submitter:
@@ -44,7 +48,7 @@ class Submitter:
             "Make one in the call instead"
         )
 
-    def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:
+    def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
         """Run ``fn(*args, **kwargs)`` on a runner.
 
         The arguments are pickled before this returns: later changes to them do not reach the call.
@@ -99,6 +103,63 @@ class Submitter:
         """
         return self._share(obj)
 
+    if TYPE_CHECKING:
+        # One for each number of iterables, as for the builtin `map`: no other signature relates them to `fn`.
+
+        @overload
+        def map(
+            self,
+            fn: Callable[[A], T],
+            iterable: Iterable[A],
+            /,
+            *,
+            timeout: float | None = ...,
+            chunksize: int | Literal["auto"] = ...,
+            buffersize: int | None = ...,
+        ) -> Iterator[T]: ...
+
+        @overload
+        def map(
+            self,
+            fn: Callable[[A, B], T],
+            iterable: Iterable[A],
+            iterable2: Iterable[B],
+            /,
+            *,
+            timeout: float | None = ...,
+            chunksize: int | Literal["auto"] = ...,
+            buffersize: int | None = ...,
+        ) -> Iterator[T]: ...
+
+        @overload
+        def map(
+            self,
+            fn: Callable[[A, B, C], T],
+            iterable: Iterable[A],
+            iterable2: Iterable[B],
+            iterable3: Iterable[C],
+            /,
+            *,
+            timeout: float | None = ...,
+            chunksize: int | Literal["auto"] = ...,
+            buffersize: int | None = ...,
+        ) -> Iterator[T]: ...
+
+        @overload
+        def map(
+            self,
+            fn: Callable[..., T],
+            iterable: Iterable[Any],
+            iterable2: Iterable[Any],
+            iterable3: Iterable[Any],
+            iterable4: Iterable[Any],
+            /,
+            *iterables: Iterable[Any],
+            timeout: float | None = ...,
+            chunksize: int | Literal["auto"] = ...,
+            buffersize: int | None = ...,
+        ) -> Iterator[T]: ...
+
     def map(
         self,
         fn: Callable[..., T],
@@ -106,8 +167,10 @@ class Submitter:
         timeout: float | None = None,
         chunksize: int | Literal["auto"] = 1,
         buffersize: int | None = None,
+        ordered: bool = True,
+        return_exceptions: bool = False,
     ) -> Iterator[T]:
-        """Return an iterator like the builtin ``map``'s, but the calls run on the runners. Results keep the order.
+        """Return an iterator like the builtin ``map``'s, but the calls run on the runners.
 
         Iterables with a length are submitted at once, as in the standard library. From other iterables (a generator, an
         endless counter) only a window is submitted ahead of the results that were taken. Closing the iterator cancels
@@ -119,7 +182,7 @@ class Submitter:
         exception ends its own call alone, as without chunks. What a chunk has not begun after 50 ms goes to other
         slots. But a call may wait behind others in its chunk, so calls of the map that wait for each other may never
         meet. If a slot is lost, its chunk is lost. A window of chunks is submitted ahead of the results that were
-        taken, so take the results. With the options `retries` and `run_timeout` there are no chunks.
+        taken, so take the results. With the options `retries` and `run_timeout` there are no such chunks.
 
         Args:
             timeout: seconds until ``__next__`` raises TimeoutError, counted from this call; None for no limit.
@@ -127,18 +190,70 @@ class Submitter:
                 its chunk are lost. Or "auto", see above.
             buffersize: number of arguments that are submitted ahead of the results that were taken; None for the rules
                 above.
+            ordered: return the results in the order of the items. If False, each result comes as soon as it is there,
+                and the first error is raised as soon as it is there. An error of an iterable comes last.
+            return_exceptions: return the exception of an item in place of its value, as ``asyncio.gather`` does. Then
+                an exception ends its own item alone in chunks as well. Only the TimeoutError of `timeout` and errors of
+                the iterables are raised.
 
         Raises:
             ValueError: `chunksize` or `buffersize` is less than 1, or `chunksize` is another text.
+            TypeError: an argument has the wrong type, or `fn` is an ``async def`` or a generator function.
+        """
+        options = MapOptions(timeout, chunksize, buffersize, ordered=ordered, return_exceptions=return_exceptions)
+        if options.items_end_alone and (self._options.retries or self._options.run_timeout is not None):
+            options.size = 1  # these options are for each call
+        return map_calls(self._map_calls, fn, iterables, options, self._slots)
+
+    @overload
+    def amap(
+        self,
+        fn: Callable[..., Coroutine[Any, Any, T]],
+        *iterables: Iterable[Any] | AsyncIterable[Any],
+        buffersize: int | None = None,
+        ordered: bool = True,
+    ) -> AsyncMapResults[T]: ...  # `fn` is an ``async def``
+    @overload
+    def amap(
+        self,
+        fn: Callable[..., T],
+        *iterables: Iterable[Any] | AsyncIterable[Any],
+        buffersize: int | None = None,
+        ordered: bool = True,
+    ) -> AsyncMapResults[T]: ...
+    def amap(
+        self,
+        fn: Callable[..., Any],
+        *iterables: Iterable[Any] | AsyncIterable[Any],
+        buffersize: int | None = None,
+        ordered: bool = True,
+    ) -> AsyncMapResults[Any]:
+        """Return an asynchronous iterator like `map`'s: ``async for value in pool.amap(fn, items)``.
+
+        The first calls are submitted when the first value is asked for. Then a window of calls is ahead of the values
+        that were taken. No thread waits. If the task is cancelled while it waits for a value, if a call raises, or if
+        the iterator is closed or dropped, the remaining calls are cancelled. An exception has a note that names the
+        item.
+
+        Args:
+            fn: the function.
+            iterables: one for each argument of `fn`; asynchronous ones too. The map ends with the shortest.
+            buffersize: number of calls that are submitted ahead of the values that were taken; None for 1024.
+            ordered: whether values come in the order of the items (True), or as the calls end (False).
+
+        Raises:
+            ValueError: `buffersize` is less than 1.
             TypeError: `buffersize` is not a whole number, or `fn` is an ``async def`` or a generator function.
         """
-        options = self._options
-        if chunksize == "auto" and (options.retries or options.run_timeout is not None):
-            chunksize = 1  # these options are for each call
-        return map_calls(self._map_calls, fn, iterables, timeout, chunksize, buffersize, self._slots)
+        from dragonfly_executor.api.async_map import map_async
 
-    def _map_calls(self, fn: Callable[..., Any], split: Split | None = None) -> MapCalls:
-        return self._calls_of_map(self._options, fn, self._fails_in_its_future, split)
+        return map_async(self._awaited_calls, fn, iterables, buffersize, ordered=ordered)
+
+    def _awaited_calls(self, fn: Callable[..., Any], calls_type: Any) -> Any:
+        return self._calls_of_map(self._options, fn, self._fails_in_its_future, None, calls_type)
+
+    def _map_calls(self, fn: Callable[..., Any], calls_type: type[MapCalls], split: Split | None = None) -> MapCalls:
+        return self._calls_of_map(self._options, fn, self._fails_in_its_future, split, calls_type)
 
     def _slots(self) -> int:
         """Return the number of calls that may run at once."""

@@ -118,6 +118,10 @@ class MapContext(Protocol):
     def cancel(self, calls: Sequence[Call], *, running: bool) -> None:
         """Stop calls that were cancelled."""
 
+    def waker_of(self, loop: AbstractEventLoop) -> LoopWaker:
+        """Return what resumes the tasks of a loop. Only the thread that runs the loop may call this."""
+        ...
+
 
 class ShutdownContext(Protocol):
     """An engine as the end of a pool, of the interpreter, or of a forked child uses it, from any thread.

@@ -15,7 +15,7 @@ from dragonfly_executor.errors import ForkedExecutorError
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from typing import Any, TypeAlias
+    from typing import Any, ClassVar, TypeAlias
 
     from dragonfly_executor.core.calls import Payload
     from dragonfly_executor.engine.context import MapContext
@@ -80,23 +80,40 @@ class MapCall(Call):
 
     def take(self) -> Any:
         """Return the value of a settled call, and forget it, or raise its exception."""
-        outcome, self.outcome = self.outcome, None
-        if type(outcome) is Outcome:
-            value, error = outcome.open()
-            if error is None:
-                return value
-        elif outcome is CANCELLED:
-            raise CancelledError
-        else:
-            error = outcome  # type: ignore[assignment]  # an exception
+        outcome = self.outcome
+        # Without `take_outcome`, because this is the hot path.
+        value, error = outcome.open() if type(outcome) is Outcome else self.take_outcome()
+        self.outcome = None
+        if error is None:
+            return value
         try:
-            raise error from error.__cause__  # type: ignore[misc, union-attr]
+            raise error from error.__cause__
         finally:
             del error, outcome  # as in `Future.result`
+
+    def take_outcome(self) -> tuple[Any, BaseException | None]:
+        """Return the value and None, or None and the exception, of a settled call, and forget it."""
+        outcome, self.outcome = self.outcome, None
+        if type(outcome) is Outcome:
+            return outcome.open()
+        return None, CancelledError() if outcome is CANCELLED else outcome  # type: ignore[return-value]  # an exception
+
+
+if TYPE_CHECKING:
+    from typing import Protocol
+
+    class Awaited(Protocol):
+        """Something that a thread waits for: a call, or any of several calls."""
+
+        @property
+        def is_settled(self) -> bool:
+            """Return whether the wait is over."""
 
 
 class MapCalls:
     """The calls of one map in order, and the one thread that waits for their results.
+
+    A subclass may have calls of another type, and wake a task instead of a thread.
 
     Args:
         engine: runs the calls.
@@ -115,6 +132,8 @@ class MapCalls:
         refill_at: the number of settled calls at which the thread is woken to submit more; -1 for never.
     """
 
+    call_type: ClassVar[type[MapCall]] = MapCall
+
     def __init__(
         self,
         engine: MapContext,
@@ -131,7 +150,7 @@ class MapCalls:
         self.decode_result = engine.codec.decode_result
         self.decode_error = engine.codec.decode_error
         self.pending: deque[MapCall] = deque()
-        self.awaited: MapCall | None = None
+        self.awaited: Awaited | None = None
         self.submitted = self.settled = 0
         self.refill_at = -1
         self._bell = allocate_lock()
@@ -144,8 +163,27 @@ class MapCalls:
         self.pending.extend(calls)
         self._accept(calls)
 
-    def replace_first(self, batch: Batch) -> None:
-        """Remove the first call, which is settled, and submit these calls in its place."""
+    def next_settled(self, deadline: float | None, refill_below: int = 0) -> MapCall | None:
+        """Wait for the call whose outcome comes next, and return it. It stays among the pending calls.
+
+        Args:
+            deadline, refill_below: see `wait`.
+
+        Returns:
+            The call, or None if more calls are to be submitted first.
+        """
+        first = self.pending[0]
+        if not first.is_settled:
+            # The call stays in the queue meanwhile, so that an interrupt finds it there.
+            self.wait(first, deadline, refill_below)
+        return first if first.is_settled else None
+
+    def remove_next(self) -> None:
+        """Remove the call that `next_settled` has returned."""
+        self.pending.popleft()
+
+    def replace_next(self, batch: Batch) -> None:
+        """Remove the call that `next_settled` has returned, and submit these calls in its place."""
         calls = self._encoded(batch)
         self.pending.popleft()
         self.pending.extendleft(reversed(calls))
@@ -153,7 +191,7 @@ class MapCalls:
 
     def _encoded(self, batch: Batch) -> list[MapCall]:
         engine, options, encode, split = self._engine, self._options, self._encode, self._split
-        ids, payload_of = engine.ids, engine.payload_of
+        ids, payload_of, new_call = engine.ids, engine.payload_of, self.call_type
         calls: list[MapCall] = []
         for arguments, first, size in batch:
             try:
@@ -164,7 +202,7 @@ class MapCalls:
                 else:
                     calls.append(self._failed(error, first, size))
                 continue
-            call = MapCall(next(ids), payload, options.limits(), self, first, size)
+            call = new_call(next(ids), payload, options.limits(), self, first, size)
             if split is not None:
                 call.arguments = arguments
             calls.append(call)
@@ -181,7 +219,7 @@ class MapCalls:
         self.pending.append(self._failed(error, 0, 0))
 
     def _failed(self, error: Exception, first: int, size: int) -> MapCall:
-        call = MapCall(0, b"", self._options.limits(), self, first, size)
+        call = self.call_type(0, b"", self._options.limits(), self, first, size)
         call.token = None
         call.outcome, call.is_settled = error, True
         return call
@@ -191,7 +229,7 @@ class MapCalls:
         """Return the number of calls that were submitted and are not settled."""
         return self.submitted - self.settled
 
-    def wait(self, call: MapCall, deadline: float | None, refill_below: int = 0) -> None:
+    def wait(self, call: Awaited, deadline: float | None, refill_below: int = 0) -> None:
         """Wait until a call is settled, or until fewer than `refill_below` calls are unsettled.
 
         One thread at a time may wait.
@@ -200,10 +238,7 @@ class MapCalls:
             TimeoutError: the monotonic clock has reached `deadline`.
             ForkedExecutorError: the call belongs to the process that this one was forked from.
         """
-        if self._engine.forked:
-            raise ForkedExecutorError(
-                "this map belongs to the process that this one was forked from: its results arrive only there"
-            )
+        self._check_process()
         refill_at = self.submitted - refill_below + 1 if refill_below else -1
         try:
             self.refill_at = refill_at
@@ -222,6 +257,12 @@ class MapCalls:
                     self._bell.acquire(timeout=min(left, TIMEOUT_MAX))
         finally:
             self.awaited, self.refill_at = None, -1
+
+    def _check_process(self) -> None:
+        if self._engine.forked:
+            raise ForkedExecutorError(
+                "this map belongs to the process that this one was forked from: its results arrive only there"
+            )
 
     def wake(self) -> None:
         """Wake the thread that waits. Only the engine thread calls this."""

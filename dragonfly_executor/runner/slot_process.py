@@ -174,6 +174,7 @@ class _Slot:
         if self._output is not None:
             self._output.end_call(0, 0)
         self._agent.send(encode(Kind.READY))
+        self._sent = self._agent.sent
         if self._output is not None:
             self._output.wait_for_agent()
         while self._run_calls():

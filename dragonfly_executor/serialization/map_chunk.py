@@ -62,14 +62,17 @@ class ItemOutcomes:
         self.seconds = seconds
 
 
-def run_items(fn: Callable[..., object], columns: Columns, first: int, *, is_here: Callable[[], bool]) -> ItemOutcomes:
+def run_items(
+    fn: Callable[..., object], columns: Columns, first: int, limit: float = OVERDUE, *, is_here: Callable[[], bool]
+) -> ItemOutcomes:
     """Call `fn` with the arguments of each item, as if each item was a call of its own.
 
-    An exception ends its own item alone. After `OVERDUE` seconds the items that were not begun are left out: the items
+    An exception ends its own item alone. After `limit` seconds the items that were not begun are left out: the items
     are longer than was expected, so other slots run them meanwhile.
 
     Args:
         fn, columns, first: see `run_chunk`.
+        limit: seconds.
         is_here: returns False in a child process that an item has forked.
     """
     values: list[Any] = []
@@ -85,7 +88,7 @@ def run_items(fn: Callable[..., object], columns: Columns, first: int, *, is_her
             failures.append((len(values), error))
             values.append(None)
         now = perf_counter()
-        if now - began > OVERDUE or not is_here():
+        if now - began > limit or not is_here():
             break
     return ItemOutcomes(values, failures, now - began)
 

@@ -8,7 +8,7 @@ from dragonfly_executor.errors import SharedObjectError
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from typing import Any, Generic, Self, TypeVar
+    from typing import Any, Generic, TypeVar
 
     from dragonfly_executor.protocol.shared_entries import SharedEntry
     from dragonfly_executor.serialization.layout import Buffer
@@ -131,8 +131,16 @@ class SharedObject(Generic[T]):
             raise SharedObjectError(f"{self!r} belongs to another pool: share the object with the pool of the call")
         return content
 
-    def __enter__(self) -> Self:
-        return self
+    def as_argument(self) -> T:
+        """Return this handle, which type checkers then take for the object.
+
+        So it can be passed to a function whose parameter has the object's type. A ``with`` statement has the same
+        effect.
+        """
+        return self  # type: ignore[return-value]  # it stands for the object in calls
+
+    def __enter__(self) -> T:
+        return self.as_argument()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None

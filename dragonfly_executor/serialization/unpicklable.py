@@ -148,7 +148,7 @@ def of_call(
         The part; None if each part of the call can be pickled by itself.
     """
     if fn is run_chunk or fn is run_items:
-        fn, columns, first = args
+        fn, columns, first, *_ = args
         name = getattr(fn, "__qualname__", name)
         given = [
             UnpicklablePart(f"argument {place} of {item(first + number)}", (), value)

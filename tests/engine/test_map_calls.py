@@ -224,7 +224,7 @@ def test_a_chunk_that_cannot_be_encoded_is_submitted_item_by_item(engine: Record
 
 def test_calls_that_replace_the_first_one_come_in_its_place(engine: RecordingEngine) -> None:
     calls = made(engine, 2)
-    calls.replace_first([((b"x",), 10, 1), ((b"x",), 11, 1)])
+    calls.replace_next([((b"x",), 10, 1), ((b"x",), 11, 1)])
     assert [call.first for call in calls.pending] == [10, 11, 1]
     assert [call.id for call in engine.accepted[1]] == [3, 4]
 

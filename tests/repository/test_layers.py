@@ -200,6 +200,13 @@ def test_a_pool_is_light_to_make() -> None:
     assert not packages(loaded) & (HEAVY | {"socket", "typing"})
 
 
+def test_types_cost_nothing_when_calls_run() -> None:
+    """Their parameters are named for type checkers alone: neither `typing` nor the types of options are loaded."""
+    calls = "executor.options(timeout=30).submit(abs, -1).result(); list(executor.map(abs, [1])); executor.shutdown()"
+    loaded = loaded_by(f"from dragonfly_executor import DragonflyExecutor; executor = DragonflyExecutor(1); {calls}")
+    assert not loaded & {"typing", "inspect", "dragonfly_executor.engine.option_keywords"}
+
+
 def test_a_runner_is_lighter_still() -> None:
     modules = [path for path in MODULES if room_of(path) == "runner" and path.name != "__main__.py"]
     names = [f"dragonfly_executor.runner.{path.stem}" for path in modules if path.stem != "__init__"]

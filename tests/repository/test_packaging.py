@@ -10,6 +10,7 @@ import subprocess
 import sys
 import venv
 import zipfile
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -30,6 +31,13 @@ with Pool("packaged", min=0, max=1):
 print(dragonfly_executor.__file__)
 """
 
+TYPED_PROGRAM = """
+from typing import assert_type
+from dragonfly_executor import DragonflyExecutor, Future
+
+assert_type(DragonflyExecutor(2).submit(len, "three"), Future[int])
+"""
+
 
 def run(*command: str | Path, cwd: Path) -> str:
     """A command in an environment that knows nothing of this checkout."""
@@ -42,17 +50,22 @@ def run(*command: str | Path, cwd: Path) -> str:
 
 
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Built as pip builds it, in an environment of its own, from a copy: building writes into its source."""
-    folder = tmp_path_factory.mktemp("wheel")
-    source = folder / "source"
-    source.mkdir()
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy, because building writes into its source."""
+    source = tmp_path_factory.mktemp("source")
     for name in SOURCES:
         path = ROOT / name
         if path.is_dir():
             shutil.copytree(path, source / name, ignore=shutil.ignore_patterns("__pycache__", ".*_cache"))
         else:
             shutil.copy(path, source / name)
+    return source
+
+
+@pytest.fixture(scope="module")
+def wheel(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Built as pip builds it, in an environment of its own."""
+    folder = tmp_path_factory.mktemp("wheel")
     run(sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "-w", folder, source, cwd=folder)
     (built,) = folder.glob("*.whl")
     return built
@@ -78,6 +91,27 @@ def test_the_wheel_installs_and_works_in_a_clean_environment(wheel: Path, tmp_pa
     printed = run(clean / "bin" / "python", "-W", "error", "-c", PROGRAM, cwd=tmp_path).split()
     assert printed[:2] == ["285", "called"]
     assert Path(printed[2]).is_relative_to(clean)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+@pytest.mark.skipif(
+    not (find_spec("mypy") and find_spec("basedpyright")), reason="mypy and basedpyright come with the extra dev"
+)
+@pytest.mark.parametrize("how", ["wheel", "editable"])
+def test_type_checkers_see_the_types_of_an_installed_package(
+    source: Path, wheel: Path, tmp_path: Path, how: str
+) -> None:
+    """They run no import hooks, so an editable install must be a path. The program is outside the tree."""
+    python = tmp_path / "clean" / "bin" / "python"
+    venv.create(tmp_path / "clean", with_pip=True)
+    what = ("-e", source) if how == "editable" else (wheel,)
+    run(python, "-m", "pip", "install", "-q", "--no-deps", *what, cwd=tmp_path)
+    (tmp_path / "program.py").write_text(TYPED_PROGRAM)
+    mypy = ("mypy", "--strict", "--cache-dir", tmp_path / "cache", "--python-executable", python)
+    assert "no issues found" in run(sys.executable, "-m", *mypy, "program.py", cwd=tmp_path)
+    (tmp_path / "pyrightconfig.json").write_text('{"include": ["program.py"], "typeCheckingMode": "strict"}')
+    assert "0 errors" in run(sys.executable, "-m", "basedpyright", "--pythonpath", python, cwd=tmp_path)
 
 
 def test_the_version_stands_in_three_places_and_is_one() -> None:

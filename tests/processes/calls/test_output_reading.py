@@ -238,6 +238,7 @@ if os.fork() == 0:
     slot_process.main(
         taken,
         results,
+        None,
         setup=setup,
         place=None,
         rendezvous=None,

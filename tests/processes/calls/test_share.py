@@ -65,6 +65,16 @@ def test_a_call_gets_the_object_in_place_of_the_handle(
     assert executor.submit(sharing.size_of, value=handle).result(PATIENCE) == size
 
 
+def test_what_type_checkers_take_for_the_object_is_the_handle(make: Make) -> None:
+    executor = make(1)
+    handle = executor.share(b"data")
+    with handle as shared:
+        same: list[object] = [shared, handle.as_argument()]
+        assert all(each is handle for each in same)
+        assert executor.submit(len, shared).result(PATIENCE) == 4
+    assert handle.closed
+
+
 def test_a_handle_stands_at_any_depth(make: Make, place: Callable[[], Any]) -> None:
     """In containers, dataclasses, closures, defaults, partials, chunks of a map; captured by a lambda."""
     executor = make(2, backend=place())
