@@ -70,8 +70,12 @@ def may_fork(table: SlotTable, now: float) -> bool:
 
 
 def is_well_filled(table: SlotTable) -> bool:
-    """Return True if each slot has enough calls, so that several calls can be handed to it at once later."""
-    if table.idle or table.starting or table.may_grow:
+    """Return True if each slot still has half of the calls that may be queued in it.
+
+    Then no call is handed out for a while. Once a slot has less, all slots are filled up: many calls in one step cost a
+    fraction of as many steps.
+    """
+    if table.gives_gpus or table.idle or table.starting or table.may_grow:
         return False
-    enough = prefetch_depth(table.cost) // 2
-    return all(len(slot.in_flight) > enough for slot in table.slots.values())
+    half = prefetch_depth(table.cost) // 2
+    return all(len(slot.in_flight) > half for slot in table.slots.values())

@@ -47,7 +47,7 @@ NONE_LEFT = 2**64
 """Larger than each number."""
 
 
-class CallQueue:
+class SlotQueue:
     """The queue of one slot: a pair of packet sockets, and the pipe of claims. Made by the agent, before the fork.
 
     Raises:
@@ -76,7 +76,7 @@ class CallQueue:
 class CallSender:
     """The agent's side of a slot's queue."""
 
-    def __init__(self, queue: CallQueue) -> None:
+    def __init__(self, queue: SlotQueue) -> None:
         self._sender: Socket = queue.sender
         self._receiver: Socket = queue.receiver
         self._claims, self._new_claims = queue.claims, queue.new_claims
@@ -238,7 +238,7 @@ class CallReceiver:
         sock: the socket of the packets.
     """
 
-    def __init__(self, queue: CallQueue) -> None:
+    def __init__(self, queue: SlotQueue) -> None:
         queue.sender.close()
         os.close(queue.new_claims)
         # A call may close descriptors that are not its own, and open files, which get the lowest free numbers.

@@ -12,7 +12,7 @@ from dragonfly_executor.runner import process_tree, slot_process
 from dragonfly_executor.runner.fault_traceback import FaultTraceback
 from dragonfly_executor.runner.processor_time import ProcessorTime
 from dragonfly_executor.runner.result_ring import ResultRing
-from dragonfly_executor.runner.slot_calls import CallQueue, CallSender
+from dragonfly_executor.runner.slot_calls import CallSender, SlotQueue
 from dragonfly_executor.runner.slot_link import SlotLink
 from dragonfly_executor.transport.link import Link
 from dragonfly_executor.transport.loop import Loop, Timer
@@ -82,11 +82,11 @@ STREAM_BUFFER = 256 * 1024
 """Send buffer of a slot's stream in bytes, in each direction. A chunk of a large payload then leaves in one write."""
 
 
-def _fork(stack: FaultTraceback) -> tuple[int, CallQueue, ResultRing | None, Socket, Socket]:
+def _fork(stack: FaultTraceback) -> tuple[int, SlotQueue, ResultRing | None, Socket, Socket]:
     """Make a slot's queue, its ring and both ends of its stream, and fork. On an error, close these and `stack`."""
-    made: list[CallQueue | ResultRing | Socket] = []
+    made: list[SlotQueue | ResultRing | Socket] = []
     try:
-        queue, ring = CallQueue(), None
+        queue, ring = SlotQueue(), None
         made.append(queue)
         ring = ResultRing.make()
         if ring is not None:
@@ -165,7 +165,7 @@ class Slot:
     def _become_slot(
         self,
         inherited: Callable[[], list[int]],
-        queue: CallQueue,
+        queue: SlotQueue,
         own_end: Socket,
         slot_end: Socket,
         ring: ResultRing | None,

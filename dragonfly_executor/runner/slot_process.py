@@ -47,7 +47,7 @@ from dragonfly_executor.util.process_mark import ProcessMark
 
 if TYPE_CHECKING:
     from dragonfly_executor.runner.result_ring import ResultRing
-    from dragonfly_executor.runner.slot_calls import CallQueue
+    from dragonfly_executor.runner.slot_calls import SlotQueue
     from dragonfly_executor.runner.slot_output import SlotStreams
     from dragonfly_executor.runner.slot_progress import Progress
     from dragonfly_executor.serialization.working_directory import WorkingDirectory
@@ -62,7 +62,7 @@ FAILED = 70
 
 
 def main(
-    queue: CallQueue,
+    queue: SlotQueue,
     results: Socket,
     ring: ResultRing | None,
     *,

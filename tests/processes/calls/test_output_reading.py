@@ -221,14 +221,14 @@ from types import SimpleNamespace
 from dragonfly_executor.protocol.frames import SETUP_HEAD, Kind, encode, HEADER_SIZE
 from dragonfly_executor.serialization import CallCodec
 from dragonfly_executor.runner import slot_process
-from dragonfly_executor.runner.slot_calls import CallQueue
+from dragonfly_executor.runner.slot_calls import SlotQueue
 from dragonfly_executor.runner.slot_output_forwarder import SentOutput
 from dragonfly_executor.runner.slot_progress import Progress
 
 codec = CallCodec()
 setup = codec.setup()
 setup = SETUP_HEAD.pack(1 << 20, len(setup), 0, 0) + setup
-queue = CallQueue()
+queue = SlotQueue()
 calls, taken = queue.sender, queue.receiver
 agent, results = socket.socketpair()
 output = SentOutput(None, None, None, None)

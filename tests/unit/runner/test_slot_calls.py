@@ -15,13 +15,13 @@ from hypothesis import strategies as st
 from dragonfly_executor.core.slot_records import SlotCall
 from dragonfly_executor.protocol.frames import HEADER, MAX_INLINE, Kind, encode
 from dragonfly_executor.runner import slot_calls
-from dragonfly_executor.runner.slot_calls import PACKET_SIZE, SHARED_SIZE, CallQueue, CallReceiver, CallSender
+from dragonfly_executor.runner.slot_calls import PACKET_SIZE, SHARED_SIZE, CallReceiver, CallSender, SlotQueue
 
 
 class SteppedReceiver(CallReceiver):
     """A slot's side in which the agent acts before each step that the kernel sees."""
 
-    def __init__(self, queue: CallQueue, between: Callable[[], None]) -> None:
+    def __init__(self, queue: SlotQueue, between: Callable[[], None]) -> None:
         self.sock: Any = self
         self._receiver = queue.receiver
         self._claims = queue.claims
@@ -44,7 +44,7 @@ class Pair:
     """An agent and a slot. `in_flight` is what the agent knows of, and `answers` is what it has not read."""
 
     def __init__(self) -> None:
-        queue = CallQueue()
+        queue = SlotQueue()
         queue.receiver.setblocking(False)
         self.agent = CallSender(queue)
         self.slot = SteppedReceiver(queue, self._between)
@@ -355,7 +355,7 @@ def test_without_a_descriptor_nothing_stays_open(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(slot_calls, "socketpair", connect)
     monkeypatch.setattr(os, "pipe", fail)
     with pytest.raises(OSError, match="no descriptor"):
-        CallQueue()
+        SlotQueue()
     assert [end.fileno() for end in pairs[0]] == [-1, -1]
 
 
