@@ -57,6 +57,8 @@ CALL = int(Kind.CALL)
 CHECK_IDLE = int(Kind.CHECK_IDLE)
 RESULT = int(Kind.RESULT)
 # Plain module names, because an enum lookup takes longer than the comparison.
+OVER_THE_STREAM = -1
+"""A value of `_Slot._sent` with which the next result goes over the stream."""
 FAILED = 70
 """Exit status (EX_SOFTWARE) of a slot whose initializer failed."""
 
@@ -270,8 +272,8 @@ class _Slot:
             self._loaded.note()
         self._ended = time.perf_counter()
         microseconds = int((self._ended - self._since) * 1e6)
-        if self._output is not None:
-            self._output.end_call(call_id, attempt)
+        if self._output is not None and self._output.end_call(call_id, attempt):
+            self._sent = OVER_THE_STREAM
         result_flags = (Flag.ERROR if is_error else 0) | (Flag.RETRYABLE if retryable else 0)
         del data, beside
         self._send_result(call_id, attempt, min(microseconds, MAX_DETAIL), result_flags, parts)
