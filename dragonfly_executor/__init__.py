@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from importlib import import_module
 
-from dragonfly_executor.protocol.versions import __version__
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -65,6 +64,7 @@ if TYPE_CHECKING:
         VersionMismatchError,
     )
     from dragonfly_executor.protocol.parent import Parent
+    from dragonfly_executor.protocol.versions import __version__
     from dragonfly_executor.runner.drain_notice import on_drain
     from dragonfly_executor.serialization.shared_object import SharedObject
 
@@ -146,6 +146,7 @@ _ROOMS = {
     "SSHHost": "backends.ssh.hosts",
     "SharedObject": "serialization.shared_object",
     "SlurmBackend": "backends.slurm.backend",
+    "__version__": "protocol.versions",
     "call": "api.named_pools",
     "cast": "api.named_pools",
     "configure": "api.named_pools",

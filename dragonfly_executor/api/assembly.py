@@ -1,4 +1,4 @@
-"""Makes the engine of a pool from the user's options: it checks them, and completes them by what the backends know."""
+"""Makes the engine of a pool from the user's options: checks them, and completes them by what the backends know."""
 
 from __future__ import annotations
 
@@ -24,10 +24,70 @@ if TYPE_CHECKING:
     from dragonfly_executor.sync import FileSnapshot
 
 
-def make_engine(
+class EnginePlan:
+    """The checked options of a pool, and all that its engine is made from.
+
+    Args:
+        options: the pool's.
+        tiers: its backends, in order of preference.
+
+    Raises:
+        ValueError: an option of a backend is out of range.
+        TypeError: an option of a backend has the wrong type.
+    """
+
+    def __init__(self, options: PoolOptions, tiers: tuple[TierSettings, ...]) -> None:
+        self.options = options
+        self.tiers = tiers
+        self._limits = _core_limits(options, tiers)
+
+    @property
+    def is_checked(self) -> bool:
+        """False if `make` may find an error of the user: it checks the serializer, and encodes the initializer."""
+        serializer = self.options.serializer
+        return self.options.initializer is None and isinstance(serializer, str) and serializer == "cloudpickle"
+
+    @property
+    def backend_to_launch(self) -> Backend | None:
+        """The backend that is sure to boot the first runner, for calls that require nothing; None if that is open.
+
+        A budget may be used up, and a hook is called before a runner starts.
+        """
+        options, backend = self.options, self.tiers[0].backend
+        is_sure = len(self.tiers) == 1 and options.budget is None and backend.budget is None
+        return backend if is_sure and options.on_grow_start is None else None
+
+    def make(self) -> Engine:
+        """Return a new engine, not started.
+
+        Raises:
+            ValueError, TypeError: the serializer cannot be used.
+            CallSerializationError: the initializer cannot be pickled.
+            StartError: there is no memory or no descriptor to load the engine.
+        """
+        # These are half of the package, and a program that makes no call need not load them.
+        engine = errors.load_module("dragonfly_executor.engine.engine")
+        serialization = errors.load_module("dragonfly_executor.serialization")
+        options, tiers = self.options, self.tiers
+        snapshots = [tier.file_snapshot for tier in tiers if tier.file_snapshot is not None]
+        codec: CallCodec = serialization.CallCodec(
+            options.serializer,
+            # A call is encoded before its runner is known, so it must be able to travel to every tier.
+            script_travels=all(snapshot.script_travels for snapshot in snapshots),
+            # Otherwise a large call is copied once, into shared memory.
+            copies=not all(tier.backend.shares_memory for tier in tiers),
+            read_only=options.read_only_arguments,
+            path_travels=all(tier.file_snapshot is None or tier.backend.shares_image for tier in tiers),
+            on_code=_code_handler(snapshots),
+        )
+        made: Engine = engine.Engine(options, self._limits, tiers, codec)
+        return made
+
+
+def plan_engine(
     name: str, backends: Sequence[Backend], given: Mapping[str, Any], defaults: Mapping[str, Any]
-) -> tuple[Engine, CallCodec]:
-    """Return the engine of a pool, not started, and its codec.
+) -> EnginePlan:
+    """Check the options of a pool, and return the plan of its engine.
 
     Args:
         name, backends, given, defaults: as for `read_options`.
@@ -37,26 +97,10 @@ def make_engine(
         TypeError: an option has the wrong type, or there is no such option.
         NestingError: this process is a runner that is already as deep as runners may be.
     """
-    # These are half of the package, and a program that only imports the names need not load them.
-    from dragonfly_executor.engine.engine import Engine
-    from dragonfly_executor.serialization import CallCodec
-
     # A runner that boots the runners of its own start-up would never end.
     given = {**given, "min": 0} if depth() else given
     options = read_options(name, backends, given, defaults)
-    tiers = _make_tiers(backends, options, given)
-    snapshots = [tier.file_snapshot for tier in tiers if tier.file_snapshot is not None]
-    codec = CallCodec(
-        options.serializer,
-        # A call is encoded before its runner is known, so it must be able to travel to every tier.
-        script_travels=all(snapshot.script_travels for snapshot in snapshots),
-        # Otherwise a large call is copied once, into shared memory.
-        copies=not all(tier.backend.shares_memory for tier in tiers),
-        read_only=options.read_only_arguments,
-        path_travels=all(tier.file_snapshot is None or tier.backend.shares_image for tier in tiers),
-        on_code=_code_handler(snapshots),
-    )
-    return Engine(options, _core_limits(options, tiers), tiers, codec), codec
+    return EnginePlan(options, _make_tiers(backends, options, given))
 
 
 def _core_limits(options: PoolOptions, tiers: Sequence[TierSettings]) -> PoolLimits:

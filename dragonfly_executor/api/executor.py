@@ -38,6 +38,8 @@ class PoolExecutor(Submitter, Executor):  # type: ignore[misc]  # `map` checks m
         self._owns_pool = owns_pool
         self._submit_with = pool.submit_with
         self._calls_of_map = pool.calls_of_map
+        self._begin = pool.begin
+        self._check_open = pool.check_open
         self._failed = pool.failed
         self._share = pool.share_object
 

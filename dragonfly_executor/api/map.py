@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from itertools import islice
 
 from dragonfly_executor.api.item_chunks import ItemChunks, single_items
@@ -98,6 +98,7 @@ def map_calls(
     iterables: Sequence[Iterable[Any]],
     options: MapOptions,
     slots: Callable[[], int],
+    begin: Callable[[], object],
 ) -> Iterator[Any]:
     """Return the results of a map; see `Submitter.map`. The first calls are submitted before this returns.
 
@@ -105,8 +106,11 @@ def map_calls(
         make_calls: makes the map's calls: of the function and of the type that it gets. See `MapCalls` for `split`.
         fn, iterables, options: the map.
         slots: returns the number of calls that may run at once.
+        begin: called before everything else if it is sure that there are calls.
     """
     validation.refuse(fn)
+    if iterables and all(isinstance(iterable, Sized) and len(iterable) for iterable in iterables):
+        begin()
     size, chunks, calls_type = options.size, None, options.calls_type()
     if size is None or options.items_end_alone:
         chunks = _item_chunks(fn, iterables, options, slots)

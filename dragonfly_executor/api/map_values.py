@@ -6,7 +6,7 @@ from copy import copy
 
 from dragonfly_executor import errors
 from dragonfly_executor.engine.map_calls import MapCall
-from dragonfly_executor.serialization.map_chunk import add_note, item
+from dragonfly_executor.serialization.map_chunk import name_items
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -43,5 +43,5 @@ def _named(error: BaseException, first: int, size: int) -> BaseException:
         error = copy(error).with_traceback(error.__traceback__)
     elif size > 1:
         return error  # the slot added the item
-    add_note(error, f"raised for {item(first, first + size - 1)}")
+    name_items(error, first, first + size - 1)
     return error

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 def call(pool: Pool | str, func: Callable[[], T], *, timeout: Seconds | None = None, link: bool = True) -> T:
     """Run a zero-argument callable on a runner of a pool and return its value.
 
+    In a task of an asyncio event loop it blocks the loop, and the pool warns of that once: use `Pool.acall`.
+
     Args:
         pool: the pool, or its name.
         func: a closure; its captured variables are sent with it.
@@ -35,6 +37,7 @@ def call(pool: Pool | str, func: Callable[[], T], *, timeout: Seconds | None = N
     """
     found = registry.find(pool) if isinstance(pool, str) else pool
     options = found.call_options if timeout is None else found.call_options.change({"timeout": timeout})
+    found.check_blocks_no_loop()
     future = found.submit_with(options, func, (), {})
     if not link:
         found.unlink(future)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from math import inf
 
+from dragonfly_executor.core.limits import PoolLimits
 from dragonfly_executor.core.usage import UsageCaps
 from dragonfly_executor.engine.option_checks import one_of
 from dragonfly_executor.engine.options import CallOptions, PoolOptions
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     from dragonfly_executor.backends.base import Backend
     from dragonfly_executor.backends.budget import Budget
     from dragonfly_executor.core.limits import TierLimits
-    from dragonfly_executor.core.machine import PoolLimits
     from dragonfly_executor.engine.tier_settings import TierSettings
 
 __all__ = ["CallOptions", "PoolOptions", "core_limits", "read_options"]
@@ -98,8 +98,6 @@ def core_limits(
         tiers: the limits of each tier, if there are several.
         shared: the caps of all tiers together, if there are several.
     """
-    from dragonfly_executor.core.machine import PoolLimits
-
     backend = tier.backend
     return PoolLimits(
         min=options.min,

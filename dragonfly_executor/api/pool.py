@@ -2,32 +2,30 @@
 
 from __future__ import annotations
 
-import weakref
+import sys
 from collections.abc import Callable
 from types import TracebackType
 
-from dragonfly_executor.api.assembly import depth, make_engine
+from dragonfly_executor.api.assembly import depth, plan_engine
+from dragonfly_executor.api.lazy_engine import LazyEngine
 from dragonfly_executor.api.options import CallOptions, PoolOptions
 from dragonfly_executor.api.registry import Registry, check_backends
 from dragonfly_executor.api.submitter import Submitter
-from dragonfly_executor.core.events import Resized, ShutdownMode
-from dragonfly_executor.engine.future import Future
-from dragonfly_executor.engine.map_calls import MapCalls
+from dragonfly_executor.core.shutdown_mode import ShutdownMode
 from dragonfly_executor.engine.option_set import OptionSignature
-from dragonfly_executor.engine.shutdown import leave
 from dragonfly_executor.engine.tier_settings import capacities_of, most_calls, most_runners, names_of
-from dragonfly_executor.serialization.repeated_call import RepeatedCall
-from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
+from dragonfly_executor.util.lazy_typing import TYPE_CHECKING, overload
 from dragonfly_executor.util.validation import whole
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Coroutine, Mapping, Sequence
     from typing import Any, ParamSpec, Self, TypeVar, Unpack
 
     from dragonfly_executor.backends.base import Backend
     from dragonfly_executor.core.stats import PoolStats
     from dragonfly_executor.engine.engine import Engine
-    from dragonfly_executor.engine.map_calls import Split
+    from dragonfly_executor.engine.future import Future
+    from dragonfly_executor.engine.map_calls import MapCalls, Split
     from dragonfly_executor.engine.option_keywords import PoolKeywords
     from dragonfly_executor.serialization.shared_object import SharedObject
 
@@ -113,6 +111,7 @@ class Pool(Submitter):
     """
 
     __signature__ = OptionSignature(PoolOptions, CallOptions, **DRAGONFLY_DEFAULTS)
+    _has_warned_of_loop = False
 
     def __init__(
         self,
@@ -148,18 +147,22 @@ class Pool(Submitter):
     ) -> None:
         self.name = name
         backends = registry.default_backends() if backend is None else check_backends(backend)
-        self._engine, self._codec = make_engine(name, backends, options, defaults)
-        self._options = self._engine.options.call
-        # When the pool is garbage-collected, no more calls can come: pending calls finish, and then the engine ends. So
-        # the finalizer must not hold the pool. It must not hold the engine either, which references `__main__`:
-        # otherwise a `__del__` in `__main__` would run at interpreter exit only after the built-in names are gone.
-        # There are two finalizers, because a Ctrl-C during one of them loses it.
-        for _ in range(2):
-            finalizer = weakref.finalize(self, _wind_down, weakref.ref(self._engine))
-            finalizer.atexit = False
+        plan = plan_engine(name, backends, options, defaults)
+        self._options = plan.options.call
+        self._min = plan.options.min
+        self._lazy = LazyEngine(plan, self)
+        self._ready: Engine | None = None
+        """The engine, once a call was submitted."""
+        if not plan.is_checked:
+            self._lazy.get()
+
+    @property
+    def _engine(self) -> Engine:
+        return self._ready or self._lazy.get()
 
     def _start_min(self) -> None:
-        if self._engine.options.min:
+        if self._min:
+            self._lazy.start()
             self._engine.start()
 
     def __repr__(self) -> str:
@@ -190,7 +193,7 @@ class Pool(Submitter):
     def is_shut_down(self) -> bool:
         """True if the pool accepts no more calls."""
         try:
-            self._engine.check_open()
+            self.check_open()
         except RuntimeError:
             return True
         return False
@@ -219,30 +222,50 @@ class Pool(Submitter):
         Raises:
             RequirementsError: no runner can have what the call requires.
         """
-        self._check(options)
-        parts = self._codec.encode_call(fn, args, kwargs, options.retry_on)
-        return self._engine.submit(parts, options.limits(), cancel_running=options.cancel_running)
+        engine = self._ready or self.begin(options)
+        self._check(engine, options)
+        parts = engine.codec.encode_call(fn, args, kwargs, options.retry_on)
+        return engine.submit(parts, options.limits(), cancel_running=options.cancel_running)
+
+    def check_open(self) -> None:
+        """Raise the error that a submit would raise now."""
+        self._lazy.check_open()
+
+    def begin(self, options: CallOptions) -> Engine:
+        """Return the engine for a call with these options, which is submitted next.
+
+        Before the first call, a local backend launches the first runner, and the engine is loaded meanwhile.
+
+        Raises:
+            StartError: the engine could not be started.
+        """
+        if self._ready is None:
+            self.check_open()
+            if options.requires is None:
+                self._lazy.start()
+            self._ready = self._lazy.get()
+        return self._ready
 
     def calls_of_map(
         self,
         options: CallOptions,
         fn: Callable[..., object],
         is_delayed: tuple[type[Exception], ...],
-        split: Split | None = None,
-        calls_type: type[M] = MapCalls,  # type: ignore[assignment]  # of callers that give none
+        split: Split | None,
+        calls_type: type[M],
     ) -> M:
         """Return the calls of a new map, which are calls of `fn` with these options; see `MapCalls` for the rest.
 
         Raises:
             RequirementsError: no runner can have what the calls require.
         """
-        self._check(options)
-        encode = RepeatedCall(self._codec, fn, options.retry_on).encode
-        return calls_type(self._engine, options, encode, is_delayed, split)
-
-    def _check(self, options: CallOptions) -> None:
-        """Raise the error that a submit with these options would raise now, whatever it submits."""
+        self.check_open()
         engine = self._engine
+        self._check(engine, options)
+        return engine.calls_of_map(options, fn, is_delayed, split, calls_type)
+
+    def _check(self, engine: Engine, options: CallOptions) -> None:
+        """Raise the error that a submit with these options would raise now, whatever it submits."""
         # Before anything is pickled, because pickling may take long and run the user's code.
         engine.check_open()
         if options.requires is not None:
@@ -254,24 +277,41 @@ class Pool(Submitter):
 
     def share_object(self, value: T) -> SharedObject[T]:
         """Pickle an object for many calls; see `Submitter.share`."""
-        self._engine.check_open()
+        self.check_open()
         return self._engine.shared.share(value)
 
     def failed(self, error: Exception) -> Future[Any]:
         """Return the future of a call that failed before it could be submitted."""
-        future: Future[Any] = Future(self._engine)
-        future.set_exception(error)
-        return future
+        return self._engine.failed(error)
 
     # On the class: an instance that holds a bound method of its own is never freed without the garbage collector.
     _submit_with = submit_with  # pyright: ignore[reportAssignmentType]  # an instance binds it
     _calls_of_map = calls_of_map  # pyright: ignore[reportAssignmentType]  # and this
     _share = share_object  # pyright: ignore[reportAssignmentType]  # and this
+    _begin = begin  # pyright: ignore[reportAssignmentType]  # and this
+    _check_open = check_open  # pyright: ignore[reportAssignmentType]  # and this
     _failed = failed  # pyright: ignore[reportAssignmentType]  # and this
 
-    def call(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
-        """Run ``fn(*args, **kwargs)`` on a runner and return its value. An interrupt stops the remote work too."""
+    @overload
+    def call(
+        self, fn: Callable[P, Coroutine[Any, Any, T]], /, *args: P.args, **kwargs: P.kwargs
+    ) -> T: ...  # `fn` is an ``async def``
+    @overload
+    def call(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T: ...
+    def call(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+        """Run ``fn(*args, **kwargs)`` on a runner and return its value. An interrupt stops the remote work too.
+
+        In a task of an asyncio event loop it blocks the loop: use `acall` there. The pool warns of that once.
+        """
+        self.check_blocks_no_loop()
         return wait_linked(self.submit(fn, *args, **kwargs), link=True)
+
+    def check_blocks_no_loop(self) -> None:
+        """Warn, once, if the caller of the caller is about to block an asyncio event loop."""
+        if not self._has_warned_of_loop and "asyncio" in sys.modules:
+            from dragonfly_executor.api.blocked_loop import warn_of_blocked_loop
+
+            self._has_warned_of_loop = warn_of_blocked_loop(self.name)
 
     def cast(self, fn: Callable[P, object], /, *args: P.args, **kwargs: P.kwargs) -> None:
         """Run ``fn(*args, **kwargs)`` on a runner without a time limit, and drop its result."""
@@ -291,14 +331,14 @@ class Pool(Submitter):
             ValueError: a bound is out of range, or min is more than max.
             RuntimeError: the pool is shut down.
         """
-        self._engine.check_open()
+        self.check_open()
         current = self.stats()
         new_min = current.min if min is None else whole(min, "min", 0)
         new_max = current.max if max is None else self._bounded(whole(max, "max", 1))
         if new_min > new_max:
             raise ValueError(f"min must be at most max, and {new_min} is more than {new_max}")
         self._engine.start()
-        self._engine.post(Resized(0 if depth() else new_min, new_max))
+        self._engine.resize(0 if depth() else new_min, new_max)
 
     def _bounded(self, wanted: int) -> int:
         most = most_runners([tier.backend for tier in self._engine.tiers])
@@ -310,19 +350,19 @@ class Pool(Submitter):
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Shut the pool down; see `DragonflyExecutor.shutdown`."""
-        self._engine.shut_down(ShutdownMode.CANCEL_QUEUED if cancel_futures else ShutdownMode.DRAIN)
+        self._lazy.shut_down(ShutdownMode.CANCEL_QUEUED if cancel_futures else ShutdownMode.DRAIN)
         registry.release(self)
         if wait:
-            self._engine.join()
+            self._lazy.join()
 
     def kill(self) -> None:
         """Stop all calls and all runners now. Futures that are not done fail or are cancelled."""
-        self._engine.shut_down(ShutdownMode.KILL)
+        self._lazy.shut_down(ShutdownMode.KILL)
         registry.release(self)
 
     def join(self, timeout: float | None = None) -> None:
         """Wait until nothing of a pool that was shut down is left; `timeout` seconds at most."""
-        self._engine.join(timeout)
+        self._lazy.join(timeout)
 
     def leave(self, *, interrupted: bool) -> None:
         """End a ``with`` block: wait for all calls; after a Ctrl-C, only for those with ``link=False``.
@@ -330,7 +370,7 @@ class Pool(Submitter):
         These calls have ``shutdown_timeout`` to finish. A Ctrl-C during the wait stops everything.
         """
         try:
-            leave(self._engine, interrupted=interrupted)
+            self._lazy.leave(interrupted=interrupted)
         finally:
             registry.release(self)
 
@@ -355,13 +395,6 @@ class Pool(Submitter):
         from dragonfly_executor.api.async_exit import leave_async
 
         await leave_async(self, kind)
-
-
-def _wind_down(reference: weakref.ref[Engine]) -> None:
-    """Shut down the engine of a pool that was garbage-collected. The engine's thread holds the engine while it runs."""
-    engine = reference()
-    if engine is not None:
-        engine.shut_down(ShutdownMode.DRAIN)
 
 
 def wait_linked(future: Future[T], *, link: bool) -> T:

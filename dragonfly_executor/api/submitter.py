@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 
-from dragonfly_executor.api.map import MapOptions, map_calls
-from dragonfly_executor.engine.future import Future
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING, overload
 
 if TYPE_CHECKING:
@@ -13,6 +11,7 @@ if TYPE_CHECKING:
     from typing import Any, ClassVar, Literal, ParamSpec, TypeVar
 
     from dragonfly_executor.api.async_map import AsyncMapResults
+    from dragonfly_executor.engine.future import Future
     from dragonfly_executor.engine.map_calls import MapCalls, Split
     from dragonfly_executor.engine.options import CallOptions
     from dragonfly_executor.serialization.shared_object import SharedObject
@@ -35,6 +34,10 @@ class Submitter:
     """`Pool.submit_with` of the pool."""
     _calls_of_map: Callable[..., MapCalls]
     """`Pool.calls_of_map` of the pool."""
+    _begin: Callable[[CallOptions], object]
+    """`Pool.begin` of the pool."""
+    _check_open: Callable[[], None]
+    """`Pool.check_open` of the pool."""
     _failed: Callable[[Exception], Future[Any]]
     """`Pool.failed` of the pool."""
     _share: Callable[[Any], SharedObject[Any]]
@@ -48,8 +51,14 @@ class Submitter:
             "Make one in the call instead"
         )
 
-    def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
-        """Run ``fn(*args, **kwargs)`` on a runner.
+    @overload
+    def submit(
+        self, fn: Callable[P, Coroutine[Any, Any, T]], /, *args: P.args, **kwargs: P.kwargs
+    ) -> Future[T]: ...  # `fn` is an ``async def``
+    @overload
+    def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]: ...
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        """Run ``fn(*args, **kwargs)`` on a runner. If `fn` is an ``async def``, its coroutine runs there to its end.
 
         The arguments are pickled before this returns: later changes to them do not reach the call.
 
@@ -59,7 +68,7 @@ class Submitter:
 
         Raises:
             RuntimeError: the pool is shut down.
-            TypeError: `fn` is an ``async def`` or a generator function, which runners do not run.
+            TypeError: `fn` is a generator function.
         """
         try:
             return self._submit_with(self._options, fn, args, kwargs)
@@ -109,6 +118,19 @@ class Submitter:
         @overload
         def map(
             self,
+            fn: Callable[..., Coroutine[Any, Any, T]],
+            /,
+            *iterables: Iterable[Any],
+            timeout: float | None = ...,
+            chunksize: int | Literal["auto"] = ...,
+            buffersize: int | None = ...,
+            ordered: bool = ...,
+            return_exceptions: bool = ...,
+        ) -> Iterator[T]: ...  # `fn` is an ``async def``
+
+        @overload
+        def map(
+            self,
             fn: Callable[[A], T],
             iterable: Iterable[A],
             /,
@@ -116,6 +138,8 @@ class Submitter:
             timeout: float | None = ...,
             chunksize: int | Literal["auto"] = ...,
             buffersize: int | None = ...,
+            ordered: bool = ...,
+            return_exceptions: bool = ...,
         ) -> Iterator[T]: ...
 
         @overload
@@ -129,6 +153,8 @@ class Submitter:
             timeout: float | None = ...,
             chunksize: int | Literal["auto"] = ...,
             buffersize: int | None = ...,
+            ordered: bool = ...,
+            return_exceptions: bool = ...,
         ) -> Iterator[T]: ...
 
         @overload
@@ -143,6 +169,8 @@ class Submitter:
             timeout: float | None = ...,
             chunksize: int | Literal["auto"] = ...,
             buffersize: int | None = ...,
+            ordered: bool = ...,
+            return_exceptions: bool = ...,
         ) -> Iterator[T]: ...
 
         @overload
@@ -158,18 +186,20 @@ class Submitter:
             timeout: float | None = ...,
             chunksize: int | Literal["auto"] = ...,
             buffersize: int | None = ...,
+            ordered: bool = ...,
+            return_exceptions: bool = ...,
         ) -> Iterator[T]: ...
 
     def map(
         self,
-        fn: Callable[..., T],
+        fn: Callable[..., Any],
         *iterables: Iterable[Any],
         timeout: float | None = None,
         chunksize: int | Literal["auto"] = 1,
         buffersize: int | None = None,
         ordered: bool = True,
         return_exceptions: bool = False,
-    ) -> Iterator[T]:
+    ) -> Iterator[Any]:
         """Return an iterator like the builtin ``map``'s, but the calls run on the runners.
 
         Iterables with a length are submitted at once, as in the standard library. From other iterables (a generator, an
@@ -198,12 +228,16 @@ class Submitter:
 
         Raises:
             ValueError: `chunksize` or `buffersize` is less than 1, or `chunksize` is another text.
-            TypeError: an argument has the wrong type, or `fn` is an ``async def`` or a generator function.
+            TypeError: an argument has the wrong type, or `fn` is a generator function.
         """
+        self._check_open()
+        # Imported here, because a program that only submits need not load it.
+        from dragonfly_executor.api.map import MapOptions, map_calls
+
         options = MapOptions(timeout, chunksize, buffersize, ordered=ordered, return_exceptions=return_exceptions)
         if options.items_end_alone and (self._options.retries or self._options.run_timeout is not None):
             options.size = 1  # these options are for each call
-        return map_calls(self._map_calls, fn, iterables, options, self._slots)
+        return map_calls(self._map_calls, fn, iterables, options, self._slots, lambda: self._begin(self._options))
 
     @overload
     def amap(
@@ -243,7 +277,7 @@ class Submitter:
 
         Raises:
             ValueError: `buffersize` is less than 1.
-            TypeError: `buffersize` is not a whole number, or `fn` is an ``async def`` or a generator function.
+            TypeError: `buffersize` is not a whole number, or `fn` is a generator function.
         """
         from dragonfly_executor.api.async_map import map_async
 

@@ -9,11 +9,9 @@ import threading
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 
-from dragonfly_executor.protocol.parent import VARIABLE
+from dragonfly_executor.protocol.parent import MARKER, VARIABLE
 from dragonfly_executor.runner import process_tree
 
-MARKER = "DRAGONFLY_RUNNER"
-"""Environment variable that all processes of a runner inherit. It identifies them after their agent has died."""
 TAIL = 4096
 """Bytes at the end of an agent's output that are kept for an error."""
 LAST_OUTPUT = 1.0

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from dragonfly_executor.backends.tier_keywords import TierKeywords
     from dragonfly_executor.core.capacity import Capacity
     from dragonfly_executor.errors import BootError
+    from dragonfly_executor.protocol.parent import Parent
     from dragonfly_executor.sync import Sync
     from dragonfly_executor.transport.call_start_table import CallStartTable
     from dragonfly_executor.transport.loop import Loop
@@ -256,6 +257,18 @@ class Backend:
         from dragonfly_executor.transport.loop import Loop
 
         return Loop()
+
+    def launch_ahead(self, parent: Parent) -> Node | None:
+        """Start the node of a pool's first runner before the pool asks for it, or return None. Never raises.
+
+        A pool calls this at its first submit, and loads its engine while the runner starts. The pool's first boot gets
+        the node in place of a call of `boot`, or the pool stops the node. Only for nodes that start and stop within
+        milliseconds.
+
+        Args:
+            parent: as `BootRequest.parent`.
+        """
+        return None
 
     def boot(self, request: BootRequest) -> Node:
         """Boot a node and start an agent on it. Blocks, on one of `max_concurrent_boots` threads.

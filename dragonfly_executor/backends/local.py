@@ -10,16 +10,15 @@ import os
 import subprocess
 import sys
 from collections.abc import Collection, Iterable, Sequence
+from contextlib import ExitStack
 
 from dragonfly_executor import errors
 from dragonfly_executor.backends.agent_command import agent_command, is_frozen
-from dragonfly_executor.backends.agent_process import MARKER
 from dragonfly_executor.backends.base import Backend, BootRequest, Node
-from dragonfly_executor.core.capacity import Capacity
 from dragonfly_executor.errors.exit_status import describe_exit
-from dragonfly_executor.protocol.parent import VARIABLE
+from dragonfly_executor.protocol.parent import MARKER, VARIABLE
 from dragonfly_executor.runner import process_tree
-from dragonfly_executor.runner.machine import RunnerMachine, default_slots
+from dragonfly_executor.runner.granted_cpus import default_slots
 from dragonfly_executor.transport.call_start_table import CallStartTable
 from dragonfly_executor.transport.sockets import PACKETS, Socket, socketpair
 from dragonfly_executor.util import validation
@@ -30,6 +29,8 @@ if TYPE_CHECKING:
     from typing import Unpack
 
     from dragonfly_executor.backends.tier_keywords import TierKeywords
+    from dragonfly_executor.core.capacity import Capacity
+    from dragonfly_executor.protocol.parent import Parent
 
 logger = logging.getLogger("dragonfly_executor")
 
@@ -96,6 +97,10 @@ class LocalBackend(Backend):
     def capacities(self) -> Sequence[Capacity]:
         """See `Backend.capacities`."""
         if self._capacity is None:
+            # Imported for the first call that requires something.
+            from dragonfly_executor.core.capacity import Capacity
+            from dragonfly_executor.runner.machine import RunnerMachine
+
             self._capacity = Capacity(*RunnerMachine({**os.environ, **self._env}).capacity, self.labels)
         return (self._capacity,)
 
@@ -104,8 +109,23 @@ class LocalBackend(Backend):
         if not self.shares_memory:
             return 0
         if self._shared_memory is None:
+            # Imported for the first large payload.
+            from dragonfly_executor.runner.machine import RunnerMachine
+
             self._shared_memory = RunnerMachine().memory // DEFAULT_SHARE
         return self._shared_memory
+
+    def launch_ahead(self, parent: Parent) -> Node | None:
+        """See `Backend.launch_ahead`. None for a subclass with a `boot` of its own, and if no process can be started.
+
+        In the latter case `boot` reports why.
+        """
+        if type(self).boot is not LocalBackend.boot or self._is_program:
+            return None
+        try:
+            return self._launch(parent)
+        except (errors.DragonflyError, OSError, MemoryError, ImportError):
+            return None
 
     def boot(self, request: BootRequest) -> Node:
         """Start an agent process.
@@ -113,28 +133,44 @@ class LocalBackend(Backend):
         Raises:
             BootError: the agent process cannot be started.
         """
+        return self._launch(request.parent)
+
+    def _launch(self, parent: Parent) -> LocalNode:
         if not self._python:
             text = "sys.executable is empty, so this process's interpreter is unknown: use LocalBackend(python=...)"
             raise errors.BootError(text, final=True)
-        own_end, agent_end = socketpair()
-        starts = _start_table()
-        inherited = [agent_end.fileno(), *(starts.inherited if starts is not None else ())]
-        memory = slots_end = None
-        if starts is not None and self.shares_memory:
-            memory, slots_end = socketpair(PACKETS)
-            inherited.append(slots_end.fileno())
-        marker = os.urandom(8).hex()
-        environment = {
-            **os.environ,
-            **self._env,
-            VARIABLE: request.parent.encode(),
-            MARKER: marker,
-            "DRAGONFLY_PARENT_PID": str(os.getpid()),
-        }
+        with ExitStack() as on_failure, ExitStack() as inherited_ends:
+            own_end, agent_end = socketpair()
+            on_failure.callback(own_end.close)
+            inherited_ends.callback(agent_end.close)
+            inherited = [agent_end.fileno()]
+            starts, memory = _start_table(), None
+            if starts is not None:
+                on_failure.callback(starts.settle, 0.0)
+                inherited_ends.callback(starts.handed_over)
+                inherited += starts.inherited
+            if starts is not None and self.shares_memory:
+                memory, slots_end = socketpair(PACKETS)
+                on_failure.callback(memory.close)
+                inherited_ends.callback(slots_end.close)
+                inherited.append(slots_end.fileno())
+            # Before the process starts: a failure after that orphans it.
+            preamble, marker = self._preamble(inherited[1:]), os.urandom(8).hex()
+            process = self._start(inherited, {VARIABLE: parent.encode(), MARKER: marker})
+            on_failure.pop_all()
+        if preamble:
+            _send(own_end, preamble)
+        return LocalNode(process, own_end, f"{MARKER}={marker}".encode(), starts, memory)
+
+    def _start(self, inherited: list[int], variables: dict[str, str]) -> subprocess.Popen[bytes]:
+        """Start the process, with these variables in addition to the environment.
+
+        Raises:
+            BootError: the process cannot be started.
+        """
+        environment = {**os.environ, **self._env, **variables, "DRAGONFLY_PARENT_PID": str(os.getpid())}
         try:
-            # Before Popen: a failure after Popen orphans the process.
-            preamble = self._preamble(inherited[1:])
-            process = subprocess.Popen(
+            return subprocess.Popen(
                 self._command(inherited),
                 stdin=subprocess.DEVNULL,
                 env=environment,
@@ -142,25 +178,8 @@ class LocalBackend(Backend):
                 # Ctrl-C at the terminal must reach only the parent, which decides about the calls.
                 start_new_session=True,
             )
-        except BaseException as error:
-            own_end.close()
-            if memory is not None:
-                memory.close()
-            if starts is not None:
-                starts.handed_over()
-                starts.settle(0.0)
-            if isinstance(error, OSError):
-                raise errors.BootError(f"cannot start {self._python}: {error}") from error
-            raise
-        finally:
-            agent_end.close()
-            if slots_end is not None:
-                slots_end.close()
-        if starts is not None:
-            starts.handed_over()
-        if preamble:
-            _send(own_end, preamble)
-        return LocalNode(process, own_end, f"{MARKER}={marker}".encode(), starts, memory)
+        except OSError as error:
+            raise errors.BootError(f"cannot start {self._python}: {error}") from error
 
     def _command(self, inherited: list[int]) -> list[str]:
         if not self._is_program:

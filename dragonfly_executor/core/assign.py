@@ -26,8 +26,8 @@ def assign(pool: PoolState, now: float) -> None:
         assign_in_turn(pool, room, now)
     else:
         assign_in_order(pool, now)
-    if runners.placements.passed_over:
-        runners.placements.list_passed_over()
+    for kind in list(runners.placements.passed_over):
+        runners.placements.list_passed_over(kind)
 
 
 def assign_in_order(pool: PoolState, now: float) -> None:
@@ -92,6 +92,12 @@ def pick(
         now: monotonic seconds.
         ahead: see `CallPlacement.pick`.
     """
+    placements = pool.runner_table.placements
+    # Other calls come up as calls are sent to other runners.
+    if placements.passed_over and placement.kind in placements.passed_over:
+        passed_over = placements.passed_over[placement.kind]
+        if any(passed_over.may_take(call, now) for call in queue.next_few()):
+            placements.list_passed_over(placement.kind)
     picked = placement.pick(ahead)
     if picked is None or not picked[0].tier:
         return picked
@@ -99,7 +105,7 @@ def pick(
     left = queue.queued - calls_begun_soon(pool, queue, pool.runner_table.groups[placement.kind][runner.tier], now)
     if left > 0:
         return runner, min(count, left)
-    pool.runner_table.placements.list(runner)
+    placements.list(runner)
     return None
 
 
@@ -140,7 +146,8 @@ def send(
 ) -> int:
     """Send the next calls of a queue to a runner, at most `count`, and return their number.
 
-    A runner with a known end gets only calls that have the time there. If there is none, it is passed over.
+    A runner with a known end gets only calls that have the time there. If there is none, it is passed over until such a
+    call comes up.
 
     Args:
         pool, queue, placement, runner, count: the pool, the queue, its placement, the runner and the number.

@@ -50,7 +50,9 @@ class CallQueue(QueueCounts):
         super().__init__(total, KeyCosts() if measures_keys else None)
         self._live = live
         # Every call in `_early` comes before every call in `_fresh`: it has a larger priority, or the same one and
-        # arrived earlier. The calls in `_late` have a priority below 0. So the three together are in order.
+        # arrived earlier. The calls in `_late` have a priority below 0. So the three together are in order. `settled`
+        # is the exact number of stale entries: the calls among which a runner looks must not depend on when the queue
+        # was asked for its next call.
         self._early: list[Entry] = []
         self._fresh: deque[Call] = deque()
         self._late: list[Entry] = []
@@ -79,7 +81,11 @@ class CallQueue(QueueCounts):
         self.total.queued += 1
         if call.limits.key:
             self.note_key(call.limits.key)
-        self._push(call)
+        self._drop_settled()
+        if not call.limits.priority and self._fresh and self._fresh[0].id < call.id:
+            self._return_to_fresh(call)
+        else:
+            self._push(call)
 
     def note_key(self, key: int) -> None:
         """Note that a call with a key comes into the queue."""
@@ -90,6 +96,36 @@ class CallQueue(QueueCounts):
     def _push(self, call: Call) -> None:
         priority = call.limits.priority
         heappush(self._late if priority < 0 else self._early, (-priority, call.id, call))
+
+    def _return_to_fresh(self, call: Call) -> None:
+        """Return a call to its place in `_fresh`. It was taken before calls that came earlier."""
+        fresh = self._fresh
+        behind = (at for at, other in enumerate(islice(fresh, LOOKAHEAD)) if other.id > call.id)
+        place = next(behind, len(fresh))
+        if place <= LOOKAHEAD:
+            fresh.insert(place, call)
+            return
+        # Many such calls have come back. To find the place of each of them would take too long.
+        while fresh and fresh[0].id < call.id:
+            passed = fresh.popleft()
+            if passed.state is QUEUED:
+                self._push(passed)
+            else:
+                self.settled -= 1
+        self._push(call)
+
+    def _drop_settled(self) -> None:
+        """Drop the entries of settled calls that are in front."""
+        early, fresh, late = self._early, self._fresh, self._late
+        while early and early[0][2].state is not QUEUED:
+            heappop(early)
+            self.settled -= 1
+        while fresh and fresh[0].state is not QUEUED:
+            fresh.popleft()
+            self.settled -= 1
+        while late and late[0][2].state is not QUEUED:
+            heappop(late)
+            self.settled -= 1
 
     def delay(self, call: Call, until: float) -> None:
         """Add a call that was sent before, and queue it at `until` (monotonic seconds)."""
@@ -115,6 +151,8 @@ class CallQueue(QueueCounts):
             call = heappop(early)[2] if early else fresh.popleft() if fresh else heappop(late)[2]
             if call.state is QUEUED:
                 taken.append(call)
+            else:
+                self.settled -= 1
         return taken
 
     def take_for(self, runner_id: int, homes: Mapping[int, int], members: Container[int], at_most: int) -> Call:
@@ -167,33 +205,31 @@ class CallQueue(QueueCounts):
 
     def first(self) -> Call | None:
         """Return the next call; None if no call is queued."""
-        early, fresh, late = self._early, self._fresh, self._late
-        while early and early[0][2].state is not QUEUED:
-            heappop(early)
-        if early:
-            return early[0][2]
-        while fresh and fresh[0].state is not QUEUED:
-            fresh.popleft()
-        if fresh:
-            return fresh[0]
-        while late and late[0][2].state is not QUEUED:
-            heappop(late)
-        return late[0][2] if late else None
+        self._drop_settled()
+        if self._early:
+            return self._early[0][2]
+        if self._fresh:
+            return self._fresh[0]
+        return self._late[0][2] if self._late else None
+
+    def next_few(self) -> Iterator[Call]:
+        """Yield the calls of which `take_fitting` takes one: the next call, and those of the next ones that it sees."""
+        first = self.first()
+        if first is not None:
+            yield first
+            for call in islice(self._fresh, LOOKAHEAD):
+                if call.state is QUEUED and call is not first:
+                    yield call
 
     def waits_since(self) -> float | None:
         """Return since when calls have waited for their turn, in monotonic seconds; None if no call is queued.
 
         Of the calls with a priority above 0, at 0 and below it, the first counts: others may come before it for ever.
         """
-        first, fresh, late = self.first(), self._fresh, self._late
+        first = self.first()
         if first is None:
             return None
-        # `first` leaves the settled calls there as long as another call comes before them.
-        while fresh and fresh[0].state is not QUEUED:
-            fresh.popleft()
-        while late and late[0][2].state is not QUEUED:
-            heappop(late)
-        heads = (first, *islice(fresh, 1), *[entry[2] for entry in late[:1]])
+        heads = (first, *islice(self._fresh, 1), *[entry[2] for entry in self._late[:1]])
         return min([call.waits_since for call in heads])
 
     def turn(self) -> tuple[float, float]:
@@ -244,13 +280,10 @@ class CallQueue(QueueCounts):
 
     def sweep(self) -> None:
         """Drop stale entries: those in front at once, all others once they outnumber the valid ones."""
-        fresh = self._fresh
-        while fresh and fresh[0].state is not QUEUED:
-            fresh.popleft()
-            self.settled -= 1
+        self._drop_settled()
         if self.settled > self.queued + SLACK:
             self.settled = 0
-            self._fresh = deque(call for call in fresh if call.state is QUEUED)
+            self._fresh = deque(call for call in self._fresh if call.state is QUEUED)
             for heap in (self._early, self._late):
                 heap[:] = [entry for entry in heap if entry[2].state is QUEUED]
                 heapify(heap)

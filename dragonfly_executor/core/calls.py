@@ -118,8 +118,7 @@ class QueueCounts:
     Attributes:
         queued: unsettled calls that wait for a slot.
         delayed: unsettled calls that wait for the end of a retry's delay.
-        settled: calls that were settled while they were queued, since the last sweep of the queue. At most this many
-            stale entries are still in the queue.
+        settled: number of stale entries in the queue: calls that were settled while they were queued.
         total: the counts of all queues together. A queue that was given up has a total of its own.
         key_costs: how long calls of each key take; None if that is not measured.
     """
@@ -171,6 +170,8 @@ class Call:
         "state", "submitted_at", "token", "waits_since",
     )  # fmt: skip
     queue: QueueCounts
+    is_item = False
+    """True for a call that is one item of a map, or a chunk of them."""
 
     def __init__(
         self,

@@ -7,11 +7,11 @@ Events carry batches: the cost of an event is paid once for all the calls in it.
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from enum import IntEnum
 
 from dragonfly_executor.core.calls import Call
 from dragonfly_executor.core.capacity import Capacity
 from dragonfly_executor.core.record import Record
+from dragonfly_executor.core.shutdown_mode import ShutdownMode
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -19,20 +19,6 @@ if TYPE_CHECKING:
 
 Ref: TypeAlias = tuple[int, int]
 Result: TypeAlias = tuple[int, int, float, object, bool]
-
-
-class ShutdownMode(IntEnum):
-    """The ways in which a pool ends.
-
-    A stronger mode may follow a weaker one. A weaker mode after a stronger one changes nothing.
-    """
-
-    DRAIN = 1
-    """Every accepted call finishes."""
-    CANCEL_QUEUED = 2
-    """Calls on runners finish; all others are cancelled."""
-    KILL = 3
-    """No call finishes: calls on runners fail, all others are cancelled, runners go at once."""
 
 
 class Event(Record):

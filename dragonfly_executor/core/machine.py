@@ -32,8 +32,9 @@ __all__ = ["Machine", "PoolLimits"]
 class Machine:
     """The state machine of a pool.
 
-    Only `handle` changes its state. It is deterministic: the same log of ``(event, now)`` gives the same actions. It is
-    total: any event in any state gives a list of actions, never an exception.
+    Only `handle` changes its state. It is deterministic: the same log of ``(event, now)`` gives the same actions, no
+    matter what the machine is asked in between. It is total: any event in any state gives a list of actions, never an
+    exception.
     """
 
     def __init__(self, limits: PoolLimits) -> None:

@@ -73,7 +73,7 @@ def calls_left(pool: PoolState, group: RunnerGroup, promised: Promises, now: flo
     waiting = pool.waiting_calls(group.kind)
     if waiting <= 0:
         return 0
-    slots, coming, least = slots_before(pool, group, now), 0.0, 0
+    slots, coming, least = slots_before(pool, group), 0.0, 0
     in_time, seconds = group.tier.boot_seconds, seconds_of_call(pool, group, now)
     for earlier in pool.runner_table.groups[group.kind][: group.tier.index]:
         boots = len(earlier.booting) + promised.of(pool, earlier, waiting)
@@ -113,7 +113,7 @@ def calls_begun_soon(pool: PoolState, queue: CallQueue, group: RunnerGroup, now:
     if first is None or after is None or first.waits_since + after <= now:
         return 0
     seconds = seconds_of_call(pool, group, now) or inf
-    return int(slots_before(pool, group, now) * after / seconds * share(pool, group))
+    return int(slots_before(pool, group) * after / seconds * share(pool, group))
 
 
 def soon(pool: PoolState, group: RunnerGroup, now: float) -> float | None:
@@ -122,18 +122,36 @@ def soon(pool: PoolState, group: RunnerGroup, now: float) -> float | None:
     return None if seconds is None else min(SOON * seconds, SOON_AT_MOST * group.tier.boot_seconds)
 
 
-def slots_before(pool: PoolState, group: RunnerGroup, now: float) -> int:
+def slots_before(pool: PoolState, group: RunnerGroup) -> int:
     """Return how many slots of earlier tiers can be expected to begin calls of a group's kind."""
     placement = pool.runner_table.placements.by_kind[group.kind]
     slots = sum(placement.slots[: group.tier.index])
     for costs in costs_before(pool, group):
         if costs.mean.value is not None:
-            # A thrifty pool has a limit of its own. Review here too: calls are assigned before `grow` reviews them.
-            after = long_after(group, costs.mean.value) if group.thrifty is None else costs.long_after
-            if after is not None:
-                costs.review(now, after)
             slots -= len(costs.long)
     return max(0, slots)
+
+
+def note_long_calls(pool: PoolState, now: float) -> None:
+    """Note the calls of earlier tiers that are long by now, if calls wait.
+
+    This step comes before calls are assigned. Queries must not do this: it changes what the calls are taken to need.
+    """
+    table = pool.runner_table
+    if not pool.call_table.total.queued and not any(group.ahead for group in table.all_groups):
+        return
+    boot_seconds = inf
+    for tier in reversed(table.tiers):
+        if boot_seconds < inf:
+            for group in table.groups_on(tier):
+                costs = group.costs
+                if costs is not None and costs.mean.value is not None:
+                    # A thrifty pool has a limit of its own.
+                    is_thrifty = group.thrifty is not None
+                    after = costs.long_after if is_thrifty else long_after(boot_seconds, costs.mean.value)
+                    if after is not None:
+                        costs.review(now, after)
+        boot_seconds = min(boot_seconds, tier.boot_seconds)
 
 
 def costs_before(pool: PoolState, group: RunnerGroup) -> Iterator[CallCosts]:
@@ -149,9 +167,9 @@ def costs_before(pool: PoolState, group: RunnerGroup) -> Iterator[CallCosts]:
                     yield earlier.costs
 
 
-def long_after(group: RunnerGroup, mean: float) -> float:
-    """Return after how many seconds a running call of an earlier tier counts as long."""
-    return max(LONG * mean, LEAST_LONG * group.tier.boot_seconds)
+def long_after(boot_seconds: float, mean: float) -> float:
+    """Return after how many seconds a running call counts as long, before a later tier with this boot time."""
+    return max(LONG * mean, LEAST_LONG * boot_seconds)
 
 
 def is_known(pool: PoolState, group: RunnerGroup) -> bool:
@@ -202,12 +220,12 @@ def next_overflows(pool: PoolState, group: RunnerGroup, now: float) -> list[floa
         for earlier in pool.runner_table.groups[group.kind][: group.tier.index]:
             rest -= len(earlier.booting) * pool.slots_hint(earlier)
         if since is not None and rest > 0:
-            slots = slots_before(pool, group, now) * share(pool, group)
+            slots = slots_before(pool, group) * share(pool, group)
             times.append(since + LOADING + slots * group.tier.boot_seconds / rest)
         return times
     if group.thrifty is None:
         for costs in costs_before(pool, group):
             since = costs.oldest_sent
             if costs.mean.value is not None and since is not None:
-                times.append(since + long_after(group, costs.mean.value))
+                times.append(since + long_after(group.tier.boot_seconds, costs.mean.value))
     return times

@@ -7,6 +7,7 @@ from operator import attrgetter
 
 from dragonfly_executor.core.calls import DEFAULT_KIND
 from dragonfly_executor.core.capacity import Requirements
+from dragonfly_executor.core.passed_over import PassedOver
 from dragonfly_executor.core.placement import CallPlacement
 from dragonfly_executor.core.runner import UP, Runner
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
@@ -25,7 +26,7 @@ class PlacementTable:
     Attributes:
         by_kind: the placements.
         held: the runner that takes only the next call of one kind, which has no room yet; or None.
-        passed_over: runners with room, whose end comes too soon for the calls that wait.
+        passed_over: by kind, the runners with room whose ends come too soon for the calls that wait.
     """
 
     def __init__(self, *, single_use: bool, packs: Sequence[bool]) -> None:
@@ -33,7 +34,7 @@ class PlacementTable:
         self._packs: Final = packs
         self.by_kind: dict[str, CallPlacement] = {}
         self.held: Runner | None = None
-        self.passed_over: dict[int, Runner] = {}
+        self.passed_over: dict[str, PassedOver] = {}
         # By runner, its placements, and its rank in each of them.
         self._memberships: dict[int, list[tuple[CallPlacement, int]]] = {}
         self.add_kind(DEFAULT_KIND, Requirements(), ())
@@ -120,10 +121,12 @@ class PlacementTable:
     def pass_over(self, runner: Runner, placement: CallPlacement) -> None:
         """Do not pick a runner for this kind until `list_passed_over`: no call that waits has the time there."""
         placement.unlist(runner)
-        self.passed_over[runner.id] = runner
+        over = self.passed_over.get(placement.kind)
+        if over is None:
+            over = self.passed_over[placement.kind] = PassedOver()
+        over.add(runner)
 
-    def list_passed_over(self) -> None:
-        """List the runners again that were passed over."""
-        for runner in self.passed_over.values():
+    def list_passed_over(self, kind: str) -> None:
+        """List the runners again that were passed over for this kind."""
+        for runner in self.passed_over.pop(kind).runners:
             self.list(runner)
-        self.passed_over.clear()

@@ -10,14 +10,15 @@ from collections.abc import Iterable
 from dragonfly_executor.core import call_errors
 from dragonfly_executor.core.actions import Closed, Settle, Warn
 from dragonfly_executor.core.assign import assign
-from dragonfly_executor.core.events import ShutdownMode
 from dragonfly_executor.core.idle_limits import stop_idle_runners
 from dragonfly_executor.core.losses import end_pauses, give_up_booting
+from dragonfly_executor.core.overflow import note_long_calls
 from dragonfly_executor.core.queued_boots import abort_needless
 from dragonfly_executor.core.runner_endings import end_due
 from dragonfly_executor.core.runner_group import RunnerGroup
 from dragonfly_executor.core.scaling import boots_for
 from dragonfly_executor.core.sharing import fit_yields, grow
+from dragonfly_executor.core.shutdown_mode import ShutdownMode
 from dragonfly_executor.core.state import PoolState
 from dragonfly_executor.core.tier_budgets import fail_unpaid, spend_tiers
 
@@ -45,6 +46,8 @@ def reconcile(pool: PoolState, now: float, *, in_turn: bool) -> None:
         fit(pool)
     if give_up_hopeless(pool, now):
         is_late = is_late and calls.is_late(now)
+    if pool.is_tiered and not is_late:
+        note_long_calls(pool, now)
     if total.queued and not is_late:
         assign(pool, now)
         if pool.mode is ShutdownMode.CANCEL_QUEUED:

@@ -90,16 +90,17 @@ class SlotScheduler:
         table.forked = 0
         for slot in table.slots.values():
             slot.blocked &= ~FULL
+        if table.review_at <= now:
+            table.review_at = NEVER
+            table.is_in_review = True
+            # Before any call is stopped: a call that is stopped may leave its slot before its start is reported.
+            review_slots(table, now)
         check_limits(table, now)
         check = table.check
         if check.ends <= now:
             check.ends = NEVER
             if check.call is not None and check.call.slot is not None:
                 self._stop_in_slot(check.call, check.call.slot, EndReason.CHECK_TIMED_OUT)
-        if table.review_at <= now:
-            table.review_at = NEVER
-            table.is_in_review = True
-            review_slots(table, now)
         if table.show_at <= now:
             show_calls(table, now)
         table.wake_at = table.next_wake(now)

@@ -12,12 +12,12 @@ from dragonfly_executor.core.call_table import CallTable
 from dragonfly_executor.core.calls import DEFAULT_KIND, Call, CallState
 from dragonfly_executor.core.capacity import Requirements
 from dragonfly_executor.core.counters import Counters
-from dragonfly_executor.core.events import ShutdownMode
 from dragonfly_executor.core.key_homes import KeyHomes
 from dragonfly_executor.core.limits import PoolLimits
 from dragonfly_executor.core.runner_group import RunnerGroup
 from dragonfly_executor.core.runners import Runner, RunnerState, RunnerTable
 from dragonfly_executor.core.settle_queue import SettleQueue
+from dragonfly_executor.core.shutdown_mode import ShutdownMode
 from dragonfly_executor.core.usage import Usage
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 

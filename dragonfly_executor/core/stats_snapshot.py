@@ -22,8 +22,9 @@ def summarize(pool: PoolState, now: float) -> PoolStats:
     """
     call_table, runner_table = pool.call_table, pool.runner_table
     counts: dict[str, Any] = vars(pool.counters)
-    ends = [group.back_off.until for group in pool.runner_table.all_groups if group.back_off.holds(now)]
-    back_off_until = min((end for end in ends if end is not None), default=None)
+    # Not `BackOff.holds`, which ends a pause that is over: to be asked must change nothing.
+    ends = [group.back_off.until for group in pool.runner_table.all_groups]
+    back_off_until = min((end for end in ends if end is not None and end > now), default=None)
     rows, usage, tiers = list(runner_table.rows.values()), pool.usage.snapshot(), dict(runner_table.later)
     return PoolStats(
         min=pool.min,

@@ -11,12 +11,12 @@ from dragonfly_executor.core import call_errors, events
 from dragonfly_executor.core.actions import Stop
 from dragonfly_executor.core.calls import CallState
 from dragonfly_executor.core.departures import find_runner, gone_from, note_departures, take_off
-from dragonfly_executor.core.events import ShutdownMode
 from dragonfly_executor.core.idle_limits import idle_until, stop_idle
 from dragonfly_executor.core.losses import lose
 from dragonfly_executor.core.reassigned_boots import reassign
 from dragonfly_executor.core.runner_endings import note_end, note_left
 from dragonfly_executor.core.runners import RunnerState
+from dragonfly_executor.core.shutdown_mode import ShutdownMode
 from dragonfly_executor.core.state import PoolState
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 

@@ -59,7 +59,7 @@ class AwaitedCalls(MapCalls):
             self._resume()
 
 
-class UnorderedAwaitedCalls(UnorderedMapCalls, AwaitedCalls):
+class UnorderedAwaitedCalls(UnorderedMapCalls, AwaitedCalls):  # pyright: ignore[reportIncompatibleVariableOverride]
     """The calls of one `amap` whose results come as they end."""
 
     def _begin_wait(self) -> bool:

@@ -24,9 +24,9 @@ def call_frame(call: Call, number: int, now: float, location: bytes = b"") -> by
         location: where the payload is in shared memory; empty if it is not there.
     """
     payload, limits = call.payload, call.limits
-    flags, prefix, required = 0, b"", limits.requirements
+    flags, prefix, required = Flag.ITEM if call.is_item else 0, b"", limits.requirements
     if limits.concern_runner:
-        flags = Flag.OPTIONS
+        flags |= Flag.OPTIONS
         time_left = INFINITY if call.deadline is None else max(0.0, call.deadline - now)
         run_timeout = INFINITY if limits.run_timeout is None else limits.run_timeout
         memory, gpus = (0, 0) if required is None else (required.memory, required.gpus)

@@ -17,6 +17,7 @@ from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from dragonfly_executor.core.machine import Machine
+    from dragonfly_executor.engine.boot.launched_node import LaunchedNode
     from dragonfly_executor.engine.context import EngineContext
     from dragonfly_executor.serialization import CallCodec
 
@@ -30,9 +31,13 @@ class EngineComponents:
     Args:
         engine, machine: the pool's.
         initializer: the encoded call that each slot runs first.
+        launched: the node of the pool's first runner, if it was launched ahead of its boot. If this raises, the caller
+            still owns the node.
     """
 
-    def __init__(self, engine: EngineContext, machine: Machine, initializer: bytes) -> None:
+    def __init__(
+        self, engine: EngineContext, machine: Machine, initializer: bytes, launched: LaunchedNode | None = None
+    ) -> None:
         options = engine.options
         self._machine = machine
         self._shared = engine.shared
@@ -47,7 +52,9 @@ class EngineComponents:
             self.outputs = OutputRouter(options.output, self.callbacks, on_engine, self._future_of, failed)
             # The runners read it from the engine.
             engine.outputs = self.outputs
-            self.runner_links = RunnerLinks(engine, self.loop, self.worker_groups, initializer, self.notifications)
+            self.runner_links = RunnerLinks(
+                engine, self.loop, self.worker_groups, initializer, self.notifications, launched
+            )
             self._shared.on_freed(lambda: on_engine(self._forget_freed))
             syncs = any(tier.file_snapshot is not None for tier in engine.tiers)
             self.action_runner = ActionRunner(

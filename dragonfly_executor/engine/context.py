@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from typing import Any, TypeVar
 
     from dragonfly_executor.core.call_table import Call
-    from dragonfly_executor.core.events import ShutdownMode
     from dragonfly_executor.core.machine import Machine
+    from dragonfly_executor.core.shutdown_mode import ShutdownMode
     from dragonfly_executor.engine.loop_waker import LoopWaker
     from dragonfly_executor.engine.options import PoolOptions
     from dragonfly_executor.engine.output.router import OutputRouter

@@ -14,21 +14,25 @@ from dragonfly_executor import errors
 from dragonfly_executor.core import actions, events
 from dragonfly_executor.core.calls import QUEUED, Call, CallLimits
 from dragonfly_executor.core.machine import Machine, PoolLimits
+from dragonfly_executor.core.shutdown_mode import ShutdownMode
 from dragonfly_executor.engine.action_runner import broken_by, fail_each, settle
 from dragonfly_executor.engine.call_frames import sendable
 from dragonfly_executor.engine.components import EngineComponents
+from dragonfly_executor.engine.exit_hook import watch_exit
+from dragonfly_executor.engine.fork_guard import ForkGuard
 from dragonfly_executor.engine.future import Future
 from dragonfly_executor.engine.latch import Latch
 from dragonfly_executor.engine.queries import Queries
 from dragonfly_executor.engine.queue_progress import stats_of
 from dragonfly_executor.engine.shared_contents import SharedContents
-from dragonfly_executor.engine.shutdown import ForkGuard, watch_exit
+from dragonfly_executor.engine.shutdown import leave
 from dragonfly_executor.engine.startup import EngineStart
 from dragonfly_executor.engine.submit_queue import SubmitQueue
-from dragonfly_executor.protocol.versions import usable_cpus
 from dragonfly_executor.serialization.buffer_cache import PayloadParts
+from dragonfly_executor.serialization.repeated_call import RepeatedCall
 from dragonfly_executor.transport.loop import Loop, Timer
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
+from dragonfly_executor.util.usable_cpus import usable_cpus
 
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop
@@ -36,8 +40,10 @@ if TYPE_CHECKING:
     from typing import Any, TypeVar
 
     from dragonfly_executor.core.stats import PoolStats
+    from dragonfly_executor.engine.boot.launched_node import LaunchedNode
     from dragonfly_executor.engine.loop_waker import LoopWaker
-    from dragonfly_executor.engine.options import PoolOptions
+    from dragonfly_executor.engine.map_calls import MapCalls, Split
+    from dragonfly_executor.engine.options import CallOptions, PoolOptions
     from dragonfly_executor.engine.output.router import OutputRouter
     from dragonfly_executor.engine.runner_links import RunnerLinks
     from dragonfly_executor.engine.shared_memory import SharedSegments
@@ -46,6 +52,7 @@ if TYPE_CHECKING:
     from dragonfly_executor.transport.sockets import Buffer
 
     T = TypeVar("T")
+    M = TypeVar("M", bound=MapCalls)
 
 
 class Engine:
@@ -82,7 +89,7 @@ class Engine:
         self._taken: list[Call] = []
         self._untold: list[Call] = []
         self._questions = Queries(self._machine)
-        self._modes: list[events.ShutdownMode] = []
+        self._modes: list[ShutdownMode] = []
         self._refusal: str | None = None
         self._failure: Exception | None = None
         self.ids: Iterator[int] = count(1)
@@ -91,7 +98,7 @@ class Engine:
         self._initializer = b"" if function is None else b"".join(codec.encode_call(function, args, {}))
         # Only threads that get no interrupt hold this lock.
         self._lock = threading.Lock()
-        self._start = EngineStart(options.name, self._bring_up)
+        self._start = EngineStart(options.name, self.bring_up)
         self._thread: threading.Thread | None = None
         """The engine thread; None until all threads and descriptors exist."""
         self._thread_id = 0
@@ -125,6 +132,23 @@ class Engine:
             future.cancels_running = False
         self.accept((call,))
         return future
+
+    def failed(self, error: Exception) -> Future[Any]:
+        """Return the future of a call that failed before it could be submitted."""
+        future: Future[Any] = Future(self)
+        future.set_exception(error)
+        return future
+
+    def calls_of_map(
+        self,
+        options: CallOptions,
+        fn: Callable[..., object],
+        is_delayed: tuple[type[Exception], ...],
+        split: Split | None,
+        calls_type: type[M],
+    ) -> M:
+        """Return the calls of a new map, which are calls of `fn` with these options; see `MapCalls` for the rest."""
+        return calls_type(self, options, RepeatedCall(self.codec, fn, options.retry_on).encode, is_delayed, split)
 
     def accept(self, calls: Sequence[Call]) -> None:
         """Accept new calls, all or none. Raises as `submit` does."""
@@ -217,6 +241,10 @@ class Engine:
         if self._thread is not None and not self.forked:
             self._loop.call_soon_threadsafe(lambda: self.handle(event))
 
+    def resize(self, least: int, most: int) -> None:
+        """Change the bounds of the number of runners."""
+        self.post(events.Resized(least, most))
+
     def ask(self, question: Callable[[Machine], T]) -> T:
         """Return the answer to a question about the pool's state. The engine thread computes it while it runs."""
         if self._thread is None or self.forked or self.is_this_thread:
@@ -251,7 +279,7 @@ class Engine:
             waker = self._wakers[id(loop)] = LoopWaker(loop, self._due_wakers)
         return waker
 
-    def shut_down(self, mode: events.ShutdownMode, reason: str = "cannot schedule new futures after shutdown") -> None:
+    def shut_down(self, mode: ShutdownMode, reason: str = "cannot schedule new futures after shutdown") -> None:
         """Accept no more calls and end, the way `mode` says. Returns at once; `join` waits."""
         if self.forked:
             return
@@ -275,6 +303,10 @@ class Engine:
         thread.join()
         self._components.join()
 
+    def leave(self, *, interrupted: bool, reason: str = "cannot schedule new futures after shutdown") -> None:
+        """Shut down, and wait until nothing of the pool is left; see `shutdown.leave`."""
+        leave(self, interrupted=interrupted, reason=reason)
+
     def abandon_in_forked_child(self) -> None:
         """Close the descriptors in a forked child, and send nothing. They belong to the process that forked."""
         self.forked = True
@@ -285,13 +317,20 @@ class Engine:
 
     # -- the thread ---------------------------------------------------------------------------------------------------
 
-    def _bring_up(self) -> None:
-        """Start all threads, or none: at interpreter exit no thread can be started."""
+    def bring_up(self, launched: LaunchedNode | None = None) -> None:
+        """Start all threads, or none: at interpreter exit no thread can be started. Only an `EngineStart` calls this.
+
+        Args:
+            launched: the node of the first runner, if it was launched ahead of its boot. Unless this raises, the caller
+                need not stop it.
+        """
         with self._lock:
             # Either a shutdown sees that a start is under way, or this start sees that the pool is shut down.
             if self._thread is not None or self._refusal is not None:
+                if launched is not None:
+                    launched.stop()
                 return
-            components = self._components = EngineComponents(self, self._machine, self._initializer)
+            components = self._components = EngineComponents(self, self._machine, self._initializer, launched)
             self._loop, self._do = components.loop, components.action_runner.do
             self._runner_links = components.runner_links
             self._loop.feed(self._submit_queue, self._take_inbox)
@@ -329,7 +368,7 @@ class Engine:
             self.handle(events.Submitted(calls))
         self._taken = []
 
-    def _shut_down(self, mode: events.ShutdownMode) -> None:
+    def _shut_down(self, mode: ShutdownMode) -> None:
         # Calls that were appended before are accepted. A later submit sees the refusal and withdraws its call.
         self._take_inbox()
         self._loop.feed((), self._take_inbox)

@@ -43,6 +43,7 @@ class MapCall(Call):
     """
 
     __slots__ = ("arguments", "first", "is_settled", "outcome", "owner", "size")
+    is_item = True
 
     def __init__(
         self,

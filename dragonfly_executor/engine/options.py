@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Mapping
 
 from dragonfly_executor.backends.budget import budget_or_none
-from dragonfly_executor.core.call_table import CallLimits
+from dragonfly_executor.core.calls import CallLimits
 from dragonfly_executor.core.record import Record
 from dragonfly_executor.engine.option_checks import (
     above_zero,
@@ -33,7 +33,7 @@ from dragonfly_executor.engine.option_checks import (
 from dragonfly_executor.engine.option_set import OptionSet, OptionSignature, option
 from dragonfly_executor.util.backoff import delays as draw
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
-from dragonfly_executor.util.validation import duration, finite_number, hook
+from dragonfly_executor.util.validation import duration, finite_number, hook, initializer
 
 if TYPE_CHECKING:
     from typing import Any, Unpack
@@ -143,7 +143,7 @@ class PoolOptions(OptionSet):
     on_grow_end: GrowEndHook | None = option(None, hook)
     on_shrink: Hook | None = option(None, hook)
     on_event: Hook | None = option(None, hook)
-    initializer: Callable[..., object] | None = option(None, hook)
+    initializer: Callable[..., object] | None = option(None, initializer)
     initargs = option((), arguments)
     max_tasks_per_child = option(None, tasks_per_child)
     serializer = option("cloudpickle", anything)

@@ -36,7 +36,7 @@ VIEWED_FROM = 4096
 dumps = json.dumps
 """Json is loaded at its first use, so here: a pool loads this module while it still has memory and descriptors."""
 # As plain module names, because an enum lookup takes longer than the comparison.
-CALL, RESULT, ERROR, RETRYABLE = int(Kind.CALL), int(Kind.RESULT), Flag.ERROR, Flag.RETRYABLE
+CALL, RESULT, ERROR, RETRYABLE, ITEM = int(Kind.CALL), int(Kind.RESULT), Flag.ERROR, Flag.RETRYABLE, Flag.ITEM
 NOT_INLINE = Flag.LARGE | Flag.SHARED
 
 
@@ -172,7 +172,10 @@ class RunnerLink:
         number = 0 if starts is None else starts.assign((call.id, call.attempt))
         if type(payload) is bytes:
             if not limits.concern_runner:
-                link.queue(HEADER.pack(CALL, 0, call.attempt, number, call.id, len(payload)) + payload)
+                link.queue(
+                    HEADER.pack(CALL, ITEM if call.is_item else 0, call.attempt, number, call.id, len(payload))
+                    + payload
+                )
                 return
         elif type(payload) is SharedPayload and self.node.memory is not None:
             self._transfers.share((call.id, call.attempt), payload)

@@ -18,6 +18,7 @@ from dragonfly_executor.util.terminal_text import escape_controls
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from dragonfly_executor.engine.boot.launched_node import LaunchedNode
     from dragonfly_executor.engine.context import EngineContext
     from dragonfly_executor.engine.notifications import Notifications
     from dragonfly_executor.engine.runner_connection import RunnerLink
@@ -56,6 +57,7 @@ class RunnerLinks:
         worker_groups: WorkerThreadGroups,
         initializer: bytes,
         notifications: Notifications,
+        launched: LaunchedNode | None = None,
     ) -> None:
         self._engine = engine
         self._options = engine.options
@@ -81,8 +83,9 @@ class RunnerLinks:
                 releaser=self._releaser,
                 handler=self,
                 warn=notifications.warn,
+                launched=None if number else launched,
             )
-            for tier in engine.tiers
+            for number, tier in enumerate(engine.tiers)
         ]
         self.boots = BootTable(engine, notifications=notifications, helpers=helpers, owner=self)
 

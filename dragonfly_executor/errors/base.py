@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from _pickle import PicklingError  # the same class: `pickle` takes longer to import
 from importlib import import_module
-from pickle import PicklingError
 
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 

@@ -162,6 +162,7 @@ class Flag:
     LARGE = 16  # the payload ends with `TOTAL`; before it, a CALL names parts that its slot may already have
     SHARED = 32  # a CALL's or RESULT's payload is in shared memory, and `SHARED` says where
     STDERR = 32  # an OUTPUT is from stderr, not stdout
+    ITEM = 64  # a CALL is one item of a map: its error says which
     LOG = 64  # an OUTPUT is a log record: JSON
     END = 128  # an OUTPUT is empty: the output of this call is complete
 

@@ -10,6 +10,8 @@ from dragonfly_executor.protocol.stdlib_json import json
 
 VARIABLE = "DRAGONFLY_PARENT"
 """Name of the environment variable of a runner that holds its encoded `Parent`."""
+MARKER = "DRAGONFLY_RUNNER"
+"""Environment variable that all processes of a runner inherit. It identifies them after their agent has died."""
 MAX_DEPTH_VARIABLE = "DRAGONFLY_MAX_DEPTH"
 DEFAULT_MAX_DEPTH = 2
 """Maximum nesting: runners may boot runners, and these may not boot more.

@@ -8,16 +8,10 @@ from importlib.machinery import PathFinder
 
 from dragonfly_executor.protocol.frames import PROTOCOL_VERSION
 from dragonfly_executor.protocol.handshake import Versions
+from dragonfly_executor.util.usable_cpus import usable_cpus
 
 __version__ = "0.1.0"
 PICKLERS = ("cloudpickle", "dill")
-
-
-def usable_cpus() -> int:
-    """Return the number of CPUs that this process may use, at least 1."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0)) or 1
-    return os.cpu_count() or 1
 
 
 def versions() -> Versions:

@@ -15,13 +15,13 @@ import sys
 from dragonfly_executor.protocol import handshake
 from dragonfly_executor.protocol.frames import Flag, Frame, Kind, encode
 from dragonfly_executor.protocol.stdlib_json import json
-from dragonfly_executor.protocol.versions import usable_cpus, versions, versions_with_packages
+from dragonfly_executor.protocol.versions import versions, versions_with_packages
 from dragonfly_executor.runner import capacity_check, process_tree
 from dragonfly_executor.runner.child_processes import ChildProcesses
 from dragonfly_executor.runner.dispatch import Dispatcher
 from dragonfly_executor.runner.graceful_exit import GracefulExit
+from dragonfly_executor.runner.granted_cpus import slots_for
 from dragonfly_executor.runner.large_calls import SLOT_BACKLOG, LargeCalls
-from dragonfly_executor.runner.machine import slots_for
 from dragonfly_executor.runner.os_signals import OsSignals, boot_clock
 from dragonfly_executor.runner.slot_handle import Slot, SlotOutput
 from dragonfly_executor.runner.slot_link import split_results
@@ -33,6 +33,7 @@ from dragonfly_executor.transport.payload_buffer import ChunkBuffers
 from dragonfly_executor.transport.sockets import Socket
 from dragonfly_executor.transport.streams import DescriptorPair
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
+from dragonfly_executor.util.usable_cpus import usable_cpus
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from math import ceil
 
-from dragonfly_executor.protocol.versions import usable_cpus
 from dragonfly_executor.runner.cgroups import Cgroups
 from dragonfly_executor.runner.gpus import count_gpus, find_gpus
+from dragonfly_executor.runner.granted_cpus import granted_cpus
 from dragonfly_executor.runner.oom_kills import MemoryWatch
+from dragonfly_executor.util.usable_cpus import usable_cpus
 
 
 class RunnerMachine:
@@ -38,22 +38,6 @@ class RunnerMachine:
     def capacity(self) -> tuple[float, int, int]:
         """Return the number of CPUs, the number of GPUs, and the bytes of memory, as HELLO carries them."""
         return self.cpus, count_gpus(self.gpus), self.memory
-
-
-def granted_cpus(cgroups: Cgroups) -> float:
-    """Return the number of CPUs whose time this process may use, by its affinity and the quotas of its cgroups."""
-    seen, quota = usable_cpus(), cgroups.cpu_quota()
-    return float(seen) if quota is None else min(float(seen), quota)
-
-
-def default_slots() -> int:
-    """Return the number of slots for the CPUs of this machine, at least 1."""
-    return slots_for(granted_cpus(Cgroups()))
-
-
-def slots_for(cpus: float) -> int:
-    """Return the number of slots that use this many CPUs, at least 1. A part of a CPU counts as a whole one."""
-    return max(1, ceil(cpus))
 
 
 def _total_memory() -> int:

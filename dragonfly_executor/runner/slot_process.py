@@ -262,7 +262,8 @@ class _Slot:
         self._modules = len(sys.modules)
         if self._output is not None:
             self._output.begin_call(self._progress.log_level)
-        is_error, retryable, parts = perform(self._codec, data, self._begin, self._failed, beside)
+        is_item = flags & Flag.ITEM != 0
+        is_error, retryable, parts = perform(self._codec, data, self._begin, self._failed, beside, is_item=is_item)
         if not self._mark.is_here():
             # The call forked, and its child returned here. Only the original process may send the result.
             os._exit(0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from operator import length_hint
 from time import perf_counter
+from types import BuiltinFunctionType, FunctionType
 
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
 
 OVERDUE = 0.05
 """Seconds after which a chunk of automatic size returns the items that it has not begun."""
+_COROUTINE = 0x80
+"""The flag of the code of an ``async def``, as in `inspect`, which is slow to import."""
+_ITEM = "item of a map: "
 _SHOWN = 120
 """Characters of an item that a note shows."""
 
@@ -93,10 +97,39 @@ def run_items(
     return ItemOutcomes(values, failures, now - began)
 
 
+def plain(fn: Callable[..., Any], run: Callable[[Any], Any]) -> Callable[..., Any]:
+    """Return `fn`, or, if it is an ``async def``, a function that has `run` run its coroutine and returns the value."""
+    kind = type(fn)
+    if kind is BuiltinFunctionType:
+        return fn
+    if kind is FunctionType:
+        is_async = bool(fn.__code__.co_flags & _COROUTINE)
+    else:
+        # Imported for the first map of an object that is called like a function.
+        from dragonfly_executor.util import validation
+
+        is_async = validation.is_async(fn)
+    return (lambda *arguments: run(fn(*arguments))) if is_async else fn
+
+
 def item(number: int, last: int | None = None) -> str:
     """Return the words for an item of a map, or for one of the items from `number` to `last`."""
     which = f"item {number}" if last is None or last == number else f"one of the items {number} to {last}"
     return f"{which} of the map (the first is item 0)"
+
+
+def shown_item(arguments: tuple[Any, ...]) -> str:
+    """Return the note that a slot adds to the exception of an item. Only the parent knows the item's number."""
+    return f"{_ITEM}{_shown(arguments)}"
+
+
+def name_items(error: BaseException, first: int, last: int) -> None:
+    """Add the numbers of the item, or of the items, to an exception. A slot's note becomes part of that note."""
+    shown = ""
+    notes = getattr(error, "__notes__", None)
+    if type(notes) is list and notes and type(notes[-1]) is str and notes[-1].startswith(_ITEM):
+        shown = f": {notes.pop()[len(_ITEM) :]}"
+    add_note(error, f"raised for {item(first, last)}{shown}")
 
 
 def add_note(error: BaseException, text: str) -> None:

@@ -40,7 +40,7 @@ from dragonfly_executor.serialization.rebuild import main_module
 from dragonfly_executor.serialization.shared_object import EncodedObject
 from dragonfly_executor.util import validation
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
-from dragonfly_executor.util.validation import SUSPENDS
+from dragonfly_executor.util.validation import GENERATES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -121,14 +121,14 @@ class CallCodec:
 
         Raises:
             CallSerializationError: a part of the call cannot travel; the text says which part, its cause says why.
-            TypeError: `fn` is an ``async def`` or a generator function, which runners do not run.
+            TypeError: `fn` is a generator function.
         """
         reference = self._reference
         if reference is not None and fn is reference.fn and (data := self._again(reference, args, kwargs, retry_on)):
             return [data]
         kind = type(fn)
         if kind is FunctionType:
-            if fn.__code__.co_flags & SUSPENDS:
+            if fn.__code__.co_flags & GENERATES:
                 validation.refuse(fn)
         elif kind is not BuiltinFunctionType:  # a builtin function runs no Python code that could suspend
             validation.refuse(fn)

@@ -37,7 +37,14 @@ from dragonfly_executor.serialization.layout import (
     views,
 )
 from dragonfly_executor.serialization.main_pickler import MAIN_NAMES
-from dragonfly_executor.serialization.map_chunk import ItemOutcomes, run_chunk, run_items
+from dragonfly_executor.serialization.map_chunk import (
+    ItemOutcomes,
+    add_note,
+    plain,
+    run_chunk,
+    run_items,
+    shown_item,
+)
 from dragonfly_executor.serialization.missing_module import explain_missing_module
 from dragonfly_executor.serialization.module_origin import forget_replaced
 from dragonfly_executor.serialization.rebuild import main_attribute
@@ -50,6 +57,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from dragonfly_executor.serialization.layout import Buffer, Received
+    from dragonfly_executor.serialization.slot_loop import SlotLoop
     from dragonfly_executor.serialization.working_directory import WorkingDirectory
 
 
@@ -65,9 +73,11 @@ class SlotCodec:
     Attributes:
         main: the script's own module.
         mark: tells this process from the children that calls fork.
+        loop: runs the coroutines of calls; None before the first.
         shared: returns a shared object by its number, while a call that uses the object is decoded.
     """
 
+    loop: SlotLoop | None = None
     shared: Callable[[int], Any] | None = None
 
     def __init__(self, setup: bytes, place: WorkingDirectory | None = None) -> None:
@@ -157,6 +167,15 @@ class SlotCodec:
         """
         flags, _, body, buffers = unpack(data)
         return self._format.open(flags, body, buffers, self.shared)
+
+    def run_coroutine(self, coroutine: CoroutineType[Any, Any, Any]) -> Any:
+        """Run a coroutine to its end, and return its value."""
+        if self.loop is None:
+            # Imported for the first coroutine, as few calls have one.
+            from dragonfly_executor.serialization.slot_loop import SlotLoop
+
+            self.loop = SlotLoop()
+        return self.loop.run(coroutine)
 
     def encode_result(self, value: Any, first: int | None = None) -> list[Buffer]:
         """Encode a value as the pieces of a payload. Large pieces are views of the value.
@@ -313,8 +332,10 @@ def perform(
     on_begin: Callable[[], None] | None = None,
     on_error: Callable[[BaseException], None] | None = None,
     beside: Mapping[int, memoryview] = NOTHING,
+    *,
+    is_item: bool = False,
 ) -> tuple[bool, bool, list[Buffer]]:
-    """Run the call in a payload.
+    """Run the call in a payload. If its function returns a coroutine, run that to its end.
 
     Args:
         codec: decodes the call and encodes its result.
@@ -322,6 +343,7 @@ def perform(
         on_begin: called once the call is decoded, before its function runs.
         on_error: called with the exception of a call that failed, before it is encoded.
         beside: the buffers of the payload that lie elsewhere; see `layout.unpack_all`.
+        is_item: the call is one item of a map, so its exception gets a note of its arguments.
 
     Returns:
         Whether the call failed, whether the caller wants its exception retried, and the payload to send back. Only
@@ -330,15 +352,22 @@ def perform(
     retryable = False
     try:
         fn, args, kwargs, retry_on = codec.decode_call(data, beside)
-        first = args[2] if fn is run_chunk or fn is run_items else None
+        first = None
+        if fn is run_chunk or fn is run_items:
+            first = args[2]
+            args = (plain(args[0], codec.run_coroutine), *args[1:])
         if on_begin is not None:
             on_begin()
         if fn is run_items:
             kwargs["is_here"] = codec.mark.is_here
         try:
             value = fn(*args, **kwargs)
+            if type(value) is CoroutineType:
+                value = codec.run_coroutine(value)
         except BaseException as exc:
             retryable = bool(retry_on) and isinstance(exc, retry_on)
+            if is_item and first is None:
+                add_note(exc, shown_item(args))
             raise
         finally:
             del fn, args, kwargs

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from dragonfly_executor.core import actions, events
 from dragonfly_executor.core.calls import Call, CallLimits
 from dragonfly_executor.core.machine import Machine, PoolLimits
+from dragonfly_executor.core.shutdown_mode import ShutdownMode
 from dragonfly_executor.simulation.figures import Figures, RunnerTime, figures_of
 from dragonfly_executor.simulation.trace import TraceCall
 
@@ -86,7 +87,7 @@ class _Simulation:
             self._handle(events.Submitted([Call(number, b"", None, self._limits_of(call)) for number, call in batch]))
         self._play(until=inf)
         # Runners that are kept end here.
-        self._handle(events.ShutdownRequested(events.ShutdownMode.DRAIN))
+        self._handle(events.ShutdownRequested(ShutdownMode.DRAIN))
         self._play(until=inf)
         return figures_of(self._waits, self._lives, self._last_end, self._nodes.billing)
 

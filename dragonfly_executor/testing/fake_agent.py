@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import sys
 import threading
 from collections.abc import Callable, Sequence
+from types import CoroutineType
+from typing import Any
 
 from dragonfly_executor import errors
 from dragonfly_executor.protocol import handshake
@@ -26,6 +29,7 @@ from dragonfly_executor.protocol.handshake import Versions
 from dragonfly_executor.protocol.memory_bounds import max_result_bytes
 from dragonfly_executor.protocol.stdlib_json import json
 from dragonfly_executor.serialization import SlotCodec, perform
+from dragonfly_executor.serialization.slot_loop import SlotLoop
 from dragonfly_executor.testing.fake_shared import FakeShared
 
 Ref = tuple[int, int]
@@ -33,6 +37,14 @@ Buffer = bytes | memoryview
 Received = bytes | bytearray | memoryview
 EVERYTHING = 2**31
 """Number of chunks to request at once. A fake runner has memory for all."""
+
+
+class LoopOfEachCall(SlotLoop):
+    """A loop for each coroutine, because each call has a thread of its own."""
+
+    def run(self, coroutine: CoroutineType[Any, Any, Any]) -> Any:
+        """Run a coroutine to its end, and return its value."""
+        return asyncio.run(coroutine)
 
 
 class FakeAgent(threading.Thread):
@@ -137,6 +149,7 @@ class FakeAgent(threading.Thread):
         own = self._setup[SETUP_HEAD.size :]
         # Do not call `prepare`: it sets the process up like the parent, and this process is the parent.
         self._codec = SlotCodec(own[:size])
+        self._codec.loop = LoopOfEachCall()
         self._shared = FakeShared(self._say, self._codec.open_shared)
         self._codec.shared = self._shared.load
         if initializer := own[size:]:

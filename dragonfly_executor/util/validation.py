@@ -1,6 +1,6 @@
 """Checks of arguments: numbers, durations, amounts, and functions.
 
-A function whose call returns a coroutine or a generator is refused: neither can leave a slot.
+A function whose call returns a generator is refused: a generator cannot leave a slot.
 """
 
 from __future__ import annotations
@@ -27,6 +27,8 @@ SUSPENDS = GENERATOR | COROUTINE | ITERABLE_COROUTINE | ASYNC_GENERATOR
 
 They equal ``inspect.CO_...``. The module `inspect` is slow to import.
 """
+GENERATES = GENERATOR | ASYNC_GENERATOR
+"""Code flags of generator functions."""
 MOST: Final = 1.7976931348623157e308
 """The largest finite float."""
 
@@ -101,6 +103,15 @@ def hook(value: F | None, name: str) -> F | None:
     return value
 
 
+def initializer(value: F | None, name: str) -> F | None:
+    """Return a function that slots run, or None if `value` is None. It may be an ``async def``.
+
+    Raises:
+        TypeError: `value` is not callable, or its call only returns a generator.
+    """
+    return value if callable(value) and is_async(value) else hook(value, name)
+
+
 def dollars(value: float | None, name: str, *, positive: bool = False) -> float | None:
     """Return an amount of US dollars, or None if `value` is None.
 
@@ -145,30 +156,33 @@ def _is_number(value: object, kind: str) -> bool:
 
 
 def refuse(fn: Any) -> None:
-    """Raise if a call of `fn` runs nothing and only returns a coroutine or a generator.
+    """Raise if a call of `fn` runs nothing and only returns a generator.
 
-    Partials, bound methods, caches and objects with a ``__call__`` count as the function that they call.
+    Partials, bound methods, caches and objects with a ``__call__`` count as the function that they call. An
+    ``async def`` is fine: the slot runs its coroutine.
 
     Raises:
-        TypeError: `fn` is an ``async def`` or a generator function.
+        TypeError: `fn` is a generator function.
     """
     flags = _flags(fn)
-    if not flags & SUSPENDS:
+    if not flags & SUSPENDS or flags & COROUTINE:
         return
-    if flags & GENERATOR and not flags & ITERABLE_COROUTINE:
+    if flags & ITERABLE_COROUTINE:
+        raise TypeError(f"{_named(fn)} is a generator that `types.coroutine` wraps: make it an `async def` function")
+    if flags & GENERATOR:
         raise TypeError(
             f"{_named(fn)} is a generator function: a generator cannot leave the runner. Submit a function that "
             "returns a list of the items"
         )
-    if flags & ASYNC_GENERATOR:
-        raise TypeError(
-            f"{_named(fn)} is an asynchronous generator function, which cannot run on a runner yet. Submit a "
-            "function that collects the items in a list, with asyncio.run()"
-        )
     raise TypeError(
-        f"{_named(fn)} is an `async def` function, which cannot run on a runner yet. Submit a function that passes "
-        "the coroutine to asyncio.run()"
+        f"{_named(fn)} is an asynchronous generator function, which cannot leave the runner. Submit an `async def` "
+        "function that returns a list of the items"
     )
+
+
+def is_async(fn: Any) -> bool:
+    """Return whether a call of `fn` returns a coroutine, because `fn` is an ``async def`` function."""
+    return bool(_flags(fn) & COROUTINE)
 
 
 def suspends(fn: Any) -> bool:

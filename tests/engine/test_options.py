@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from dragonfly_executor import Backend, BootRequest, CallOptions, DragonflyExecutor, LocalBackend, Node, Pool
-from dragonfly_executor.api.assembly import make_engine
+from dragonfly_executor.api.assembly import plan_engine
 from dragonfly_executor.core.machine import PoolLimits
 from dragonfly_executor.engine import option_keywords
 from dragonfly_executor.engine.options import PoolOptions
@@ -29,8 +29,7 @@ FakePool = partial(Pool, "options", min=0, max=1)
 
 def limits_of(backend: Backend, **given: Any) -> PoolLimits:
     """The limits that the core enforces for a pool with these options."""
-    engine, _ = make_engine("limits", (backend,), given, {})
-    return engine._machine.pool.limits
+    return plan_engine("limits", (backend,), given, {}).make()._machine.pool.limits
 
 
 @pytest.mark.parametrize(
@@ -116,6 +115,10 @@ def test_a_context_of_multiprocessing_is_accepted_and_has_no_effect(make: MakeEx
     assert make(1, mp_context=object()).submit(echo, 1).result(PATIENCE) == 1
 
 
+def _generator(*_: Any) -> Any:
+    yield
+
+
 async def _asynchronous(*_: Any) -> None:
     pass
 
@@ -159,7 +162,7 @@ async def _asynchronous(*_: Any) -> None:
         ({"boot_wait": 1}, TypeError, "boot_wait must be a callable"),
         ({"on_event": _asynchronous}, TypeError, "on_event must be a plain function"),
         ({"output": _asynchronous}, TypeError, "output must be a plain function"),
-        ({"initializer": _asynchronous}, TypeError, "initializer must be a plain function"),
+        ({"initializer": _generator}, TypeError, "initializer must be a plain function"),
         ({"idle_shutdown_after": (1, _asynchronous)}, TypeError, "the check of idle_shutdown_after must be a plain"),
         ({"log": "loud"}, ValueError, "log must be False, True or a logging level"),
         ({"serializer": "json"}, ValueError, "serializer must be 'cloudpickle', 'dill' or 'pickle'"),

@@ -195,7 +195,10 @@ def test_the_executor_is_light_to_import() -> None:
 
 
 def test_a_pool_is_light_to_make() -> None:
-    loaded = loaded_by("from dragonfly_executor import DragonflyExecutor; DragonflyExecutor()")
+    make = "from dragonfly_executor import DragonflyExecutor; pool = DragonflyExecutor().pool"
+    loaded = loaded_by(make)
+    assert not loaded & {"dragonfly_executor.engine.engine", "dragonfly_executor.core.machine", "pickle", "json"}
+    loaded = loaded_by(f"{make}; pool.stats()")
     assert "dragonfly_executor.engine.engine" in loaded
     assert not packages(loaded) & (HEAVY | {"socket", "typing"})
 

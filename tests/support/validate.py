@@ -277,6 +277,10 @@ def check_order(queue: CallQueue) -> None:
     """Check that each call is in the part of the queue that its priority asks for."""
     fresh = [call.id for call in queue._fresh]
     assert fresh == sorted(fresh)
+    sent_before = [call.id for priority, _, call in queue._early if not priority and call.state is QUEUED]
+    assert not fresh or max(sent_before, default=0) < fresh[0], "a call that came back is before one that it overtook"
+    entries = [*queue._fresh, *(entry[2] for entry in (*queue._early, *queue._late))]
+    assert queue.settled == sum(call.state is not QUEUED for call in entries)
     assert not any(call.limits.priority for call in queue._fresh)
     assert all(priority <= 0 for priority, _, _ in queue._early)
     assert all(priority > 0 for priority, _, _ in queue._late)
@@ -416,9 +420,8 @@ def check_slots_are_full(pool: PoolState, group: RunnerGroup, now: float) -> Non
     queue = pool.call_table.queues[group.kind]
     if queue.queued and not binds:
         placement = runner_table.placements.by_kind[group.kind]
-        first = queue.first()
         for runner in placement.members.values():
-            has_time = first is None or fits(runner, first, now)
+            has_time = any(fits(runner, call, now) for call in queue.next_few())
             # What one tier leaves to the earlier ones is not sent to a later one either.
             later = runner_table.groups[group.kind][1 : runner.tier + 1]
             soon = [overflow.calls_begun_soon(pool, queue, each, now) for each in later]

@@ -26,6 +26,8 @@ from tests.support.validate import boots_are_needed, is_given_up, validate
 
 NEEDLESS = "no call needs it any more"
 ADDRESS = re.compile(r" object at 0x[0-9a-f]+")
+FAR = 1e4
+"""Seconds after which every timeout and pause is over."""
 CLOSE = {"rel_tol": 1e-6, "abs_tol": 1e-12}
 """What rounding may make of a sum."""
 
@@ -137,7 +139,7 @@ class World:
         self.flown: list[tuple[int, int, int]] = []
         """Every sending there was: runner, call, attempt."""
         self.last_event: events.Event = events.Tick()
-        # It gets the same events at the same times.
+        # It gets the same events at the same times, and is asked nothing.
         self._twin = Machine(limits)
 
     # -- events --------------------------------------------------------------------------------------------------------
@@ -697,6 +699,8 @@ class World:
         if self.mode is not None and not pending and not self.nodes:
             assert self.closed, "nothing is left, and the pool does not close"
         assert not (self.closed and pending)
+        # Users ask at any time: that changes nothing, or the twin would go another way.
+        self.machine.stats(self.now + FAR)
         stats = self.machine.stats(self.now)
         assert stats.calls_queued + stats.calls_delayed + stats.calls_sent == len(pending)
         ended = stats.calls_done + stats.calls_failed + stats.calls_cancelled + stats.calls_timed_out

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dragonfly_executor.engine.boot.boot_batches import BootBatches
+from dragonfly_executor.engine.boot.launched_node import KEPT
 from dragonfly_executor.engine.boot.node_booter import NodeBooter
 from dragonfly_executor.engine.boot.node_watcher import POLLS_AT_ONCE, NodeWatcher
 from dragonfly_executor.engine.boot.session_setup import SessionSetup
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
 
     from dragonfly_executor.engine.boot.dialback import DialBack
     from dragonfly_executor.engine.boot.file_sync import FileSync
+    from dragonfly_executor.engine.boot.launched_node import LaunchedNode
     from dragonfly_executor.engine.boot.node_release import NodeReleaser
     from dragonfly_executor.engine.context import EngineContext
     from dragonfly_executor.engine.runner_connection import RunnerHandler
@@ -38,6 +40,7 @@ class BootHelpers:
         releaser: releases the nodes of boots that failed.
         handler: gets the events of a runner's link, except HELLO.
         warn: logs a warning.
+        launched: the node of the pool's first runner, if it was launched ahead of its boot.
 
     Attributes:
         hung: numbers of the boots that are over, and in which the backend still blocks.
@@ -62,6 +65,7 @@ class BootHelpers:
         releaser: NodeReleaser,
         handler: RunnerHandler,
         warn: Callable[[str], object],
+        launched: LaunchedNode | None = None,
     ) -> None:
         backend, file_snapshot = tier.backend, tier.file_snapshot
         self.engine = engine
@@ -77,7 +81,10 @@ class BootHelpers:
         # Threads of the first tier have short names, as most pools have no other.
         prefix = "" if tier is engine.tiers[0] else f"{tier.name}-"
         self.workers = worker_groups.make(f"{prefix}boots", backend.max_concurrent_boots + LISTENER_THREADS)
-        self.node_booter = NodeBooter(backend, file_snapshot, loop)
+        self._launched = launched
+        self.node_booter = NodeBooter(backend, file_snapshot, loop, launched)
+        if launched is not None:
+            loop.call_later(KEPT, self._stop_launched)
         self.batches = BootBatches(backend, loop, self.workers, self.node_booter)
         self.dial_back: DialBack | None = None
         self.node_watcher: NodeWatcher | None = None
@@ -100,6 +107,12 @@ class BootHelpers:
 
         return FileSync(file_snapshot, readers, self.loop, self.handler)
 
+    def _stop_launched(self) -> None:
+        """Stop the node that was launched ahead, unless a boot has taken it."""
+        node = None if self._launched is None else self._launched.take()
+        if node is not None:
+            self.releaser.stop(node)
+
     def boot_hangs(self, runner_id: int) -> None:
         """Record that the backend blocks in a boot that is over."""
         self.hung.add(runner_id)
@@ -113,7 +126,8 @@ class BootHelpers:
 
     def descriptors(self) -> list[int]:
         """Return the descriptors that a forked child must close."""
-        return [] if self.dial_back is None else self.dial_back.descriptors()
+        launched = () if self._launched is None else self._launched.descriptors()
+        return [*launched, *(() if self.dial_back is None else self.dial_back.descriptors())]
 
     def close(self) -> None:
         """Accept no more runners, and release nodes that no boot has taken."""

@@ -15,6 +15,7 @@ from dragonfly_executor.util.lazy_typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from dragonfly_executor.backends.base import Backend, BootRequest, Node
+    from dragonfly_executor.engine.boot.launched_node import LaunchedNode
     from dragonfly_executor.sync import FileSnapshot
     from dragonfly_executor.transport.loop import Loop
 
@@ -39,12 +40,20 @@ class NodeBooter:
         backend: boots the nodes.
         file_snapshot: the files that remote runners need; None if the runners see this machine's files.
         loop: the engine's loop.
+        launched: a node that was launched ahead of its boot, if there is one.
     """
 
-    def __init__(self, backend: Backend, file_snapshot: FileSnapshot | None, loop: Loop) -> None:
+    def __init__(
+        self,
+        backend: Backend,
+        file_snapshot: FileSnapshot | None,
+        loop: Loop,
+        launched: LaunchedNode | None = None,
+    ) -> None:
         self._backend = backend
         self._file_snapshot = file_snapshot
         self._on_engine = loop.call_soon_threadsafe
+        self._launched = launched
         self._lock = threading.Lock()
         self._untaken: dict[int, Node] = {}
         self._is_closed = False
@@ -56,7 +65,8 @@ class NodeBooter:
             self._read_files()
             # The backend asks for the node from here on, unless it reports that it waits for its turn.
             request.started()
-            self._accept(request, self._backend.boot(request), receiver)
+            node = None if self._launched is None else self._launched.take_for(request.parent)
+            self._accept(request, node or self._backend.boot(request), receiver)
         except BaseException as raised:  # a backend may be third-party code, and may even call sys.exit()
             self._fail(raised, receiver)
 
@@ -141,7 +151,8 @@ class NodeBooter:
             self._is_closed = True
         nodes = list(self._untaken.values())
         self._untaken.clear()
-        return nodes
+        launched = None if self._launched is None else self._launched.take()
+        return nodes if launched is None else [*nodes, launched]
 
 
 def _raiser(error: Exception) -> Callable[[], object]:

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from dragonfly_executor import CallSerializationError, DragonflyExecutor, ForkedExecutorError, RunnerLostError
+from dragonfly_executor import CallSerializationError, DragonflyExecutor, ForkedExecutorError, RunnerLostError, call
 from tests.engine.conftest import MakePool
 from tests.processes.conftest import Make
 from tests.support.helpers import PATIENCE, SOON, Gate, Mailbox, all_ended, watching
@@ -401,6 +401,38 @@ def test_nothing_imports_asyncio_without_a_task(tmp_path: Path) -> None:
     )
     ran = subprocess.run([sys.executable, program], capture_output=True, text=True, timeout=PATIENCE)
     assert (ran.stdout, ran.stderr) == ("False False\n", "")
+
+
+# -- call() in a loop --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("how", ["method", "function"])
+def test_call_in_a_running_loop_warns_once(make_pool: MakePool, run: Run, how: str) -> None:
+    pool = make_pool(f"blocks {how} {run.__name__}")
+
+    def blocking_call() -> int:
+        return pool.call(echo, 1) if how == "method" else call(pool.name, lambda: 1)
+
+    async def main() -> int:
+        with pytest.warns(RuntimeWarning, match=r"blocks the running asyncio event loop.*acall") as caught:
+            assert blocking_call() == 1
+        assert caught[0].filename == __file__
+        # A second warning would be an error here.
+        return blocking_call()
+
+    assert blocking_call() == 1
+    assert run(main) == 1
+
+
+def test_call_beside_a_loop_does_not_warn(make_pool: MakePool, monkeypatch: pytest.MonkeyPatch) -> None:
+    pool = make_pool()
+
+    async def main() -> int:
+        value = await asyncio.to_thread(pool.call, echo, 1)
+        monkeypatch.setitem(sys.modules, "ipykernel", threading)
+        return value + pool.call(echo, 1)
+
+    assert asyncio.run(main()) == 2
 
 
 # -- async with --------------------------------------------------------------------------------------------------------

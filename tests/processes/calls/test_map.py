@@ -13,7 +13,7 @@ import pytest
 from dragonfly_executor.errors import CallSerializationError, RunnerLostError
 from tests.processes.conftest import Make
 from tests.support import payloads
-from tests.support.helpers import SOON, CountedNumbers, Gate, Mailbox, all_ended, values, watching
+from tests.support.helpers import SOON, CountedNumbers, Gate, Mailbox, all_ended, error_of, values, watching
 
 
 @pytest.mark.parametrize("chunksize", [1, 7])
@@ -46,6 +46,12 @@ def test_buffersize_bounds_how_many_are_taken_ahead(buffersize: int, make: Make)
         assert next(results) == n
         assert endless.taken <= n + 1 + buffersize
     results.close()
+
+
+def raise_with_note(text: str) -> None:
+    error = KeyError(text)
+    error.add_note("its own")
+    raise error
 
 
 def _breaks_at(count: int, error: BaseException) -> Iterator[int]:
@@ -121,7 +127,8 @@ def test_a_crash_in_a_map_is_raised_at_its_place(make: Make) -> None:
 def test_a_timeout_stops_what_is_left(make: Make, mailbox: Mailbox) -> None:
     """Checklist 51."""
     ex = make(2)
-    results = ex.map(payloads.hold_unless, [mailbox.path] * 10, [False, True, *[True] * 8], timeout=1.0)
+    ex.submit(payloads.nothing).result(SOON)
+    results = ex.map(payloads.hold_unless, [mailbox.path] * 10, [False, True, *[True] * 8], timeout=2.0)
     assert next(results) == "not held"
     with watching(*mailbox.numbers(2)) as watches:
         with pytest.raises(TimeoutError):
@@ -207,7 +214,31 @@ def test_an_error_in_a_map_tells_its_item(make: Make) -> None:
     assert caught.value.__notes__ == ["raised for item 23 of the map (the first is item 0): (1, 0)"]
     with pytest.raises(ZeroDivisionError) as caught:
         list(ex.map(divmod, [1, 1, 1], [1, 0, 1]))
-    assert caught.value.__notes__ == ["raised for item 1 of the map (the first is item 0)"]
+    assert caught.value.__notes__ == ["raised for item 1 of the map (the first is item 0): (1, 0)"]
+
+
+def test_an_item_of_its_own_is_shown_as_the_call_got_it(make: Make) -> None:
+    ex = make(1)
+    numbers = [*range(1000)]
+    for items, shown in ([{"a": 1}], "{'a': 1}"), ([numbers], "[0, 1, 2, 3, 4, 5, ...]"), (["x" * 1000], None):
+        with pytest.raises(TypeError) as caught:
+            list(ex.map(abs, items))
+        (note,) = caught.value.__notes__
+        assert note.startswith("raised for item 0 of the map (the first is item 0): ")
+        assert len(note) < 200
+        assert shown is None or note.endswith(f": {shown}")
+
+
+def test_a_call_that_is_no_item_gets_no_note(make: Make) -> None:
+    error = error_of(make(1).submit(abs, "x"), SOON)
+    assert isinstance(error, TypeError)
+    assert not hasattr(error, "__notes__")
+
+
+def test_the_notes_of_the_function_stay(make: Make) -> None:
+    with pytest.raises(KeyError) as caught:
+        list(make(1).map(raise_with_note, ["first", "second"]))
+    assert caught.value.__notes__ == ["its own", "raised for item 0 of the map (the first is item 0): 'first'"]
 
 
 def test_the_loss_of_a_slot_tells_the_items_that_were_on_it(make: Make) -> None:
@@ -238,17 +269,17 @@ def test_a_call_that_exits_tells_its_item_too(chunksize: int, make: Make) -> Non
     assert caught.value.__notes__[0].startswith("raised for item 0 of the map")
 
 
-async def _coroutine(x: int) -> int:
-    return x
+def _generator(x: int) -> Iterator[int]:
+    yield x
 
 
 @pytest.mark.parametrize("chunksize", [1, 3])
-def test_a_map_refuses_an_async_function_at_once(chunksize: int, make: Make) -> None:
+def test_a_map_refuses_a_generator_function_at_once(chunksize: int, make: Make) -> None:
     ex = make(1)
-    with pytest.raises(TypeError, match=r"_coroutine\(\) is an `async def` function"):
-        ex.map(_coroutine, [1, 2], chunksize=chunksize)
-    with pytest.raises(TypeError, match=r"_coroutine\(\) is an `async def` function"):
-        ex.submit(_coroutine, 1)
+    with pytest.raises(TypeError, match=r"_generator\(\) is a generator function"):
+        ex.map(_generator, [1, 2], chunksize=chunksize)
+    with pytest.raises(TypeError, match=r"_generator\(\) is a generator function"):
+        ex.submit(_generator, 1)
 
 
 def test_a_future_as_an_argument_fails_its_call(make: Make) -> None:

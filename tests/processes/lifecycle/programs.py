@@ -19,13 +19,16 @@ import sys
 import termios
 import threading
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, as_completed
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from dragonfly_executor import BootRequest, DragonflyExecutor, LocalBackend, Node, Pool
+from dragonfly_executor.api.assembly import EnginePlan
 from dragonfly_executor.backends import local
+from dragonfly_executor.engine.engine import Engine
 from tests.support import payloads
 from tests.support.payloads import tell
 
@@ -320,6 +323,86 @@ def unused_pool() -> None:
     """Runners that were booted for nothing."""
     pool = Pool("kept", min=2, max=2)
     pool.submit(payloads.nothing).result()
+
+
+# -- the first runner, before there is an engine ---------------------------------------------------------------------
+
+
+def agents() -> list[int]:
+    """The agents that this process has started, on whatever thread."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(FileNotFoundError, ProcessLookupError):  # it has ended
+            status = (process / "stat").read_text().rpartition(")")[2].split()
+            if int(status[1]) == os.getpid() and b"dragonfly" in (process / "cmdline").read_bytes():
+                found.append(int(process.name))
+    return found
+
+
+def after_launch(action: Callable[[], object]) -> None:
+    """Have this done when the first runner is launched, before the engine is made."""
+    make = EnginePlan.make
+
+    def make_after_action(plan: EnginePlan) -> Engine:
+        action()
+        return make(plan)
+
+    EnginePlan.make = make_after_action  # type: ignore[method-assign]
+
+
+@program
+def fork_after_launch() -> None:
+    """A fork while the launched runner waits for an engine."""
+    executor = DragonflyExecutor(1)
+    before = descriptors()
+    children = []
+
+    def split() -> None:
+        child = fork()
+        if child == 0:
+            refused = tried(executor.submit, payloads.nothing)
+            ends = tried(executor.shutdown), tried(executor.__exit__, None, None, None)
+            say(sorted(descriptors() - before), refused, *ends)
+            os._exit(0)
+        children.append(child)
+
+    after_launch(split)
+    future = executor.submit(pow, 2, 10)
+    say(fate_of(children.pop()), future.result())
+
+
+@program
+def hang_after_launch(mailbox: str) -> None:
+    """No engine comes."""
+
+    def hang() -> None:
+        tell(mailbox, str(agents()[0]))
+        signal.pause()
+
+    after_launch(hang)
+    DragonflyExecutor(1).submit(payloads.nothing)
+
+
+def never() -> Iterator[int]:
+    """A function that no submit accepts."""
+    yield 1
+
+
+@program
+def end_after_launch(mailbox: str, how: str) -> None:
+    """The program ends, and no boot has asked for the runner."""
+
+    def note() -> None:
+        tell(mailbox, str(agents()[0]))
+        if how == "interrupted":
+            os.kill(os.getpid(), signal.SIGINT)
+
+    after_launch(note)
+    executor = DragonflyExecutor(1)
+    if how == "refused":
+        assert tried(executor.submit, never) == "TypeError"
+    else:
+        executor.submit(payloads.nothing).result()
 
 
 # -- sleep -------------------------------------------------------------------------------------------------------------

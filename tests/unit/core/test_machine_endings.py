@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 
 from dragonfly_executor import errors
-from dragonfly_executor.core import actions, events
+from dragonfly_executor.core import actions, events, placement
+from dragonfly_executor.core.call_queue import LOOKAHEAD
 from dragonfly_executor.core.call_table import CallLimits
 from dragonfly_executor.core.events import ShutdownMode
 from tests.support.story import PLAIN, Story
-from tests.support.world import token_of
+from tests.support.world import lost, token_of
 
 
 def limited(seconds: float | None) -> CallLimits:
@@ -129,6 +130,65 @@ def test_a_call_for_which_no_runner_has_the_time_is_sent_anyway() -> None:
     story.ends(1, 100.0)
     story.at(50.0)
     assert story.submit_calls(1, limited(101.0)) == ["send 2.1 to 1"]
+
+
+# -- calls that overtake others, because they have the time ----------------------------------------------------------
+
+
+def one_has_forty_seconds(monkeypatch: pytest.MonkeyPatch) -> Story:
+    """Runner 1 is idle and ends in 40 s. Runner 2 has calls that may take longer in both slots, and no call is sent
+    ahead.
+    """
+    monkeypatch.setattr(placement, "prefetch", lambda *_: 0)
+    story = Story(max=2).up(1, 2)
+    story.ends(1, 100.0)
+    story.now = 60.0
+    assert story.submit_calls(2, limited(50.0)) == ["send 6.1 to 2", "send 7.1 to 2"]
+    return story
+
+
+def test_a_call_that_has_the_time_is_sent_as_soon_as_those_before_it_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    story = one_has_forty_seconds(monkeypatch)
+    story.submit_calls(1, limited(50.0))
+    # Of the calls with another priority, only the first is looked at.
+    assert story.submit_calls(1, CallLimits(priority=-1)) == []
+    assert story.results(2, 6) == ["send 8.1 to 2", "send 9.1 to 1", "6 = result of 6.1"]
+
+
+def test_a_call_that_has_the_time_is_sent_as_soon_as_it_is_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    story = one_has_forty_seconds(monkeypatch)
+    story.submit_calls(LOOKAHEAD, limited(50.0))
+    assert story.submit_calls(2) == []
+    assert story.results(2, 6) == ["send 8.1 to 2", "send 40.1 to 1", "6 = result of 6.1"]
+
+
+def test_a_call_that_comes_back_is_behind_those_that_it_has_overtaken(monkeypatch: pytest.MonkeyPatch) -> None:
+    story = one_has_forty_seconds(monkeypatch)
+    story.submit_calls(2, limited(50.0))
+    assert story.submit_calls(1) == ["send 10.1 to 1"]
+    story.submit_calls(1, limited(50.0))
+    story.tell(events.CancelRequested([8]))
+    story.tell(events.RunnerLost(1, lost(1), never_left=[(10, 1)]))
+    assert story.results(2, 6, 7) == [
+        "send 9.1 to 2", "send 10.1 to 2", "6 = result of 6.1", "7 = result of 7.1",
+    ]  # fmt: skip
+
+
+def test_many_calls_that_come_back_are_behind_one_that_they_have_overtaken(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(placement, "prefetch", lambda *_: 0)
+    many = 3 * LOOKAHEAD
+    story = Story(max=2, max_boot_failures=9).up(1, many)
+    story.ends(2, 100.0)
+    story.now = 60.0
+    busy, first, *others = range(len(story.accounts) + 1, len(story.accounts) + many + 3)
+    assert story.submit_calls(2, limited(50.0)) == [f"send {busy}.1 to 1"]
+    assert story.submit_calls(many) == [f"send {call_id}.1 to 2" for call_id in others]
+    story.tell(events.RunnerLost(2, lost(2), never_left=list(story.nodes[2].flying.items())))
+    order = [busy]
+    for _ in range(many + 1):
+        line = story.results(1, order[-1])[0]
+        order.append(int(line.split()[1].split(".")[0]))
+    assert order == [busy, first, *others]
 
 
 def test_a_call_without_run_timeout_is_sent_until_the_drain_begins() -> None:

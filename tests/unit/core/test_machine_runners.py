@@ -346,6 +346,15 @@ def test_stats_tell_how_a_pool_stands() -> None:
     )
 
 
+def test_a_pause_that_is_over_ends_by_an_event_and_not_by_a_question() -> None:
+    story = Story(max=2)
+    story.submit_calls(1)
+    story.fails(1, retry_in=5.0)
+    assert story.machine.stats(5.0).back_off_until is None
+    assert story.machine.deadline() == 5.0
+    assert story.at(5.0) == ["boot 2"]
+
+
 def test_a_pool_that_rests_has_nothing_to_explain() -> None:
     story = Story(idle_after=1.0).up(2)
     assert story.stats.limits_that_bind == ()

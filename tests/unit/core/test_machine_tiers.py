@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from dragonfly_executor.core import events, placement
+from dragonfly_executor.core import events, overflow, placement
 from dragonfly_executor.core.calls import CallLimits
 from dragonfly_executor.core.capacity import Capacity
 from dragonfly_executor.core.limits import TierLimits
@@ -163,6 +163,24 @@ def test_a_slot_with_a_long_call_is_not_expected_to_begin_others() -> None:
     assert story.at(7.0) == []
     # After a fifth of a boot time both calls are long.
     assert story.at(7.1) == ["boot 2 on tier 1"]
+
+
+def test_calls_become_long_by_events_and_not_by_questions() -> None:
+    story = tiered(max=1)
+    first_two_run(story, 4)
+    story.now = 1.1
+    story.results(1, 1, 2, cost=0.1)
+    story.submit_calls(1)
+    pool, costs = story.machine.pool, story.machine.pool.runner_table.default.costs
+    assert costs is not None
+    later = pool.runner_table.groups[""][1]
+    assert overflow.calls_begun_soon(pool, pool.call_table.queue_of(""), later, 50.0) == 0
+    assert overflow.calls_left(pool, later, overflow.Promises(), 50.0) == 1
+    assert overflow.next_overflows(pool, later, 50.0) == []
+    assert (list(costs.running), costs.long) == ([story.call(3), story.call(4)], set())
+    story.now = 50.0
+    story.submit_calls(1)
+    assert costs.long == {story.call(3), story.call(4)}
 
 
 def test_without_a_first_runner_calls_wait_for_the_boot_time_of_the_next_tier_at_most() -> None:

@@ -418,6 +418,17 @@ def test_a_call_is_slow_once_its_slot_has_had_processor_time() -> None:
     assert made.started == [1]
 
 
+def test_the_start_of_a_call_is_reported_before_the_call_is_stopped_and_leaves_its_slot() -> None:
+    made = world(1)
+    made.arrive(1, limits=(REVIEW_AFTER, INFINITY))
+    made.now += 2 * REVIEW_AFTER
+    made.tell("tick", made.now)
+    made.run()
+    assert made.reports == [("timed out", 1)]
+    assert made.started == [1]
+    assert in_slots(made) == [[]]
+
+
 def test_calls_wait_for_a_slot_that_lacks_processor_time() -> None:
     """The other slot is busy with a long call, and what waited behind it finds no room."""
     made = world(2)

@@ -202,7 +202,8 @@ FLAGS = {
     "LARGE": 16,
     "SHARED": 32,
     "STDERR": 32,  # of other kinds than SHARED
-    "LOG": 64,
+    "ITEM": 64,
+    "LOG": 64,  # of other kinds than ITEM
     "END": 128,
 }
 TABLE_OF_VERSION = 6

@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 
 from dragonfly_executor.serialization import CallCodec
+from dragonfly_executor.util import validation
 from tests.support import importable
+from tests.support.helpers import without_addresses
 
 
 async def coroutine(x: int = 0) -> int:
@@ -65,19 +67,14 @@ class Evil:
 @pytest.mark.parametrize(
     ("fn", "said"),
     [
-        (coroutine, r"coroutine\(\) is an `async def` function"),
         (generator, r"generator\(\) is a generator function"),
         (both, r"both\(\) is an asynchronous generator function"),
-        (old_coroutine, r"old_coroutine\(\) is an `async def` function"),
-        (functools.partial(coroutine, 1), r"coroutine\(\) is"),
-        (functools.partial(functools.partial(Service().method)), r"Service.method\(\) is"),
-        (functools.lru_cache(coroutine), r"coroutine\(\) is"),
-        (staticmethod(coroutine), r"coroutine\(\) is"),
-        (Service(), r"Service.__call__\(\) is"),
-        (Service().method, r"Service.method\(\) is"),
+        (old_coroutine, r"old_coroutine\(\) is a generator that `types.coroutine` wraps"),
+        (functools.partial(generator), r"generator\(\) is"),
+        (functools.partial(functools.partial(Service().items)), r"Service.items\(\) is"),
+        (functools.lru_cache(generator), r"generator\(\) is"),
+        (staticmethod(both), r"both\(\) is"),
         (Service().items, r"Service.items\(\) is a generator"),
-        (Service.of_class, r"Service.of_class\(\) is"),
-        (Service.static, r"Service.static\(\) is"),
         (lambda: (yield), r"<lambda>\(\) is a generator"),
     ],
 )
@@ -101,6 +98,27 @@ def test_what_runs_nothing_when_it_is_called_is_refused(fn: Any, said: str, seri
 )
 def test_all_else_goes(fn: Any) -> None:
     assert CallCodec().encode_call(fn, (), {})
+    assert not validation.is_async(fn)
+
+
+@pytest.mark.parametrize(
+    "fn",
+    [
+        coroutine,
+        functools.partial(coroutine, 1),
+        functools.partial(functools.partial(Service().method)),
+        functools.lru_cache(coroutine),
+        staticmethod(coroutine),
+        Service(),
+        Service().method,
+        Service.of_class,
+        Service.static,
+    ],
+    ids=without_addresses,
+)
+def test_an_asynchronous_function_goes_and_is_known(fn: Any) -> None:
+    assert validation.is_async(fn)
+    validation.refuse(fn)
 
 
 def test_looking_harms_nothing() -> None:
