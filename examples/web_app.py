@@ -13,7 +13,6 @@ not build the web application.
 from __future__ import annotations
 
 import argparse
-import asyncio
 import dataclasses
 import os
 from collections.abc import AsyncIterator
@@ -54,19 +53,15 @@ def describe_place() -> dict[str, Any]:
 @asynccontextmanager
 async def lifespan(_: Starlette) -> AsyncIterator[dict[str, Any]]:
     """Keep the pool while the application lives. Runners boot when a request needs one."""
-    pool = Pool(POOL, min=0, max=2, max_concurrency=2, timeout=20, idle_shutdown_after=10)
-    try:
+    async with Pool(POOL, min=0, max=2, max_concurrency=2, timeout=20, idle_shutdown_after=10) as pool:
         yield {"pool": pool}
-    finally:
-        # Shutdown waits for running calls, so it must not block the event loop's thread.
-        await asyncio.to_thread(pool.shutdown)
 
 
 async def primes(request: Request) -> JSONResponse:
     """Await a call in an asynchronous endpoint."""
     below = request.path_params["below"]
     try:
-        found = await asyncio.wrap_future(request.state.pool.submit(count_primes, below))
+        found = await request.state.pool.acall(count_primes, below)
     except CallTimeoutError as error:
         return JSONResponse({"error": str(error)}, status_code=503)
     return JSONResponse({"below": below, "primes": found})

@@ -57,6 +57,7 @@ async def leave_async(pool: LeavablePool, kind: type[BaseException] | None) -> N
             pool.kill()
             if thread.ident is not None:
                 await ended
+                thread.join()
         raise
     thread.join()  # it is at its last step
 

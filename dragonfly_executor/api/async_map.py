@@ -74,6 +74,7 @@ class AsyncMapResults(AsyncIterator[T]):
 
     async def _next_call(self) -> MapCall | None:
         """Return a call that has ended; None if there is none left."""
+        running_loop()  # without one, nothing may be submitted
         calls = self._calls
         while not self._is_closed:
             # The next calls are submitted before the wait for a result, so that the slots stay busy.

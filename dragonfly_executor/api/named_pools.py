@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import TypeVar
 
+    from dragonfly_executor.api.registry import Configured
     from dragonfly_executor.backends.base import Backend
     from dragonfly_executor.util.validation import Seconds
 
@@ -53,11 +54,14 @@ def cast(pool: Pool | str, func: Callable[[], object]) -> None:
     (registry.find(pool) if isinstance(pool, str) else pool).cast(func)
 
 
-def configure(*, backend: Backend | Sequence[Backend]) -> None:
+def configure(*, backend: Backend | Sequence[Backend]) -> Configured:
     """Set the backend, or several in order of preference, of pools that are made without one from now on.
+
+    In ``with configure(backend=...):``, those from before are set again at the end of the block. Pools that were made
+    in the block keep their backends.
 
     Raises:
         TypeError: this is not a backend.
         ValueError: the list is empty, or has a backend twice.
     """
-    registry.configure(backend=backend)
+    return registry.configure(backend=backend)

@@ -9,6 +9,7 @@ from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from types import TracebackType
     from typing import Any, Generic, Protocol, TypeVar
 
     from dragonfly_executor.backends.base import Backend
@@ -42,9 +43,14 @@ class Registry(Generic[P]):
         self._owned: dict[str, P] = {}
         self._backends: tuple[Backend, ...] = ()
 
-    def configure(self, *, backend: Backend | Sequence[Backend]) -> None:
+    def configure(self, *, backend: Backend | Sequence[Backend]) -> Configured:
         """Set the backend, or several, of pools that are made without one from now on."""
-        self._backends = check_backends(backend)
+        before, self._backends = self._backends, check_backends(backend)
+        return Configured(self, before)
+
+    def set_back(self, backends: tuple[Backend, ...]) -> None:
+        """Set the backends from before a `configure`; the empty tuple for none."""
+        self._backends = backends
 
     def default_backends(self) -> tuple[Backend, ...]:
         """Return the backends that `configure` set, otherwise a local one."""
@@ -86,6 +92,23 @@ class Registry(Generic[P]):
         if pool is None:
             raise KeyError(f"no pool is named {name!r}; the pools are: {', '.join(sorted(self._pools)) or 'none'}")
         return pool
+
+
+class Configured:
+    """The result of `configure`. As a context manager, it undoes the `configure` at the end of the ``with`` block."""
+
+    __slots__ = ("_before", "_registry")
+
+    def __init__(self, registry: Registry[Any], before: tuple[Backend, ...]) -> None:
+        self._registry = registry
+        self._before = before
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._registry.set_back(self._before)
 
 
 def check_backends(backend: Backend | Sequence[Backend]) -> tuple[Backend, ...]:

@@ -10,6 +10,7 @@ from dragonfly_executor.core.slot_records import SlotCall, SlotRecord
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from typing import Final, TypeAlias
 
 
@@ -68,17 +69,17 @@ class LookAtSlot(CallOrder):
 
 
 class Fork(Record):
-    """An order to fork a slot. The answer is `slot_forked` or `fork_failed`.
+    """An order to fork slots. The answers are `slot_forked` for each, or `fork_failed` in place of the last ones.
 
     Args:
-        number: its number.
-        gpus: the numbers of its GPUs; None for its usual share.
+        numbers: their numbers.
+        gpus: the numbers of the GPUs of each; None for its usual share.
     """
 
-    __slots__ = __match_args__ = ("number", "gpus")
+    __slots__ = __match_args__ = ("numbers", "gpus")
 
-    def __init__(self, number: int, gpus: frozenset[int] | None = None) -> None:
-        self.number = number
+    def __init__(self, numbers: Sequence[int], gpus: frozenset[int] | None = None) -> None:
+        self.numbers = numbers
         self.gpus = gpus
 
 

@@ -58,7 +58,8 @@ def choose_slot(table: SlotTable, call: SlotCall) -> SlotRecord | None:
 
 
 def make_slot(table: SlotTable, call: SlotCall, now: float) -> bool:
-    """Fork a slot for a call that no slot takes. If idle slots are in the way of such a slot, retire one.
+    """Fork slots for the calls that no slot takes, the first of which is `call`. If idle slots are in the way of such a
+    slot, retire one.
 
     Returns:
         True if a slot is forked.
@@ -90,9 +91,11 @@ def make_slot(table: SlotTable, call: SlotCall, now: float) -> bool:
 
 def _fork(table: SlotTable, now: float, gpus: frozenset[int] | None = None) -> bool:
     if may_fork(table, now):
-        table.actions.append(Fork(table.free_number(), gpus))
+        # No slot that starts is without a call, so each call that waits needs a slot of its own.
+        count = 1 if table.gives_gpus else min(table.forks_left, table.room, len(table.waiting))
+        table.actions.append(Fork(table.free_numbers(count), gpus))
         return True
-    if table.has_forked:
+    if not table.forks_left:
         table.wake(now)
     return False
 

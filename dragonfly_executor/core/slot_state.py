@@ -31,8 +31,8 @@ CHEAP: Final = 0.001
 """Seconds of a call below which calls are queued in the slots."""
 PREFETCH_SECONDS: Final = 0.004
 """Seconds of work that may be queued in a slot."""
-FORKS_AT_ONCE: Final = 4
-"""Slots that are forked between two ticks while calls take long: the agent does nothing else for some 8 ms."""
+FORKS_AT_ONCE: Final = 8
+"""Slots that are forked between two ticks while calls take long: the agent does nothing else for some 5 ms."""
 MAX_PREFETCH: Final = 64
 """Calls that may be queued in a slot behind the running one."""
 
@@ -113,24 +113,29 @@ class SlotTable:
         return not self.waiting and not self.calls and not self.held
 
     @property
-    def has_forked(self) -> bool:
-        """Return True if no more slots may be forked before the next tick.
+    def forks_left(self) -> int:
+        """Return the number of slots that may be forked before the next tick.
 
         While calls are short, the slots that there are may empty the queue meanwhile. Calls that take longer than a
         fork still wait then, and several forks in a row copy fewer of the agent's pages than forks between other work.
         """
         is_slow = self.cost is not None and self.cost >= REVIEW_AFTER
-        return self.forked >= (FORKS_AT_ONCE if is_slow else 1)
+        return max(0, (FORKS_AT_ONCE if is_slow else 1) - self.forked)
 
     @property
     def may_grow(self) -> bool:
         """Return True if the limit on slots allows another."""
         return len(self.slots) < self.max_slots + self.extra
 
-    def free_number(self) -> int:
-        """Return the lowest number that no living slot has."""
+    @property
+    def room(self) -> int:
+        """Return the number of slots by which the limit on slots lets the runner grow."""
+        return self.max_slots + self.extra - len(self.slots)
+
+    def free_numbers(self, count: int) -> list[int]:
+        """Return the lowest numbers that no living slot has."""
         taken = {slot.number for slot in self.slots.values()}
-        return next(number for number in range(len(taken) + 1) if number not in taken)
+        return [number for number in range(len(taken) + count) if number not in taken][:count]
 
     def is_extra(self, slot: SlotRecord) -> bool:
         """Return True if the slot was forked beyond `max_slots`, in place of a slot that is busy with an idle check."""

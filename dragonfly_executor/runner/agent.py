@@ -36,7 +36,7 @@ from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 from dragonfly_executor.util.usable_cpus import usable_cpus
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from typing import Any, NoReturn
 
     from dragonfly_executor.runner.memory_cgroups import MemoryCgroups
@@ -67,7 +67,7 @@ class Agent:
         buffers = ChunkBuffers()
         self._link = Link(loop, sock, self._on_frames, lambda _reason: self.exit(), handshake=True, buffers=buffers)
         self._watch = OsSignals(loop)
-        self._dispatcher = Dispatcher(loop, self._link.send, self._fork_slot)
+        self._dispatcher = Dispatcher(loop, self._link.send, self._fork_slots)
         self._graceful_exit = GracefulExit(loop, self._link, self._dispatcher, self.exit)
         self._child_processes = ChildProcesses(
             loop, self._link, self._dispatcher, self._on_slot_frames, self._on_slot_results, self._descriptors
@@ -181,9 +181,9 @@ class Agent:
 
     # -- slots --------------------------------------------------------------------------------------------------------
 
-    def _fork_slot(self, number: int, gpus: frozenset[int] | None) -> Slot:
+    def _fork_slots(self, numbers: Sequence[int], gpus: frozenset[int] | None) -> tuple[list[Slot], OSError | None]:
         place = None if self._synced is None else self._synced.place
-        return self._child_processes.fork_slot(number, place, self._make_output(), gpus)
+        return self._child_processes.fork_slots(numbers, place, self._make_output, gpus)
 
     def _make_cgroups(self) -> MemoryCgroups | None:
         """Make the cgroups that limit the memory of calls, if this machine has such and they may be made here."""

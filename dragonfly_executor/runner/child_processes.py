@@ -13,14 +13,17 @@ from dragonfly_executor.runner import process_tree, slot_crash
 from dragonfly_executor.runner import slot_process as slot_main
 from dragonfly_executor.runner import slot_progress as phases
 from dragonfly_executor.runner.machine import RunnerMachine
+from dragonfly_executor.runner.new_slot import NewSlot, fork_all
+from dragonfly_executor.runner.private_descriptors import PrivateDescriptors
 from dragonfly_executor.runner.slot_environment import SlotEnvironment
 from dragonfly_executor.runner.slot_handle import Slot, SlotOutput
 from dragonfly_executor.runner.slot_progress import Progress
+from dragonfly_executor.runner.slot_template import SlotTemplates
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from typing import Any
+    from collections.abc import Callable, Iterable
+    from typing import Any, NoReturn
 
     from dragonfly_executor.protocol.frames import Frame
     from dragonfly_executor.runner.dispatch import Dispatcher
@@ -63,6 +66,8 @@ class ChildProcesses:
         self._on_frames = on_frames
         self._on_results = on_results
         self._agents_descriptors = descriptors
+        self._private = PrivateDescriptors()
+        self._templates = SlotTemplates()
         self.setup_timeout = 30.0
         """Seconds after its fork within which a slot must be ready."""
         self.setup_parts: list[bytes] = []
@@ -104,40 +109,79 @@ class ChildProcesses:
         """Return the variables that all slots have, and inherit from the agent."""
         return {} if self._environment is None else self._environment.common
 
-    def fork_slot(
-        self, number: int, place: WorkingDirectory | None, output: SlotOutput, gpus: frozenset[int] | None = None
-    ) -> Slot:
-        """Fork a slot, and tell the parent.
+    def fork_slots(
+        self,
+        numbers: Iterable[int],
+        place: WorkingDirectory | None,
+        make_output: Callable[[], SlotOutput],
+        gpus: frozenset[int] | None = None,
+    ) -> tuple[list[Slot], OSError | None]:
+        """Fork slots, and tell the parent, until one cannot be forked.
 
         Args:
-            number: the slot's number.
-            place: where it starts if it does not see the parent's files; None if it does.
-            output: its output.
-            gpus: the numbers of its GPUs; None for its usual share.
+            numbers: their numbers.
+            place: where they start if they do not see the parent's files; None if they do.
+            make_output: makes the output of one.
+            gpus: the numbers of the GPUs of each; None for its usual share.
+
+        Returns:
+            The slots, and the error of the first that could not be forked; None if all were.
         """
-        setup = self._setup()
-        try:
-            progress = Progress(number, self.starts)
-            slot = Slot(
-                self._loop,
-                progress,
+        made: list[tuple[NewSlot, SlotOutput]] = []
+        error: OSError | None = None
+        for number in numbers:
+            try:
+                made.append(self._make(number, make_output(), gpus))
+            except OSError as reason:
+                error = reason
+                break
+        setup, agent_pid, agents = self._setup(), os.getpid(), self._agents_descriptors()
+        template = self._templates.get(setup, place)
+
+        def run(new: NewSlot) -> NoReturn:
+            self._private.add(agents)
+            new.run(
+                self._private,
                 setup=setup,
                 place=place,
+                template=template,
                 rendezvous=self.rendezvous,
-                inherited=self._descriptors,
-                on_frames=self._on_frames,
-                on_results=self._on_results,
-                output=output,
-                title=self.title,
-                environment={} if self._environment is None else self._environment.of(number, gpus),
-                gpus=gpus,
-                buffers=self.buffers,
+                agent_pid=agent_pid,
             )
+
+        pids, failure = fork_all([new for new, _ in made], run)
+        for new, _ in made[len(pids) :]:
+            self._private.discard(new.descriptors())
+            new.close()
+        slots = [self._forked(new, pid, output, gpus) for (new, output), pid in zip(made, pids, strict=False)]
+        return slots, failure or error
+
+    def _make(self, number: int, output: SlotOutput, gpus: frozenset[int] | None) -> tuple[NewSlot, SlotOutput]:
+        """Make all that a slot needs before its fork."""
+        environment = {} if self._environment is None else self._environment.of(number, gpus)
+        try:
+            progress = Progress(number, self.starts)
+            new = NewSlot(progress, output=output, title=self.title, environment=environment)
         except OSError:
             output.close()
             raise
+        self._private.add(new.descriptors())
+        return new, output
+
+    def _forked(self, new: NewSlot, pid: int, output: SlotOutput, gpus: frozenset[int] | None) -> Slot:
+        slot = Slot(
+            self._loop,
+            new,
+            pid,
+            output=output,
+            private=self._private,
+            on_frames=self._on_frames,
+            on_results=self._on_results,
+            gpus=gpus,
+            buffers=self.buffers,
+        )
         slot.timer = self._loop.call_later(self.setup_timeout, lambda: self._setup_is_late(slot))
-        self._link.send(encode(Kind.SLOT_UP, detail=slot.pid))
+        self._link.send(encode(Kind.SLOT_UP, detail=pid))
         return slot
 
     def _setup(self) -> bytes:
@@ -146,13 +190,6 @@ class ChildProcesses:
             return setup
         max_payload, size, _, codecs = SETUP_HEAD.unpack_from(setup)
         return SETUP_HEAD.pack(max_payload, size, self._script, codecs) + setup[SETUP_HEAD.size :]
-
-    def _descriptors(self) -> list[int]:
-        """Return the file descriptors that a child must close. Above all, only the agent may hold the link."""
-        fds = self._agents_descriptors()
-        for slot in self._dispatcher.slots.values():
-            fds.extend(slot.descriptors())
-        return fds
 
     def slot_is_ready(self, slot: Slot) -> None:
         """Record that the slot is set up. From now on it runs calls."""
@@ -206,8 +243,9 @@ class ChildProcesses:
         status = 1
         try:
             slot_main.become_session_leader(agent_pid)
-            for fd in self._descriptors():
-                os.close(fd)
+            # Above all, only the agent may hold the link.
+            self._private.add(self._agents_descriptors())
+            self._private.close()
             status = job()
         except BaseException as error:
             sys.excepthook(type(error), error, error.__traceback__)

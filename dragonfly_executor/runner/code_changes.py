@@ -13,6 +13,7 @@ from dragonfly_executor.serialization.module_origin import is_own
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from typing import Any
 
     from dragonfly_executor.serialization.slot_main import SlotMain
@@ -42,7 +43,8 @@ class LoadedFiles:
 
     def __init__(self, main: SlotMain) -> None:
         self._main = main
-        self._seen = {*sys.modules}
+        # The script's module gets the second name when the slot is set up.
+        self._seen = {*sys.modules, _MAIN[1]}
         self._count = len(self._seen)
         self._files: dict[str, Status] = {}
         self._looked = 0.0
@@ -50,6 +52,10 @@ class LoadedFiles:
         self._each = float("inf")
         """Lowest seconds per file of any check. A single check's time depends on other load."""
         self._checks = 0
+
+    def forget(self, names: Iterable[str]) -> None:
+        """Watch these modules if they are imported again: they were the agent's, and the next ones are the user's."""
+        self._seen.difference_update(names)
 
     def note(self) -> None:
         """Record modules imported since the last call. Call this when a call's function starts and when it ends."""

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 from dragonfly_executor.core import slot_actions as actions
 from dragonfly_executor.core.slot_idle_check import LIMIT
@@ -40,18 +40,19 @@ class Dispatcher:
     Args:
         loop: the agent's event loop.
         send: sends a frame to the parent.
-        fork_slot: forks the slot with this number and these GPUs; raises OSError if there is no room for it.
+        fork_slots: forks the slots with these numbers, each with these GPUs, until there is no room for one. Returns
+            the slots, and the error if there is one.
     """
 
     def __init__(
         self,
         loop: Loop,
         send: Callable[[bytes], None],
-        fork_slot: Callable[[int, frozenset[int] | None], Slot],
+        fork_slots: Callable[[Sequence[int], frozenset[int] | None], tuple[list[Slot], OSError | None]],
     ) -> None:
         self._loop = loop
         self._send = send
-        self._fork_slot = fork_slot
+        self._fork_slots = fork_slots
         self._scheduler = SlotScheduler(loop.time())
         self._table = self._scheduler.table
         self.slots: dict[int, Slot] = {}
@@ -285,9 +286,11 @@ class Dispatcher:
         self._scheduler.slot_seen(action.slot, call, slot.is_starved(call), self._loop.time())
 
     def _fork(self, action: actions.Fork) -> None:
-        try:
-            slot = self._fork_slot(action.number, action.gpus)
-        except OSError as error:
+        slots, error = self._fork_slots(action.numbers, action.gpus)
+        for slot in slots:
+            self.slots[slot.pid] = slot
+            self._scheduler.slot_forked(slot.record)
+        if error is not None:
             if self.slots and not self._has_logged_fork_error:
                 self._has_logged_fork_error = True
                 # Once, because the fork is retried each second from now on.
@@ -295,9 +298,6 @@ class Dispatcher:
                 os.write(2, f"dragonfly runner: no room for another slot, only for {count}: {error}\n".encode())
             self._fork_error = error
             self._scheduler.fork_failed(self._loop.time())
-            return
-        self.slots[slot.pid] = slot
-        self._scheduler.slot_forked(slot.record)
 
     def _end_runner(self, action: actions.EndRunner) -> None:
         self.on_no_slots(self._fork_error)

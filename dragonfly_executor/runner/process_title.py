@@ -38,12 +38,18 @@ class ProcessTitle:
 
     def set(self, role: str) -> None:
         """Set the name and the title of this process."""
-        if not self._size:
-            return
+        self.write(*self.prepare(role))
+
+    def prepare(self, role: str) -> tuple[bytes, bytes]:
+        """Return the name and the title for this role."""
         # `top` shows 15 characters of the name.
-        name = f"dragonfly-{role.partition(' ')[0]}"
-        self._library.prctl(PR_SET_NAME, name.encode()[:15], 0, 0, 0)
-        ctypes.memmove(self._start, self._text(role), self._size)
+        return f"dragonfly-{role.partition(' ')[0]}".encode()[:15], self._text(role)
+
+    def write(self, name: bytes, title: bytes) -> None:
+        """Set the name and the title of this process, as `prepare` returned them."""
+        if self._size:
+            self._library.prctl(PR_SET_NAME, name, 0, 0, 0)
+            ctypes.memmove(self._start, title, self._size)
 
     def set_in(self, pid: int, role: str) -> None:
         """Set the title of a forked process. If the system forbids that, the title does not change."""

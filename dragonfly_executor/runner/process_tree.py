@@ -61,16 +61,6 @@ def outlive_parent() -> None:
     _prctl(PR_SET_PDEATHSIG, 0)
 
 
-def close_all(fds: Iterable[int]) -> None:
-    """Close these descriptors. Neighbours are closed together: a slot has those of all other slots to close."""
-    numbers = sorted(set(fds))
-    start = 0
-    for place in range(1, len(numbers) + 1):
-        if place == len(numbers) or numbers[place] != numbers[place - 1] + 1:
-            os.closerange(numbers[start], numbers[place - 1] + 1)
-            start = place
-
-
 def reset_signals() -> None:
     """Unblock all signals and give each ignored signal its default action.
 

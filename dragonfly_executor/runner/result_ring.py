@@ -15,7 +15,11 @@ from mmap import mmap
 
 from dragonfly_executor.core.slot_state import MAX_PREFETCH
 from dragonfly_executor.errors import ProtocolError
+<<<<<<< HEAD
 from dragonfly_executor.util.descriptors import move_up
+=======
+from dragonfly_executor.util.forked_memory import set_inherited
+>>>>>>> main
 
 SIZE = 128 * 1024
 """Bytes of the memory. Only pages that are used take memory."""
@@ -49,19 +53,29 @@ class ResultRing:
         """Return the descriptor of the doorbell, which is readable while there are results; -1 after `close`."""
         return self._doorbell
 
-    def is_forked(self) -> None:
-        """Keep the memory out of processes that are forked from now on. Call it in the agent, and in the slot."""
-        from mmap import MADV_DONTFORK
-
-        self._memory.madvise(MADV_DONTFORK)
+    def set_inherited(self, *, inherited: bool) -> None:
+        """Have the processes that are forked from now on get the memory, or not."""
+        set_inherited(self._memory, inherited=inherited)
 
     # -- the slot -----------------------------------------------------------------------------------------------------
 
     def begin_to_write(self) -> None:
         """Prepare the slot's side."""
+<<<<<<< HEAD
         self.is_forked()
         # A call may close descriptors that are not its own, and open files, which get the lowest free numbers.
         self._doorbell = move_up(self._doorbell)
+=======
+        from fcntl import F_DUPFD_CLOEXEC, fcntl
+
+        self.set_inherited(inherited=False)
+        try:
+            high = fcntl(self._doorbell, F_DUPFD_CLOEXEC, HIGH_NUMBER)
+        except OSError:
+            return  # the limit on descriptors is lower, or reached
+        os.close(self._doorbell)
+        self._doorbell = high
+>>>>>>> main
 
     def put(self, frame: bytes) -> bool:
         """Write a result. Return False if it is too large.

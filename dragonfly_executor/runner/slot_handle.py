@@ -1,7 +1,8 @@
-"""The agent's handle of a slot: forks it, hands calls to it, takes calls back, kills it."""
+"""The agent's handle of a slot: hands calls to it, takes calls back, kills it."""
 
 from __future__ import annotations
 
+<<<<<<< HEAD
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -17,24 +18,32 @@ from dragonfly_executor.runner.slot_link import SlotLink
 from dragonfly_executor.transport.link import Link
 from dragonfly_executor.transport.loop import Loop, Timer
 from dragonfly_executor.transport.sockets import SO_SNDBUF, SOL_SOCKET, Socket, socketpair
+=======
+from collections.abc import Callable
+
+from dragonfly_executor.core.slot_records import SlotRecord
+from dragonfly_executor.protocol.frames import FORGOTTEN_AT_ONCE, HEADER, HEADER_SIZE, Frame, Kind
+from dragonfly_executor.runner import process_tree
+from dragonfly_executor.runner.new_slot import NewSlotOutput
+from dragonfly_executor.runner.processor_time import ProcessorTime
+from dragonfly_executor.runner.slot_link import SlotLink
+from dragonfly_executor.transport.link import Link
+from dragonfly_executor.transport.loop import Loop, Timer
+from dragonfly_executor.transport.sockets import MSG_DONTWAIT
+>>>>>>> main
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from typing import NoReturn
-
     from dragonfly_executor.core.slot_records import SlotCall
-    from dragonfly_executor.runner.agent_stream import AgentStream
-    from dragonfly_executor.runner.process_title import ProcessTitle
-    from dragonfly_executor.runner.slot_output import SlotStreams
-    from dragonfly_executor.runner.slot_progress import Progress
-    from dragonfly_executor.serialization.working_directory import WorkingDirectory
+    from dragonfly_executor.runner.new_slot import NewSlot
+    from dragonfly_executor.runner.private_descriptors import PrivateDescriptors
     from dragonfly_executor.transport.payload_buffer import ChunkBuffers
 
 EXIT_TIMEOUT = 2.0
 """Seconds that a slot without calls has for its threads, exit handlers and finalizers, before it is killed."""
 
 
-class SlotOutput:
+class SlotOutput(NewSlotOutput):
     """The output of a slot. Default: the slot inherits the agent's streams.
 
     See `slot_output_forwarder` for the subclasses.
@@ -42,10 +51,6 @@ class SlotOutput:
 
     def __init__(self, link: Link) -> None:
         self._link = link
-
-    def take_over(self, agent: AgentStream) -> SlotStreams | None:
-        """Redirect the streams of the forked slot. Return the reader of its calls' output, or None if there is none."""
-        return None
 
     def slot_is_forked(self, slot: Slot) -> None:
         """Start the agent's part."""
@@ -70,6 +75,7 @@ class SlotOutput:
         """Send a frame to the parent, behind all text of the slot."""
         self._link.send(frame)
 
+<<<<<<< HEAD
     def descriptors(self) -> list[int]:
         """Return the descriptors that another slot must not inherit."""
         return []
@@ -102,41 +108,49 @@ def _fork(stack: FaultTraceback) -> tuple[int, SlotQueue, ResultRing | None, Soc
             each.close()
         raise
 
+=======
+>>>>>>> main
 
 class Slot:
     """One forked process that runs calls. `record` is what the scheduler knows of it.
 
-    It sets the variables of `environment` before it does anything else.
+    Args:
+        loop: the agent's event loop.
+        new: what the slot was forked from.
+        pid: its process id.
+        output: its output.
+        private: the descriptors that no other slot may keep.
+        on_frames: called with the slot and the frames that it sent.
+        gpus: the numbers of its GPUs; None for its usual share.
+        buffers: memory for chunks that are forwarded.
     """
 
     def __init__(
         self,
         loop: Loop,
-        progress: Progress,
+        new: NewSlot,
+        pid: int,
         *,
-        setup: bytes,
-        place: WorkingDirectory | None,
-        rendezvous: Socket | None,
-        inherited: Callable[[], list[int]],
+        output: SlotOutput,
+        private: PrivateDescriptors,
         on_frames: Callable[[Slot, list[Frame]], None],
         on_results: Callable[[Slot, bytes, list[float]], None],
-        output: SlotOutput,
-        title: ProcessTitle | None,
-        environment: Mapping[str, str],
         gpus: frozenset[int] | None = None,
         buffers: ChunkBuffers | None = None,
     ) -> None:
+        self.pid = pid
         self.output = output
-        self.progress = progress
-        self._rendezvous = rendezvous
-        self._role = f"slot {progress.number}"
-        self._title = title
-        self._environment = environment
+        self.progress = new.progress
+        self.stack = new.stack
         self._loop = loop
+        self._private = private
+        self._role = new.role
+        self._title = new.title
         self._end_timer: Timer | None = None
         self._is_closed = False
         self.answer: Callable[[bytes], None] | None = None
         """Callback that sends the frame that ends a call behind the output of the call; None if there is no output."""
+<<<<<<< HEAD
         self.stack = FaultTraceback()
         agent_pid = os.getpid()
         self.pid, queue, ring, own_end, slot_end = _fork(self.stack)
@@ -149,19 +163,31 @@ class Slot:
         if ring is not None:
             ring.is_forked()
         self.record = record = SlotRecord(self.pid, loop.time(), progress.number, gpus)
+=======
+        self._notices: list[bytes] = []
+        """Packets for which the queue had no room."""
+        self._calls, self._taken_by_slot = new.calls, new.taken_by_slot
+        self._processor_time = ProcessorTime(pid)
+        self.timer: Timer | None = None
+        private.discard(new.descriptors())
+        new.keep_agents_ends()
+        self.record = record = SlotRecord(pid, loop.time(), new.progress.number, gpus)
+>>>>>>> main
         self.link = SlotLink(
             loop,
-            own_end,
-            ring,
+            new.agents_end,
+            new.ring,
             lambda: record.in_flight,
             on_frames=lambda frames: on_frames(self, frames),
             on_results=lambda data, times: on_results(self, data, times),
             on_broken=lambda: loop.call_soon(self._kill_if_open),
+            on_closed=self._on_link_closed,
             buffers=buffers,
         )
-        self.timer: Timer | None = None
-        output.slot_is_forked(self)
+        self.output.slot_is_forked(self)
+        private.add(self.descriptors())
 
+<<<<<<< HEAD
     def _become_slot(
         self,
         inherited: Callable[[], list[int]],
@@ -195,6 +221,11 @@ class Slot:
             sys.excepthook(type(error), error, error.__traceback__)
         finally:
             os._exit(1)
+=======
+    def _on_link_closed(self, reason: Exception | None) -> None:
+        # The slot has closed its end, and lives on. The number of the descriptor may become another file's.
+        self._private.discard((self.link.fileno(),))
+>>>>>>> main
 
     def descriptors(self) -> list[int]:
         """Return the descriptors that another slot must not keep open."""
@@ -233,7 +264,12 @@ class Slot:
 
     def retire(self) -> None:
         """Close the slot's queue. The slot ends when it has finished the calls that it has."""
+<<<<<<< HEAD
         self._calls.retire()
+=======
+        self._private.discard((self._calls.fileno(),))
+        self._calls.close()
+>>>>>>> main
 
     def expect_end(self) -> None:
         """Kill the slot after `EXIT_TIMEOUT` seconds: it has no call left and is running its exit handlers."""
@@ -252,6 +288,7 @@ class Slot:
     def close(self) -> None:
         """Close the descriptors, and cancel the timer."""
         self._is_closed = True
+        self._private.discard(self.descriptors())
         self._calls.close()
         if self._end_timer is not None:
             self._end_timer.cancel()

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 
 from dragonfly_executor.protocol.parent import VARIABLE, Parent
-from dragonfly_executor.serialization.post_import_hook import when_imported
+from dragonfly_executor.serialization.post_import_hook import PostImportHooks
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -18,18 +18,30 @@ MAIN = "MainProcess"
 """The name that multiprocessing and logging use for a process without a name."""
 
 
-def set_identity(number: int, agent_pid: int) -> None:
-    """Name this process as the slot with this number on its runner."""
-    # Decoded only once a name is needed, because that takes a tenth of a slot's start.
-    encoded = os.environ.get(VARIABLE)
-    when_imported("multiprocessing.process", lambda process: _be_worker(process, *_names(encoded, number), agent_pid))
-    when_imported("logging", lambda logging: _name_records(logging, _names(encoded, number)[0]))
+class SlotIdentity:
+    """The name of a slot. The agent makes it, and each slot sets its own number."""
 
+    def __init__(self) -> None:
+        self._number = self._agent_pid = 0
+        # Decoded only once a name is needed, because that takes a tenth of a slot's start.
+        self._encoded: str | None = None
+        self._hooks = PostImportHooks(
+            {
+                "multiprocessing.process": lambda process: _be_worker(process, *self._names(), self._agent_pid),
+                "logging": lambda logging: _name_records(logging, self._names()[0]),
+            }
+        )
 
-def _names(encoded: str | None, number: int) -> tuple[str, str]:
-    """Return the name of this slot and the name of its agent."""
-    runner = f"{Parent.decode(encoded).runner_id}-" if encoded else ""
-    return f"DragonflySlot-{runner}{number}", f"DragonflyAgent-{runner}".rstrip("-")
+    def set(self, number: int, agent_pid: int) -> None:
+        """Name this process as the slot with this number on its runner."""
+        self._number, self._agent_pid = number, agent_pid
+        self._encoded = os.environ.get(VARIABLE)
+        self._hooks.install()
+
+    def _names(self) -> tuple[str, str]:
+        """Return the name of this slot and the name of its agent."""
+        runner = f"{Parent.decode(self._encoded).runner_id}-" if self._encoded else ""
+        return f"DragonflySlot-{runner}{self._number}", f"DragonflyAgent-{runner}".rstrip("-")
 
 
 def _be_worker(process: Any, slot: str, agent: str, agent_pid: int) -> None:

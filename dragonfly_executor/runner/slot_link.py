@@ -123,6 +123,7 @@ class SlotLink(Link):
         on_frames: called with the frames that a read completed, and the results between them.
         on_results: called with results from the ring, as bytes, and how long their calls took in seconds.
         on_broken: called if the slot's ring does not have what a slot writes.
+        on_closed: see `Link`.
         buffers: see `Link`.
     """
 
@@ -136,11 +137,10 @@ class SlotLink(Link):
         on_frames: Callable[[list[Frame]], None],
         on_results: Callable[[bytes, list[float]], None],
         on_broken: Callable[[], None],
+        on_closed: Callable[[Exception | None], None] = lambda reason: None,
         buffers: ChunkBuffers | None = None,
     ) -> None:
-        super().__init__(
-            loop, sock, on_frames if ring is None else self._on_stream, lambda reason: None, buffers=buffers
-        )
+        super().__init__(loop, sock, on_frames if ring is None else self._on_stream, on_closed, buffers=buffers)
         self._ring = ring
         self._calls = calls
         self._pass_frames = on_frames

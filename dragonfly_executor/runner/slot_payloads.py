@@ -44,11 +44,19 @@ class SlotPayloads:
 
     def __init__(self, agent: AgentStream, codecs: Codecs, calls: Socket, rendezvous: Socket | None) -> None:
         self._agent = agent
-        self._chunks = SlotChunks(agent, codecs)
+        self._codecs = codecs
+        self._made_chunks: SlotChunks | None = None
         self._calls = calls
         self._rendezvous = rendezvous
         self._memory: SlotMemory | None = None
         self._kept = BufferCache()
+
+    @property
+    def _chunks(self) -> SlotChunks:
+        """Return the sender and receiver of chunks. Few slots ever need it, and its buffer takes four pages."""
+        if self._made_chunks is None:
+            self._made_chunks = SlotChunks(self._agent, self._codecs)
+        return self._made_chunks
 
     @property
     def share_memory(self) -> bool:

@@ -12,6 +12,11 @@ import os
 import signal
 import sys
 import time
+
+# `signal.signal` looks up the enumeration members of both handlers, which takes longer than all else that a slot does
+# to become a session leader.
+from _signal import SIG_DFL  # type: ignore[import-not-found]
+from _signal import signal as set_handler
 from collections.abc import Callable
 
 from dragonfly_executor import errors
@@ -23,42 +28,48 @@ from dragonfly_executor.protocol.frames import (
     MAX_DETAIL,
     MAX_FRAME,
     MAX_INLINE,
+<<<<<<< HEAD
     SETUP_HEAD,
+=======
+    TOTAL,
+>>>>>>> main
     Flag,
     Kind,
     ScriptImport,
     encode,
 )
-from dragonfly_executor.protocol.memory_bounds import max_inline_bytes, max_result_bytes
-from dragonfly_executor.runner import process_tree, slot_identity, slot_shutdown
+from dragonfly_executor.protocol.memory_bounds import max_result_bytes
+from dragonfly_executor.runner import process_tree, slot_shutdown
 from dragonfly_executor.runner import slot_progress as phases
 from dragonfly_executor.runner.agent_stream import AgentStream
-from dragonfly_executor.runner.code_changes import LoadedFiles
 from dragonfly_executor.runner.memory_limit import MemoryLimit
 from dragonfly_executor.runner.slot_calls import CallReceiver
 from dragonfly_executor.runner.slot_payloads import NOT_INLINE, SlotPayloads
 from dragonfly_executor.runner.slot_shared import SlotShared
-from dragonfly_executor.serialization import SlotCodec, perform
+from dragonfly_executor.serialization import perform
 from dragonfly_executor.serialization.layout import BOX, NOTHING, PICKLE, WITH_SHARED
-from dragonfly_executor.transport.codecs import codecs_of
 from dragonfly_executor.transport.sockets import Socket
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
-from dragonfly_executor.util.process_mark import ProcessMark
 
 if TYPE_CHECKING:
     from dragonfly_executor.runner.result_ring import ResultRing
     from dragonfly_executor.runner.slot_calls import SlotQueue
     from dragonfly_executor.runner.slot_output import SlotStreams
     from dragonfly_executor.runner.slot_progress import Progress
-    from dragonfly_executor.serialization.working_directory import WorkingDirectory
+    from dragonfly_executor.runner.slot_template import SlotTemplate
     from dragonfly_executor.transport.sockets import Buffer
 
 CALL = int(Kind.CALL)
 CHECK_IDLE = int(Kind.CHECK_IDLE)
 RESULT = int(Kind.RESULT)
 # Plain module names, because an enum lookup takes longer than the comparison.
+<<<<<<< HEAD
 OVER_THE_STREAM = -1
 """A value of `_Slot._sent` with which the next result goes over the stream."""
+=======
+DEFAULT_SIGNALS = tuple(map(int, (signal.SIGCHLD, signal.SIGTERM, signal.SIGHUP)))
+"""The signals that have their default action in slots."""
+>>>>>>> main
 FAILED = 70
 """Exit status (EX_SOFTWARE) of a slot whose initializer failed."""
 
@@ -68,8 +79,7 @@ def main(
     results: Socket,
     ring: ResultRing | None,
     *,
-    setup: bytes,
-    place: WorkingDirectory | None,
+    template: SlotTemplate,
     rendezvous: Socket | None,
     agent_pid: int,
     take_over_output: Callable[[AgentStream], SlotStreams | None],
@@ -81,8 +91,7 @@ def main(
         queue: the queue of calls.
         results: the slot's end of the link to the agent.
         ring: the ring for small results; None if there is none.
-        setup: the payload of the parent's SETUP frames.
-        place: where the slot starts if it does not see the parent's files; None if it does.
+        template: what the slot has in common with others.
         rendezvous: the socket at which slots connect to share memory with the parent; None if there is none.
         agent_pid: the process id of the agent.
         take_over_output: makes the object that sends the output of calls to the agent; returns None if none is sent.
@@ -92,11 +101,16 @@ def main(
     try:
         become_session_leader(agent_pid)
         slot_shutdown.forget_inherited_handlers()
-        slot_identity.set_identity(progress.number, agent_pid)
+        template.codec.mark.move_here()
+        template.identity.set(progress.number, agent_pid)
         stream = AgentStream(results)
+<<<<<<< HEAD
         status = _Slot(CallReceiver(queue), stream, ring, take_over_output(stream), progress, rendezvous).serve(
             setup, place
         )
+=======
+        status = _Slot(calls, stream, ring, take_over_output(stream), progress, rendezvous, template).serve()
+>>>>>>> main
         slot_shutdown.end_in_order()
         slot_shutdown.flush_standard_streams()
     except OSError:
@@ -114,9 +128,9 @@ def become_session_leader(agent_pid: int) -> None:
     process_tree.die_with_parent(agent_pid)
     process_tree.become_subreaper()
     signal.set_wakeup_fd(-1)
-    for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.SIG_DFL)
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+    for number in DEFAULT_SIGNALS:
+        set_handler(number, SIG_DFL)
+    set_handler(signal.SIGINT, signal.default_int_handler)
     # A garbage collection here that visits the agent's objects copies each page of them.
     gc.freeze()
     gc.enable()
@@ -131,32 +145,34 @@ class _Slot:
         output: SlotStreams | None,
         progress: Progress,
         rendezvous: Socket | None,
+        template: SlotTemplate,
     ) -> None:
         self._calls = calls
-        self._rendezvous = rendezvous
         self._agent = agent
         self._ring = ring
         self._sent = 0
         """Number of frames on the stream when the last call ended."""
         self._output = output
         self._progress = progress
-        self._mark = ProcessMark()
+        self._script, self._initializer = template.script, template.initializer
+        self._max_payload, self._max_inline = template.max_payload, template.max_inline
+        self._loaded = template.loaded
+        self._codec = template.codec
+        self._mark = template.codec.mark
+        self._payloads = SlotPayloads(agent, template.codecs, calls, rendezvous)
+        self._shared = SlotShared(agent, template.codec)
         self._memory_limit: MemoryLimit | None = None
-        self._max_payload = self._max_inline = 0
         self._ref: tuple[int, int] | None = None
         """The call whose limits the agent watches; None if it has no limits."""
         self._modules = 0
         self._since = 0.0
         self._ended = 0.0
-        self._loaded: LoadedFiles | None = None
-        self._payloads: SlotPayloads
-        self._codec: SlotCodec
-        self._shared: SlotShared
 
-    def serve(self, setup: bytes, place: WorkingDirectory | None) -> int:
+    def serve(self) -> int:
         """Prepare the process, then run calls. Return the exit status."""
         if self._ring is not None:
             self._ring.begin_to_write()
+<<<<<<< HEAD
         self._max_payload, size, script, codecs = SETUP_HEAD.unpack_from(setup)
         self._max_inline = max_inline_bytes(self._max_payload)
         self._payloads = SlotPayloads(self._agent, codecs_of(codecs), self._calls.sock, self._rendezvous)
@@ -169,6 +185,13 @@ class _Slot:
         self._codec.prepare()
         self._take_script(script)
         if initializer and not self._initialize(initializer):
+=======
+        shadowed = self._codec.prepare()
+        if shadowed and self._loaded is not None:
+            self._loaded.forget(shadowed)
+        self._take_script(self._script)
+        if self._initializer and not self._initialize(self._initializer):
+>>>>>>> main
             return FAILED
         if self._loaded is not None:
             self._loaded.note()

@@ -12,6 +12,7 @@ from time import monotonic
 
 from dragonfly_executor.transport import call_start_cells
 from dragonfly_executor.transport.call_start_cells import CELL_BITS, MARKS
+from dragonfly_executor.util.forked_memory import set_inherited
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -42,6 +43,10 @@ class Progress:
         self._starts = starts
         self._page = mmap(-1, _LEVEL_AT + _LEVEL.size)
         self.log_level = SAME_LEVEL
+
+    def set_inherited(self, *, inherited: bool) -> None:
+        """Have the processes that are forked from now on get the page, or not."""
+        set_inherited(self._page, inherited=inherited)
 
     @property
     def phase(self) -> int:

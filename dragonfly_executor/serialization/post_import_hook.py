@@ -7,7 +7,7 @@ import sys
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from importlib.machinery import ModuleSpec
     from types import ModuleType
     from typing import Any
@@ -15,11 +15,27 @@ if TYPE_CHECKING:
 
 def when_imported(name: str, action: Callable[[Any], None]) -> None:
     """Call `action` with the module once it has been executed; at once if it is imported already."""
-    module = sys.modules.get(name)
-    if module is None:
-        sys.meta_path.insert(0, _Finder(name, action))
-    else:
-        action(module)
+    PostImportHooks({name: action}).install()
+
+
+class PostImportHooks:
+    """Actions for modules that may be imported later.
+
+    Args:
+        actions: by the name of a module, what is called with it.
+    """
+
+    def __init__(self, actions: Mapping[str, Callable[[Any], None]]) -> None:
+        self._actions = actions
+        self._finders = {name: _Finder(name, action) for name, action in actions.items()}
+
+    def install(self) -> None:
+        """Call each action once its module has been executed; at once if it is imported already."""
+        modules = sys.modules
+        sys.meta_path[:0] = [finder for name, finder in self._finders.items() if name not in modules]
+        for name, action in self._actions.items():
+            if name in modules:
+                action(modules[name])
 
 
 class _Finder:

@@ -69,10 +69,12 @@ class SlotCodec:
     Args:
         setup: the result of the parent's ``CallCodec.setup()``.
         place: the locations of the parent's files; None if the slot sees them where the parent does.
+        load: opens the setup.
 
     Attributes:
         main: the script's own module.
-        mark: tells this process from the children that calls fork.
+        mark: tells this process from the children that calls fork. A slot for which the codec was made in advance moves
+            it here.
         loop: runs the coroutines of calls; None before the first.
         shared: returns a shared object by its number, while a call that uses the object is decoded.
     """
@@ -80,8 +82,10 @@ class SlotCodec:
     loop: SlotLoop | None = None
     shared: Callable[[int], Any] | None = None
 
-    def __init__(self, setup: bytes, place: WorkingDirectory | None = None) -> None:
-        self._setup: dict[str, Any] = pickle.loads(setup)
+    def __init__(
+        self, setup: bytes, place: WorkingDirectory | None = None, load: Callable[[bytes], Any] = pickle.loads
+    ) -> None:
+        self._setup: dict[str, Any] = load(setup)
         self._place = place
         self._path = b""
         """The parent's pickled import path, as the last call brought it."""
@@ -89,8 +93,11 @@ class SlotCodec:
         self.main = SlotMain(self._setup["main"] if place is None else self._moved_main(place.root))
         self._format = SerializerFormat(self._setup["serializer"] or "cloudpickle")
 
-    def prepare(self) -> None:
+    def prepare(self) -> list[str]:
         """Set up the process like the parent: import path, directory, arguments, ``__main__``. Call this once.
+
+        Returns:
+            The names of the loaded modules that the parent has modules of its own for. They are loaded no longer.
 
         Raises:
             UnopenedCallError: the parent's serializer object cannot be opened here.
@@ -101,7 +108,8 @@ class SlotCodec:
             self._place.enter(self._setup["path"], self._setup["cwd"])
         # The agent loaded the standard library's modules. A call must import the parent's modules of these names.
         shadowing = self._setup.get("shadowing", ())
-        for name in [name for name in sys.modules if name.partition(".")[0] in shadowing] if shadowing else ():
+        shadowed = [name for name in sys.modules if name.partition(".")[0] in shadowing] if shadowing else []
+        for name in shadowed:
             del sys.modules[name]
         sys.argv[:] = self._setup["argv"]
         if self._setup["authkey"] is not None:
@@ -110,6 +118,7 @@ class SlotCodec:
         if self._setup["custom"] is not None:
             _, (serializer,), _, _ = self.decode_call(self._setup["custom"])
             self._format = SerializerFormat(serializer)
+        return shadowed
 
     def import_script(self) -> None:
         """Import the parent's script ahead of the calls that need it. The first of these calls raises its error."""

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from dragonfly_executor import errors
 from dragonfly_executor.backends.base import Backend, BootRequest, Node
+from dragonfly_executor.protocol.parent import Parent
 from dragonfly_executor.protocol.versions import versions
 from dragonfly_executor.testing.fake_agent import FakeAgent
 
@@ -63,8 +64,9 @@ class FakeBackend(Backend):
     """A backend whose runners are threads of this process, and so come up at once.
 
     Calls run in this process as well. A cancelled call counts as stopped, but its thread goes on and its result is
-    dropped. The limits that a runner enforces, ``run_timeout`` and its lease, are not enforced. The initializer runs
-    once on a runner, and the user's own serializer cannot be used.
+    dropped. In a call, but not in threads that it starts, `Parent.get` returns the runner's parent. The limits that a
+    runner enforces, ``run_timeout`` and its lease, are not enforced. The initializer runs once on a runner, and the
+    user's own serializer cannot be used.
 
     Args:
         script: the faults of the first runner that boots, the second, and so on.
@@ -115,6 +117,41 @@ class FakeBackend(Backend):
         """Return a loop on the constructor's clock."""
         return super().make_loop() if self._clock is None else self._clock.make_loop()
 
+    def fail_next_boot(self, error: Exception | None = None, *, count: int = 1) -> None:
+        """Have the next boots fail. The rest of the script follows after them.
+
+        Args:
+            error: the cause of the `BootError`, or the `BootError` itself; None for one of these words.
+            count: number of boots that fail.
+        """
+        failing = FakeRunner(error=error or errors.BootError("the fake boot failed: fail_next_boot was called"))
+        with self._lock:
+            next_boot = len(self.requests)
+            self._script += [self._then] * (next_boot - len(self._script))
+            self._script[next_boot:next_boot] = [failing] * count
+
+    def lose_runner(self, node: FakeNode | None = None, *, timeout: float = 30.0) -> FakeNode:
+        """Lose a runner without notice, as in a crash, and return its node once its pool has noticed.
+
+        The calls that the runner has not answered fail, or are retried, as the options of the calls say.
+
+        Args:
+            node: the runner's node; None for the one that is up for the longest time.
+            timeout: seconds to wait for the pool.
+
+        Raises:
+            LookupError: no runner is up.
+            TimeoutError: the pool does not stop the node in time.
+        """
+        if node is None:
+            node = next(iter(self.running), None)
+            if node is None:
+                raise LookupError("no runner of this FakeBackend is up: wait for a result of a call, then lose one")
+        node.kill()
+        if not node.is_stopping.wait(timeout):
+            raise TimeoutError(f"the pool has not stopped the lost runner's node within {timeout:g} s")
+        return node
+
     def boot(self, request: BootRequest) -> Node:
         """Start the next runner of the script, or raise its error."""
         with self._lock:
@@ -130,7 +167,7 @@ class FakeBackend(Backend):
             if isinstance(runner.error, errors.BootError):
                 raise runner.error
             raise errors.BootError(f"the fake boot failed: {runner.error}") from runner.error
-        node = FakeNode(runner)
+        node = FakeNode(runner, request.parent)
         with self._lock:
             self.nodes.append(node)
         return node
@@ -141,14 +178,16 @@ class FakeNode(Node):
 
     Attributes:
         stops: number of calls of `stop`.
+        is_stopping: set at the first call of `stop`.
     """
 
-    def __init__(self, runner: FakeRunner) -> None:
+    def __init__(self, runner: FakeRunner, parent: Parent) -> None:
         own_end, agent_end = socket.socketpair()
         self.stream = self._socket = own_end
         self._runner = runner
         self.host = runner.host
         self.stops = 0
+        self.is_stopping = threading.Event()
         claimed = versions()
         if runner.python is not None:
             claimed.python = runner.python
@@ -159,7 +198,7 @@ class FakeNode(Node):
         if runner.package is not None:
             claimed.package = runner.package
         claimed.packages = dict(runner.packages)
-        self.agent = FakeAgent(agent_end, None if runner.silent else claimed, runner.dies_after)
+        self.agent = FakeAgent(agent_end, None if runner.silent else claimed, runner.dies_after, parent)
         self.agent.start()
 
     @property
@@ -178,6 +217,7 @@ class FakeNode(Node):
     def stop(self) -> None:
         """See `Node`."""
         self.stops += 1
+        self.is_stopping.set()
         if self._runner.hold_stop is not None:
             self._runner.hold_stop.wait()
         self._socket.close()

@@ -27,6 +27,7 @@ from dragonfly_executor.protocol.frames import (
 )
 from dragonfly_executor.protocol.handshake import Versions
 from dragonfly_executor.protocol.memory_bounds import max_result_bytes
+from dragonfly_executor.protocol.parent import PARENT_OF_FAKE, Parent
 from dragonfly_executor.protocol.stdlib_json import json
 from dragonfly_executor.serialization import SlotCodec, perform
 from dragonfly_executor.serialization.slot_loop import SlotLoop
@@ -54,10 +55,12 @@ class FakeAgent(threading.Thread):
         sock: the runner's end of the link.
         claimed: the versions for HELLO; None to send no HELLO.
         dies_after: number of calls to answer before the link ends at the next call; None for no such end.
+        parent: the result of `Parent.get` in the calls, with the slot.
     """
 
-    def __init__(self, sock: socket.socket, claimed: Versions | None, dies_after: int | None) -> None:
+    def __init__(self, sock: socket.socket, claimed: Versions | None, dies_after: int | None, parent: Parent) -> None:
         super().__init__(name="fake-agent", daemon=True)
+        self._parent = parent
         self._sock = sock
         self._claimed = claimed
         self._calls_left = dies_after
@@ -68,7 +71,7 @@ class FakeAgent(threading.Thread):
         self._slots = 0
         self._setup = b""
         self._max_payload = 0
-        self._live: set[Ref] = set()
+        self._live: dict[Ref, int] = {}  # each with the number of its slot
         self._uploads: dict[Ref, bytearray] = {}
         self._changed = threading.Condition()
         self._on: dict[int, Callable[[Frame], None]] = {
@@ -101,6 +104,8 @@ class FakeAgent(threading.Thread):
 
     def run(self) -> None:
         """Handle frames until the link ends."""
+        # The initializer and the idle check run on this thread.
+        PARENT_OF_FAKE.set(self._parent._replace(slot=0))
         decoder = Decoder()
         with self._sock:
             if self._claimed is not None:
@@ -169,7 +174,9 @@ class FakeAgent(threading.Thread):
                 self.cut()
                 return
             self._calls_left -= 1
-        self._live.add(ref)
+        with self._changed:
+            taken = {*self._live.values()}
+            self._live[ref] = next(number for number in range(self._slots) if number not in taken)
         if frame.flags & Flag.LARGE:
             self._uploads[ref] = bytearray()
             self._say(Kind.PULL, ref, detail=EVERYTHING)
@@ -224,6 +231,7 @@ class FakeAgent(threading.Thread):
 
     def _run(self, ref: Ref, data: Received) -> None:
         """Run a call on a slot's thread."""
+        PARENT_OF_FAKE.set(self._parent._replace(slot=self._live.get(ref, 0)))
         self._say(Kind.STARTED, ref)
         is_error, retryable, parts = perform(self._codec, data)
         flags = (Flag.ERROR if is_error else 0) | (Flag.RETRYABLE if retryable else 0)
@@ -237,10 +245,9 @@ class FakeAgent(threading.Thread):
     def _settle(self, ref: Ref) -> bool:
         """Mark this call as answered. Return whether it was still unanswered."""
         with self._changed:
-            known = ref in self._live
-            self._live.discard(ref)
+            number = self._live.pop(ref, None)
             self._changed.notify_all()
-            return known
+            return number is not None
 
     def _say_result(self, ref: Ref, flags: int, parts: Sequence[Buffer]) -> None:
         size = sum(map(len, parts))

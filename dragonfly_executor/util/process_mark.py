@@ -22,6 +22,12 @@ class ProcessMark:
         self._pid = os.getpid()
         self._page = _wiped_page()
 
+    def move_here(self) -> None:
+        """Make this process, a forked child of the one that has the mark, the only one that has it."""
+        self._pid = os.getpid()
+        if self._page is not None:
+            self._page[0] = 1
+
     def is_here(self) -> bool:
         """Return True in the process that made this mark, and False in a child that it forked."""
         return self._page[0] == 1 if self._page is not None else os.getpid() == self._pid

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Iterator
 from concurrent.futures import CancelledError
@@ -17,6 +18,7 @@ from dragonfly_executor import (
     Pool,
     RunnerLostError,
     VersionMismatchError,
+    on_drain,
 )
 from dragonfly_executor.backends.base import BootRequest
 from dragonfly_executor.protocol.parent import Parent
@@ -127,6 +129,112 @@ def test_a_node_that_is_killed_is_no_longer_running() -> None:
         backend.nodes[0].agent.join()
         assert backend.running == []
     assert backend.nodes[0].stops == 1
+
+
+def test_a_failed_boot_comes_ahead_of_the_script() -> None:
+    backend = FakeBackend(FakeRunner(host="first"), FakeRunner(host="second"))
+    cause = OSError("no capacity")
+    request = BootRequest(1, Parent.new("pool", 1, "fake"), 1.0)
+    nodes = [backend.boot(request)]
+    backend.fail_next_boot(cause, count=2)
+    for _ in range(2):
+        with pytest.raises(BootError, match="no capacity") as caught:
+            backend.boot(request)
+        assert caught.value.__cause__ is cause
+    nodes += [backend.boot(request) for _ in range(2)]
+    backend.fail_next_boot()  # behind the end of the script
+    with pytest.raises(BootError, match="fail_next_boot"):
+        backend.boot(request)
+    nodes.append(backend.boot(request))
+    assert [node.host for node in nodes] == ["first", "second", "", ""]
+    for node in nodes:
+        node.stop()
+
+
+def test_the_pool_knows_that_a_runner_was_lost() -> None:
+    backend = FakeBackend(slots=1)
+    with executor_on(backend, retries=1, max=2) as executor:
+        assert executor.submit(echo, 1).result(PATIENCE) == 1
+        assert backend.lose_runner() is backend.nodes[0]
+        assert executor.pool.stats().runners_up == 0
+        assert executor.submit(echo, 2).result(PATIENCE) == 2
+        assert backend.running == backend.nodes[1:]
+        backend.lose_runner(backend.nodes[1])
+        assert executor.pool.stats().runners_up == 0
+
+
+def test_no_runner_can_be_lost_before_one_is_up() -> None:
+    with pytest.raises(LookupError, match="no runner of this FakeBackend is up"):
+        FakeBackend().lose_runner()
+
+
+def test_a_runner_that_no_pool_misses_is_not_lost_in_silence() -> None:
+    backend = FakeBackend()
+    node = backend.boot(BootRequest(1, Parent.new("pool", 1, "fake"), 1.0))
+    with pytest.raises(TimeoutError, match=r"has not stopped the lost runner's node within 0.01 s"):
+        backend.lose_runner(timeout=0.01)
+    node.stop()
+
+
+# -- the parent --------------------------------------------------------------------------------------------------------
+
+
+def parents_of_two_calls(executor: DragonflyExecutor) -> list[Parent | None]:
+    """What two calls see that run at the same time."""
+    both_run = threading.Barrier(2)
+    met[:] = [both_run]
+    return [future.result(PATIENCE) for future in [executor.submit(parent_at_barrier) for _ in range(2)]]
+
+
+met: list[threading.Barrier] = []
+
+
+def parent_at_barrier() -> Parent | None:
+    met[0].wait(PATIENCE)
+    return Parent.get()
+
+
+def test_calls_see_their_parent_and_slot_and_nobody_else_does() -> None:
+    with executor_on(FakeBackend(slots=2)) as executor:
+        parents = parents_of_two_calls(executor)
+        assert Parent.get() is None
+        for parent in parents:
+            assert parent is not None
+            assert (parent.pool, parent.runner_id, parent.backend, parent.depth) == (executor.pool.name, 1, "fake", 1)
+            assert parent.pid == os.getpid()
+        assert {parent.slot for parent in parents if parent} == {0, 1}
+        # Slots are used again, the lowest first.
+        assert [executor.submit(slot_of_call).result(PATIENCE) for _ in range(3)] == [0, 0, 0]
+
+
+def slot_of_call() -> int | None:
+    parent = Parent.get()
+    return parent.slot if parent else None
+
+
+def test_the_initializer_sees_the_parent() -> None:
+    seen: list[Parent | None] = []
+    slots_of_initializer[:] = [seen]
+    with executor_on(FakeBackend(), initializer=note_parent) as executor:
+        executor.submit(echo, 1).result(PATIENCE)
+    assert [parent.slot for parent in seen if parent] == [0]
+
+
+slots_of_initializer: list[list[Parent | None]] = []
+
+
+def note_parent() -> None:
+    slots_of_initializer[0].append(Parent.get())
+
+
+def test_a_call_may_watch_for_a_drain_that_never_comes() -> None:
+    with executor_on(FakeBackend()) as executor:
+        assert executor.submit(watch_for_drain).result(PATIENCE) is False
+
+
+def watch_for_drain() -> bool:
+    with on_drain() as notice:
+        return notice.has_begun
 
 
 # -- the clock ---------------------------------------------------------------------------------------------------------

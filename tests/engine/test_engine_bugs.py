@@ -5,6 +5,7 @@ One story in which each part of the engine has its turn is told again and again.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import threading
 from collections.abc import Callable, Iterator
@@ -34,8 +35,8 @@ from dragonfly_executor.testing import FakeBackend, FakeRunner, VirtualClock
 from dragonfly_executor.transport.link import Link
 from dragonfly_executor.transport.loop import Loop
 from tests.engine.conftest import MakeExecutor
-from tests.support.helpers import PATIENCE, Mailbox, all_ended, error_of, watching
-from tests.support.payloads import agent_pid, echo, hold_for_good
+from tests.support.helpers import PATIENCE, Gate, Mailbox, all_ended, error_of, watching
+from tests.support.payloads import agent_pid, echo, hold_for_good, wait_at
 
 
 class Bug(Exception):
@@ -296,6 +297,32 @@ def test_a_bug_in_the_core_fails_every_call_and_ends_every_runner(
         assert isinstance(error_of(future), PoolBrokenError)
     with pytest.raises(PoolBrokenError, match="injected"):
         story.executor.submit(echo, 1)
+
+
+@pytest.mark.parametrize("event", [events.Tick(), events.RunnerLost(1, OSError())], ids=["tick", "loss"])
+def test_a_bug_ends_the_tasks_that_await_calls(
+    make: MakeExecutor, monkeypatch: pytest.MonkeyPatch, gate: Gate, event: object
+) -> None:
+    """Nothing is left that could wake them later."""
+    executor = make(1, backend=FakeBackend())
+
+    async def take_all(ordered: bool) -> None:
+        async for _ in executor.amap(wait_at, [gate.path], ordered=ordered):
+            pass
+
+    async def main() -> list[object]:
+        tasks = [asyncio.ensure_future(executor.acall(wait_at, gate.path)) for _ in range(3)]
+        tasks += [asyncio.ensure_future(take_all(ordered)) for ordered in (True, False)]
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        monkeypatch.setitem(TRANSITIONS, type(event), Fuse(TRANSITIONS[type(event)]))
+        executor.pool._engine.post(event)
+        return await asyncio.wait_for(asyncio.gather(*tasks, return_exceptions=True), PATIENCE)
+
+    try:
+        assert [type(end) for end in asyncio.run(main())] == [PoolBrokenError] * 5
+    finally:
+        gate.open(5)
 
 
 @pytest.mark.parametrize("error", [MemoryError(), SystemExit(3), KeyboardInterrupt(), RecursionError()], ids=repr)

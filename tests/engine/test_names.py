@@ -113,5 +113,35 @@ def test_configure_wants_a_backend(unconfigured: None, wrong: object) -> None:
             Pool("media", min=0, max=1, backend=wrong)  # type: ignore[arg-type]
 
 
+def backend_of_new_pool() -> object:
+    """The backend of a pool that names none."""
+    executor = DragonflyExecutor(1)
+    (tier,) = executor.pool._engine.tiers
+    executor.shutdown()
+    return tier.backend
+
+
+def test_configure_is_undone_at_the_end_of_a_block(unconfigured: None) -> None:
+    outer, inner = FakeBackend(), FakeBackend()
+    with configure(backend=outer):
+        with pytest.raises(LookupError), configure(backend=[inner]):
+            assert backend_of_new_pool() is inner
+            configure(backend=FakeBackend())  # by the program under test
+            raise LookupError
+        assert backend_of_new_pool() is outer
+        executor = DragonflyExecutor(1)
+    assert isinstance(backend_of_new_pool(), LocalBackend)
+    assert executor.submit(abs, -1).result(PATIENCE) == 1  # it keeps its backend
+    assert len(outer.nodes) == 1
+    executor.shutdown()
+
+
+def test_a_configure_that_is_refused_changes_nothing(unconfigured: None) -> None:
+    with configure(backend=(backend := FakeBackend())):
+        with pytest.raises(TypeError), configure(backend=LocalBackend):  # type: ignore[arg-type]
+            pass
+        assert backend_of_new_pool() is backend
+
+
 def test_without_configure_it_is_the_local_backend(make_pool: MakePool) -> None:
     assert isinstance(make_pool()._engine.tiers[0].backend, LocalBackend)

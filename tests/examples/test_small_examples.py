@@ -29,3 +29,25 @@ def test_asyncio_timeout_cancel(run_example: Run) -> None:
     assert cancelled == "cancelled"
     assert also_gone == second.replace("started", "gone")
     assert after == "after that: " + results.split()[1]
+
+
+def test_asyncio_calls(run_example: Run) -> None:
+    ran = run_example("asyncio_calls.py")
+    assert (ran.returncode, ran.stderr) == (0, "")
+    one, together, values, stopped, coroutine = ran.stdout.splitlines()
+    assert one == "one: ccacebeaa615bc66"
+    assert together == "together: 5df6e0e2761359d3 aa6ac2d4961882f4"
+    assert values == "values as they came: 100 100"
+    assert stopped.startswith("stopped")
+    assert coroutine.startswith("coroutine: hello you, hello you, by process ")
+
+
+def test_trio_calls(run_example: Run) -> None:
+    pytest.importorskip("trio", reason="trio is not installed here: it is in the extra 'test'")
+    ran = run_example("trio_calls.py")
+    assert (ran.returncode, ran.stderr) == (0, "")
+    one, *together, stopped, after = ran.stdout.splitlines()
+    assert one == "one: ccacebeaa615bc66"
+    assert sorted(together) == ["together: 5df6e0e2761359d3", "together: aa6ac2d4961882f4"]
+    assert stopped.startswith("stopped")
+    assert after == "after that: e3b0c44298fc1c14"

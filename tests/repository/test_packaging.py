@@ -18,7 +18,15 @@ import pytest
 import dragonfly_executor
 
 ROOT = Path(__file__).parents[2]
-SOURCES = ("dragonfly_executor", "setup.cfg", "pyproject.toml", "MANIFEST.in", "README.md", "LICENSE")
+SOURCES = (
+    "dragonfly_executor",
+    "_dragonfly_pytest_plugin.py",
+    "setup.cfg",
+    "pyproject.toml",
+    "MANIFEST.in",
+    "README.md",
+    "LICENSE",
+)
 
 PROGRAM = """
 from dragonfly_executor import DragonflyExecutor, Pool, call
@@ -31,6 +39,24 @@ with Pool("packaged", min=0, max=1):
 print(dragonfly_executor.__file__)
 """
 
+TESTS = """
+import os
+import sys
+from thumbnails import shrink
+
+def test_the_plugin_has_loaded_nothing():
+    assert "_dragonfly_pytest_plugin" in sys.modules
+    assert not any(name.partition(".")[0] == "dragonfly_executor" for name in sys.modules)
+
+def test_a_fixture(dragonfly_pool):
+    assert dragonfly_pool.call(shrink, "cat") == "small cat"
+
+def test_real_runners():
+    from dragonfly_executor import DragonflyExecutor
+    with DragonflyExecutor(1) as executor:
+        assert executor.submit(shrink, "cat").result() == "small cat"
+        assert executor.submit(lambda: os.getpid()).result() != os.getpid()
+"""
 TYPED_PROGRAM = """
 from typing import assert_type
 from dragonfly_executor import DragonflyExecutor, Future
@@ -76,21 +102,26 @@ def wheel(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_wheel_holds_every_module_and_nothing_else(wheel: Path) -> None:
     held = set(zipfile.ZipFile(wheel).namelist())
     package = ROOT / "dragonfly_executor"
-    expected = {str(path.relative_to(ROOT)) for path in package.rglob("*.py")} | {"dragonfly_executor/py.typed"}
+    expected = {str(path.relative_to(ROOT)) for path in package.rglob("*.py")}
+    expected |= {"dragonfly_executor/py.typed", "_dragonfly_pytest_plugin.py"}
     metadata = {name for name in held if name.partition("/")[0].endswith(".dist-info")}
     assert held - metadata == expected
     assert {name.partition("/")[2] for name in metadata} >= {"METADATA", "licenses/LICENSE"}
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(300)
 def test_the_wheel_installs_and_works_in_a_clean_environment(wheel: Path, tmp_path: Path) -> None:
     clean = tmp_path / "clean"
     venv.create(clean, with_pip=True)
-    run(clean / "bin" / "python", "-m", "pip", "install", "-q", wheel, cwd=tmp_path)
+    run(clean / "bin" / "python", "-m", "pip", "install", "-q", wheel, "pytest", cwd=tmp_path)
     printed = run(clean / "bin" / "python", "-W", "error", "-c", PROGRAM, cwd=tmp_path).split()
     assert printed[:2] == ["285", "called"]
     assert Path(printed[2]).is_relative_to(clean)
+    # pytest loads the plugin by its entry point, and the package by a hook that rewrites its assertions.
+    (tmp_path / "thumbnails.py").write_text("def shrink(picture):\n    return f'small {picture}'\n")
+    (tmp_path / "test_thumbnails.py").write_text(TESTS)
+    assert "3 passed" in run(clean / "bin" / "python", "-m", "pytest", "-W", "error", cwd=tmp_path)
 
 
 @pytest.mark.slow

@@ -10,7 +10,9 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -323,6 +325,23 @@ def keep_forking(mailbox: str) -> None:
 
 def close_descriptors(first: int, last: int) -> None:
     os.closerange(first, last)
+
+
+def hold_and_list_descriptors(mailbox: str, gate: str) -> tuple[int, Counter[str]]:
+    """Hold this slot until the gate opens. Return its process id, and how many descriptors it has of each file.
+
+    Standard streams are left out. Shared memory without a file counts as "memory", once for each mapping.
+    """
+    import multiprocessing  # noqa: F401  # gives each slot the descriptor of its parent process
+
+    hold(mailbox, gate)
+    found: Counter[str] = Counter()
+    for fd in Path("/proc/self/fd").iterdir():
+        with suppress(FileNotFoundError):  # the listing's own descriptor
+            found[str(fd.readlink())] += int(fd.name) > 2
+    # The kernel shows such memory like this.
+    found["memory"] = Path("/proc/self/maps").read_text().count("/dev/zero (deleted)")
+    return os.getpid(), +found
 
 
 def print_and_close_standard_streams() -> str:

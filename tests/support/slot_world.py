@@ -69,6 +69,8 @@ class SlotWorld:
         self.checks: list[bool] = []
         self.checks_requested = 0
         self.can_fork = True
+        self.forks_that_work: int | None = None
+        """Number of forks after which none works; None if there is no such number."""
         self.is_closed = self.is_ending = self.has_given_up = False
         self.is_sound = True
         """Whether no promise was broken so far."""
@@ -171,7 +173,7 @@ class SlotWorld:
             # An idle slot that has the wrong GPUs must end first.
             # So must one that is about to end, and one that has refused a call is tried again at the next tick.
             waits = self._gpus_come_free()
-            pauses = table.has_forked or self.now < table.no_fork_before
+            pauses = table.forks_left == 0 or self.now < table.no_fork_before
             assert not table.may_grow or pauses or waits, "a slot could be forked"
             unsuited = [record for record in records if _is_free(record)]
             assert not unsuited or table.may_grow or waits, "a call waits for the place of a slot that is idle"
@@ -274,14 +276,18 @@ class SlotWorld:
 
     def _fork(self, action: actions.Fork) -> None:
         assert not self.is_closed, "a slot is forked after the end"
-        if not self.can_fork:
-            self.tell("fork_failed", self.now)
-            return
-        self._pids += 1
-        slot = PlayedSlot(SlotRecord(self._pids, self.now, action.number, action.gpus))
-        self.slots[self._pids] = slot
-        assert len(self.slots) <= self.table.max_slots + bool(self.table.check.call), "too many slots"
-        self.tell("slot_forked", slot.record)
+        assert len(action.numbers) <= len(self.table.waiting), "a slot is forked for which no call waits"
+        for number in action.numbers:
+            if not self.can_fork or self.forks_that_work == 0:
+                self.tell("fork_failed", self.now)
+                return
+            if self.forks_that_work is not None:
+                self.forks_that_work -= 1
+            self._pids += 1
+            slot = PlayedSlot(SlotRecord(self._pids, self.now, number, action.gpus))
+            self.slots[self._pids] = slot
+            assert len(self.slots) <= self.table.max_slots + bool(self.table.check.call), "too many slots"
+            self.tell("slot_forked", slot.record)
 
     def _end_runner(self, action: actions.EndRunner) -> None:
         assert not self.slots
@@ -538,7 +544,7 @@ class SlotWorld:
 
     def play_out(self) -> None:
         """Be a world in which everything works from now on, and see everything end."""
-        self.can_fork = True
+        self.can_fork, self.forks_that_work = True, None
         if self.table.is_holding:
             self.release(fresh=False)
         for _ in range(10 + 6 * len(self.calls)):

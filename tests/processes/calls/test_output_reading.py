@@ -199,7 +199,7 @@ def test_how_a_slot_ended_is_said_behind_what_its_call_wrote(scene: Scene) -> No
     """Also where that takes the link's second lane."""
     said: list[bytes] = []
     loop: Any = SimpleNamespace(time=lambda: 0.0, call_at=lambda when, callback: SimpleNamespace(when=when))
-    dispatcher = Dispatcher(loop, said.append, lambda number, gpus: scene.slot)
+    dispatcher = Dispatcher(loop, said.append, lambda numbers, gpus: ([scene.slot], None))
     scene.slot.output = scene.output
     scene.slot.stack = SimpleNamespace(read=lambda number: "")
     scene.slot.progress = Progress()
@@ -224,6 +224,7 @@ from dragonfly_executor.runner import slot_process
 from dragonfly_executor.runner.slot_calls import SlotQueue
 from dragonfly_executor.runner.slot_output_forwarder import SentOutput
 from dragonfly_executor.runner.slot_progress import Progress
+from dragonfly_executor.runner.slot_template import SlotTemplate
 
 codec = CallCodec()
 setup = codec.setup()
@@ -240,8 +241,7 @@ if os.fork() == 0:
         queue,
         results,
         None,
-        setup=setup,
-        place=None,
+        template=SlotTemplate(setup, None),
         rendezvous=None,
         agent_pid=parent,
         take_over_output=output.take_over,

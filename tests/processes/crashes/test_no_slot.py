@@ -6,15 +6,17 @@ import os
 import resource
 import signal
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from dragonfly_executor import BootError, LocalBackend
+from dragonfly_executor.core.slot_state import REVIEW_AFTER
 from dragonfly_executor.runner import capacity_check
 from tests.processes.conftest import Make
 from tests.support import payloads
-from tests.support.helpers import PATIENCE, error_of, values
+from tests.support.helpers import PATIENCE, Gate, Mailbox, error_of, values
 
 PATCHED = """
 import errno, os
@@ -98,6 +100,22 @@ def test_calls_on_a_runner_whose_only_slot_died_go_back(
     assert ex.submit(payloads.pid).result(PATIENCE) != slot
     assert ex.pool.stats().calls_failed == 1
     assert capfd.readouterr().err.count("cannot start a single slot, so this runner exits") == 1
+
+
+def test_if_only_some_of_several_slots_can_be_forked_these_run_the_calls(
+    make: Make, mailbox: Mailbox, gate: Gate, capfd: pytest.CaptureFixture[str]
+) -> None:
+    some = 4
+    ex = make(12, backend=FewProcesses(TRIAL + some))
+    # Calls that take longer than a fork have several slots forked at once.
+    ex.submit(time.sleep, 2 * REVIEW_AFTER).result(PATIENCE)
+    futures = [ex.submit(payloads.hold, mailbox.path, gate.path, n) for n in range(12)]
+    slots = set(mailbox.numbers(some))
+    assert len(slots) == some
+    gate.open(12)
+    assert values(futures) == list(range(12))
+    assert set(mailbox.numbers(12 - some)) <= slots
+    assert capfd.readouterr().err.count("no room for another slot, only for 4") == 1
 
 
 def test_an_idle_check_on_a_runner_without_slots_keeps_nobody(make: Make) -> None:

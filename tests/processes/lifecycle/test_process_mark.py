@@ -25,8 +25,14 @@ mark = ProcessMark()
 assert mark.is_here()
 pid = os.fork() if how == "python" else ctypes.PyDLL(None).fork()
 if not pid:
-    os._exit(int(mark.is_here()))
-assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0, "the child has the mark"
+    had = mark.is_here()
+    mark.move_here()
+    # The child has it from now on, and its own children have not.
+    below = mark.is_here() and os.fork()
+    if not below:
+        os._exit(int(mark.is_here()))
+    os._exit(int(had or os.waitstatus_to_exitcode(os.waitpid(below, 0)[1]) or not mark.is_here()))
+assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0, "the child had the mark, or could not have it"
 assert mark.is_here()
 """
 

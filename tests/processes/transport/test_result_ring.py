@@ -15,8 +15,10 @@ def test_a_process_that_is_forked_later_does_not_have_the_memory() -> None:
     ring = ResultRing()
     try:
         assert status_of_a_read(ring) == 0
-        ring.is_forked()
+        ring.set_inherited(inherited=False)
         assert status_of_a_read(ring) == -signal.SIGSEGV
+        ring.set_inherited(inherited=True)
+        assert status_of_a_read(ring) == 0
     finally:
         ring.close()
 

@@ -29,14 +29,14 @@ def submits(executor: DragonflyExecutor, model: Model) -> None:
     assert_type(executor.submit(lambda: 1), Future[int])
     assert_type(executor.options(timeout=1).submit(scale, [1], 1), Future[str])
 
-    executor.submit(scale, [1], "1")  # error: arg-type, reportArgumentType
-    executor.submit(scale, [1])  # error: call-arg, reportCallIssue
-    executor.submit(model.predict, "1", 2)  # error: call-arg, reportCallIssue
-    executor.submit(scale, [1], 1, round=True)  # error: call-arg, reportCallIssue
-    executor.submit(scale, [1], 1, timeout=3)  # error: call-arg, reportCallIssue
-    executor.submit(model.predict, 1)  # error: arg-type, reportArgumentType
-    executor.submit("scale")  # error: arg-type, reportArgumentType, reportCallIssue
-    executor.options(retries=1).submit(scale, [1], "1")  # error: arg-type, reportArgumentType
+    executor.submit(scale, [1], "1")  # error: call-overload, reportArgumentType, reportCallIssue
+    executor.submit(scale, [1])  # error: call-overload, reportCallIssue
+    executor.submit(model.predict, "1", 2)  # error: call-overload, reportCallIssue
+    executor.submit(scale, [1], 1, round=True)  # error: arg-type, call-arg, reportCallIssue
+    executor.submit(scale, [1], 1, timeout=3)  # error: arg-type, call-arg, reportCallIssue
+    executor.submit(model.predict, 1)  # error: call-overload, reportArgumentType, reportCallIssue
+    executor.submit("scale")  # error: call-overload, reportArgumentType, reportCallIssue
+    executor.options(retries=1).submit(scale, [1], "1")  # error: call-overload, reportArgumentType, reportCallIssue
     number: int = executor.submit(scale, [1], 1).result()  # error: assignment, reportAssignmentType
     print(number)
 
@@ -49,7 +49,7 @@ def calls(pool: Pool) -> None:
     pool.cast(scale, [1], 1)
     cast(pool, Model)
 
-    pool.call(scale, 1, 1)  # error: arg-type, reportArgumentType
+    pool.call(scale, 1, 1)  # error: call-overload, reportArgumentType, reportCallIssue
     pool.cast(scale, [1], "1")  # error: arg-type, reportArgumentType
     call(pool, scale)  # error: arg-type, reportArgumentType
     call(pool, Model, timeout="3")  # error: arg-type, reportArgumentType
@@ -67,12 +67,12 @@ def maps(executor: DragonflyExecutor, model: Model) -> None:
     assert_type(executor.map(of_four, [1], [2], [3], [4]), Iterator[str])
     executor.map(max, *columns)
 
-    executor.map(model.predict, [1])  # error: arg-type, reportArgumentType
-    executor.map(scale, pictures, ["1"])  # error: arg-type, reportArgumentType
-    executor.map(scale, pictures)  # error: arg-type, reportArgumentType
-    executor.map(model.predict, ["1"], chunksize="large")  # error: call-overload, reportArgumentType
+    executor.map(model.predict, [1])  # error: arg-type, reportArgumentType, reportCallIssue
+    executor.map(scale, pictures, ["1"])  # error: arg-type, reportArgumentType, reportCallIssue
+    executor.map(scale, pictures)  # error: arg-type, reportArgumentType, reportCallIssue
+    executor.map(model.predict, ["1"], chunksize="large")  # error: call-overload, reportArgumentType, reportCallIssue
     executor.map(model.predict, ["1"], chunksise=2)  # error: call-overload, reportCallIssue
-    executor.map(model.predict, 1)  # error: call-overload, reportArgumentType
+    executor.map(model.predict, 1)  # error: call-overload, reportArgumentType, reportCallIssue
 
 
 def stands_in(executor: DragonflyExecutor) -> None:
@@ -94,10 +94,10 @@ def shares(executor: DragonflyExecutor, pictures: list[int]) -> None:
         executor.submit(scale, shared, 1)
         executor.map(scale, [shared], [0.5])
         executor.submit(len, [shared])
-        executor.submit(Model().predict, shared)  # error: arg-type, reportArgumentType
+        executor.submit(Model().predict, shared)  # error: call-overload, reportArgumentType, reportCallIssue
     handle = executor.share(pictures)
     executor.submit(scale, handle.as_argument(), handle.size)
-    executor.submit(scale, handle, 1)  # error: arg-type, reportArgumentType
+    executor.submit(scale, handle, 1)  # error: call-overload, reportArgumentType, reportCallIssue
     handle.close()
 
 

@@ -643,6 +643,33 @@ def test_a_fork_that_fails_is_tried_again_and_calls_go_back_meanwhile() -> None:
     assert in_slots(made) == [[1], [4]]
 
 
+def test_slots_that_are_forked_in_a_row_have_the_lowest_free_numbers() -> None:
+    made = world(4, cost=LONG)
+    second = slots_of(made)[1]
+    second.is_dead = True
+    made.reap(second)
+    made.table.max_slots = 7
+    made.arrive(*range(7))
+    assert [slot.record.number for slot in slots_of(made)] == [0, 2, 3, 1, 4, 5, 6]
+    assert sorted(in_slots(made)) == [[call] for call in range(7)]
+
+
+@pytest.mark.parametrize("works", [0, 1, 3])
+def test_if_a_fork_of_several_fails_the_slots_before_it_run_calls(works: int) -> None:
+    made = world(1, cost=LONG)
+    made.table.max_slots = 6
+    made.forks_that_work = works
+    made.arrive(*range(6))
+    assert len(made.slots) == 1 + works
+    assert len(made.table.waiting) == 5 - works
+    made.advance(FORK_PAUSE * 0.9)
+    assert len(made.slots) == 1 + works
+    made.forks_that_work = None
+    made.arrive(*range(6, 12))
+    made.advance(FORK_PAUSE * 0.2)
+    assert len(made.slots) == 6
+
+
 def test_a_fork_that_fails_while_calls_end_keeps_the_calls_that_wait() -> None:
     made = world(2)
     one, other = slots_of(made)

@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -16,6 +17,7 @@ from dragonfly_executor.protocol.frames import SETUP_HEAD, Decoder, Flag, Kind, 
 from dragonfly_executor.protocol.parent import VARIABLE, Parent
 from dragonfly_executor.runner import child_processes, process_tree, slot_process
 from dragonfly_executor.runner.child_processes import MAX_SETUP_CRASHES, ChildProcesses
+from dragonfly_executor.runner.private_descriptors import PrivateDescriptors
 from dragonfly_executor.runner.slot_progress import IMPORTING_SCRIPT, INITIALIZING, STARTING
 
 EXITED = 3 << 8
@@ -41,19 +43,17 @@ class FakeSlot:
     def __init__(
         self,
         agent: Agent,
-        *,
-        setup: bytes,
-        place: Any,
-        inherited: Any,
+        new: FakeNewSlot,
+        pid: int,
         output: Any,
-        progress: Any,
         gpus: Any,
-        rendezvous: Any,
-        buffers: Any,
     ) -> None:
-        self.pid = FIRST + len(agent.forked)
-        self.setup, self.place, self.inherited, self.progress = setup, place, inherited, progress
-        self.environment: dict[str, str] = {}
+        self.pid = pid
+        self.progress, self.environment = new.progress, new.environment
+        self.setup: bytes
+        self.place: Any
+        self.closes: set[int]
+        self.__dict__.update(new.ran)
         self.output = output
         output.slot = self
         self.told = agent.told
@@ -78,6 +78,37 @@ class FakeSlot:
 
     def descriptors(self) -> list[int]:
         return [self.pid * 10, self.pid * 10 + 1]
+
+
+class FakeNewSlot:
+    """A slot before its fork. `ran` has what its process starts with."""
+
+    def __init__(self, agent: Agent, progress: Any, *, output: Any, title: Any, environment: Any) -> None:
+        if agent.no_descriptors:
+            raise OSError(24, "no descriptor is left")
+        agent.made.append(self)
+        self.progress, self.environment, self.output = progress, environment, output
+        self.ran: dict[str, Any] = {}
+        self.number = len(agent.made)
+        self.is_closed = False
+
+    def descriptors(self) -> list[int]:
+        return [10 * self.number, 10 * self.number + 1]
+
+    def run(self, private: Any, *, setup: bytes, place: Any, template: Any, rendezvous: Any, agent_pid: int) -> None:
+        assert template is None, "the setup of these tests cannot be opened"
+        private.discard(self.descriptors())
+        self.ran = {"setup": setup, "place": place, "closes": numbers(private)}
+        assert agent_pid == os.getpid()
+
+    def close(self) -> None:
+        self.is_closed = True
+        self.output.close()
+
+
+def numbers(private: PrivateDescriptors) -> set[int]:
+    """The descriptors in the table."""
+    return {fd for fd, mark in enumerate(private._marks) if mark}
 
 
 class FakeOutput:
@@ -114,7 +145,9 @@ class Agent:
         self.told_as_lost: dict[int, bool] = {}
         self.slots: dict[int, FakeSlot] = {}
         self.memory_groups: Any = None
-        self.full = False
+        self.forks_left: int | None = None
+        self.no_descriptors = False
+        self.made: list[FakeNewSlot] = []
         self.children = ChildProcesses(
             SimpleNamespace(call_later=self.call_later),  # type: ignore[arg-type]
             SimpleNamespace(send=self.sent.append),  # type: ignore[arg-type]
@@ -125,6 +158,8 @@ class Agent:
         )
         self.children.setup_timeout = 12.5
         self.setup(initializer=b"")
+        monkeypatch.setattr(child_processes, "NewSlot", partial(FakeNewSlot, self))
+        monkeypatch.setattr(child_processes, "fork_all", self.fork_all)
         monkeypatch.setattr(child_processes, "Slot", self.make_slot)
         monkeypatch.setattr(os, "waitpid", self.waitpid)
         monkeypatch.setattr(process_tree, "kill_group", self.kill_group)
@@ -138,28 +173,47 @@ class Agent:
         self.timers.append(FakeTimer(seconds, callback))
         return self.timers[-1]
 
+    def fork_all(self, new: list[FakeNewSlot], run: Callable[[Any], Any]) -> tuple[list[int], OSError | None]:
+        pids = []
+        for slot in new:
+            if self.forks_left == 0:
+                return pids, BlockingIOError(11, "no process is left")
+            if self.forks_left is not None:
+                self.forks_left -= 1
+            # A forked process has a copy.
+            before = bytes(self.children._private._marks)
+            run(slot)
+            self.children._private._marks[:] = before
+            pids.append(FIRST + len(self.forked) + len(pids))
+        return pids, None
+
     def make_slot(
         self,
         loop: Any,
-        progress: Any,
+        new: Any,
+        pid: int,
         *,
         output: Any,
+        private: Any,
         on_frames: Any,
         on_results: Any,
-        title: Any,
-        environment: Any,
-        **parts: Any,
+        gpus: Any,
+        buffers: Any,
     ) -> FakeSlot:
-        if self.full:
-            raise BlockingIOError(11, "no process is left")
-        slot = FakeSlot(self, **parts, output=output, progress=progress)
-        slot.environment = environment
+        slot = FakeSlot(self, new, pid, output, gpus)
+        private.discard(new.descriptors())
+        private.add(slot.descriptors())
         return slot
 
+    def fork_several(self, *numbers: int, place: Any = None) -> tuple[list[FakeSlot], OSError | None]:
+        slots, error = self.children.fork_slots(numbers, place, lambda: FakeOutput(self))  # type: ignore[arg-type, return-value]
+        self.slots.update((slot.pid, slot) for slot in slots)  # type: ignore[misc]
+        return slots, error  # type: ignore[return-value]
+
     def fork(self, number: int = 0) -> FakeSlot:
-        slot = self.children.fork_slot(number, None, FakeOutput(self))  # type: ignore[arg-type]
-        self.slots[slot.pid] = slot  # type: ignore[assignment]
-        return slot  # type: ignore[return-value]
+        (slot,), error = self.fork_several(number)
+        assert error is None
+        return slot
 
     # -- the kernel ----------------------------------------------------------------------------------------------------
 
@@ -232,11 +286,11 @@ def test_a_slot_is_forked_with_the_setup_and_the_parent_is_told(agent: Agent) ->
     cells: Any = object()
     agent.children.starts = cells
     place: Any = object()
-    output: Any = FakeOutput(agent)
-    slot: Any = agent.children.fork_slot(3, place, output)
+    (slot,), error = agent.fork_several(3, place=place)
+    assert error is None
     assert slot.setup == b"".join(agent.children.setup_parts)
     assert slot.place is place
-    assert slot.output is output
+    assert slot.output is agent.made[0].output
     assert slot.progress._starts is cells
     assert slot.progress.number == 3
     assert agent.frames() == [(Kind.SLOT_UP, slot.pid, b"")]
@@ -254,22 +308,42 @@ def test_a_slot_sets_the_variables_of_its_number(agent: Agent, monkeypatch: pyte
     assert agent.fork(0).environment == {**variables, VARIABLE: agent.forked[1].environment[VARIABLE]}
 
 
-def test_a_fork_that_fails_leaves_nothing(agent: Agent) -> None:
+@pytest.mark.parametrize("forks_left", [0, 1, 2])
+def test_a_fork_that_fails_leaves_nothing_and_those_before_it_stay(agent: Agent, forks_left: int) -> None:
     agent.fork()
-    agent.full = True
-    output: Any = FakeOutput(agent)
-    with pytest.raises(OSError, match="no process is left"):
-        agent.children.fork_slot(1, None, output)
-    assert output.closed
-    assert len(agent.timers) == 1
-    assert [kind for kind, _, _ in agent.frames()] == [Kind.SLOT_UP]
+    agent.forks_left = forks_left
+    slots, error = agent.fork_several(1, 2, 3)
+    assert str(error) == "[Errno 11] no process is left"
+    assert [slot.progress.number for slot in slots] == [1, 2, 3][:forks_left]
+    assert [new.is_closed for new in agent.made[1:]] == [place >= forks_left for place in range(3)]
+    assert all(new.output.closed == new.is_closed for new in agent.made)
+    assert len(agent.timers) == 1 + forks_left
+    assert [kind for kind, _, _ in agent.frames()] == [Kind.SLOT_UP] * (1 + forks_left)
+    kept = {fd for slot in agent.forked for fd in slot.descriptors()}
+    assert numbers(agent.children._private) == kept
+
+
+def test_without_descriptors_the_slots_that_have_some_are_forked(agent: Agent) -> None:
+    outputs: list[FakeOutput] = []
+
+    def make_output() -> FakeOutput:
+        agent.no_descriptors = len(outputs) == 2
+        outputs.append(FakeOutput(agent))
+        return outputs[-1]
+
+    slots, error = agent.children.fork_slots([4, 5, 6, 7], None, make_output)  # type: ignore[arg-type, return-value]
+    assert str(error) == "[Errno 24] no descriptor is left"
+    assert [slot.progress.number for slot in slots] == [4, 5]
+    assert [output.closed for output in outputs] == [False, False, True]
 
 
 def test_a_slot_closes_the_descriptors_of_the_agent_and_of_all_other_slots(agent: Agent) -> None:
     first, second = agent.fork(), agent.fork()
-    assert agent.fork().inherited() == [7, *first.descriptors(), *second.descriptors(), 1030, 1031]
-    agent.end(first.pid)
-    assert second.inherited() == [7, *second.descriptors(), 1030, 1031]
+    older = {*first.descriptors(), *second.descriptors()}
+    slots, _ = agent.fork_several(2, 3, 4)
+    new = [set(each.descriptors()) for each in agent.made[2:]]
+    for slot, own in zip(slots, new, strict=True):
+        assert slot.closes == {7, *older, *set().union(*new)} - own
 
 
 def test_a_slot_that_is_ready_is_told_of_once_its_output_is(agent: Agent) -> None:
@@ -460,7 +534,7 @@ def test_a_helper_runs_its_job_without_the_agents_descriptors(
 
     monkeypatch.setattr(os, "fork", lambda: 0)
     monkeypatch.setattr(os, "_exit", leave)
-    monkeypatch.setattr(os, "close", did.append)
+    monkeypatch.setattr(os, "closerange", lambda start, end: did.extend(range(start, end)))
     monkeypatch.setattr(slot_process, "become_session_leader", lambda agent_pid: did.append(("alone", agent_pid)))
     monkeypatch.setattr(sys, "excepthook", lambda kind, error, trace: did.append(kind))
     with pytest.raises(Exited) as ended:

@@ -124,10 +124,11 @@ class Stage:
     def sent(self) -> list[tuple[Kind, int]]:
         return [(Kind(frame.kind), frame.call_id) for frame in self.frames]
 
-    def _fork(self, number: int, gpus: frozenset[int] | None) -> Any:
+    def _fork(self, numbers: Sequence[int], gpus: frozenset[int] | None) -> tuple[list[Any], OSError | None]:
         if self.fork_errors:
-            raise self.fork_errors[0]
-        return FakeSlot(self.clock, len(self.dispatcher.slots) + 1, number, gpus)
+            return [], self.fork_errors[0]
+        first = len(self.dispatcher.slots) + 1
+        return [FakeSlot(self.clock, first + place, number, gpus) for place, number in enumerate(numbers)], None
 
     @property
     def slots(self) -> list[Any]:

@@ -55,6 +55,32 @@ def loaded(path: Path, monkeypatch: pytest.MonkeyPatch) -> LoadedFiles:
     return files
 
 
+def test_a_module_in_place_of_one_of_the_agents_is_watched(
+    clock: Clock, module: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A slot drops the agent's `json` if the parent has a module of its own of this name."""
+    main: Any = SimpleNamespace(file=None)
+    for drops in (False, True):
+        files = LoadedFiles(main)
+        with monkeypatch.context() as patch:
+            patch.delitem(sys.modules, "changing")
+            if drops:
+                files.forget(["changing"])
+            files.note()
+        files.note()
+        change(module)
+        assert files.are_stale(clock.now, clock.now - PAUSE) == drops
+        module.touch()
+
+
+def test_the_second_name_of_the_script_is_no_new_module(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "__mp_main__", raising=False)
+    main: Any = SimpleNamespace(file=None)
+    files = LoadedFiles(main)
+    monkeypatch.setitem(sys.modules, "__mp_main__", ModuleType("__mp_main__"))
+    assert files._count == len(sys.modules)
+
+
 def change(path: Path) -> None:
     os.utime(path, ns=(1, 1))
 
