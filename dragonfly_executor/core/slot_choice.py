@@ -66,8 +66,7 @@ def may_fork(table: SlotTable, now: float) -> bool:
 
     The number of forks between two ticks is limited: meanwhile the other slots may empty the queue.
     """
-<<<<<<< HEAD
-    return table.may_grow and not table.has_forked and now >= table.no_fork_before
+    return table.may_grow and table.forks_left > 0 and now >= table.no_fork_before
 
 
 def is_well_filled(table: SlotTable) -> bool:
@@ -80,6 +79,3 @@ def is_well_filled(table: SlotTable) -> bool:
         return False
     half = prefetch_depth(table.cost) // 2
     return all(len(slot.in_flight) > half for slot in table.slots.values())
-=======
-    return table.may_grow and table.forks_left > 0 and now >= table.no_fork_before
->>>>>>> main

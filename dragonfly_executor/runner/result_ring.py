@@ -15,11 +15,8 @@ from mmap import mmap
 
 from dragonfly_executor.core.slot_state import MAX_PREFETCH
 from dragonfly_executor.errors import ProtocolError
-<<<<<<< HEAD
 from dragonfly_executor.util.descriptors import move_up
-=======
 from dragonfly_executor.util.forked_memory import set_inherited
->>>>>>> main
 
 SIZE = 128 * 1024
 """Bytes of the memory. Only pages that are used take memory."""
@@ -61,21 +58,9 @@ class ResultRing:
 
     def begin_to_write(self) -> None:
         """Prepare the slot's side."""
-<<<<<<< HEAD
-        self.is_forked()
+        self.set_inherited(inherited=False)
         # A call may close descriptors that are not its own, and open files, which get the lowest free numbers.
         self._doorbell = move_up(self._doorbell)
-=======
-        from fcntl import F_DUPFD_CLOEXEC, fcntl
-
-        self.set_inherited(inherited=False)
-        try:
-            high = fcntl(self._doorbell, F_DUPFD_CLOEXEC, HIGH_NUMBER)
-        except OSError:
-            return  # the limit on descriptors is lower, or reached
-        os.close(self._doorbell)
-        self._doorbell = high
->>>>>>> main
 
     def put(self, frame: bytes) -> bool:
         """Write a result. Return False if it is too large.

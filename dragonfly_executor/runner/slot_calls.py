@@ -65,6 +65,10 @@ class SlotQueue:
         os.set_blocking(self.claims, False)
         os.set_blocking(self.new_claims, False)
 
+    def descriptors(self) -> list[int]:
+        """Return all descriptors."""
+        return [self.sender.fileno(), self.receiver.fileno(), self.claims, self.new_claims]
+
     def close(self) -> None:
         """Close both sides."""
         self.sender.close()

@@ -2,35 +2,17 @@
 
 from __future__ import annotations
 
-<<<<<<< HEAD
-import os
-import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
 from dragonfly_executor.core.slot_records import SlotRecord
 from dragonfly_executor.protocol.frames import Frame
-from dragonfly_executor.runner import process_tree, slot_process
-from dragonfly_executor.runner.fault_traceback import FaultTraceback
-from dragonfly_executor.runner.processor_time import ProcessorTime
-from dragonfly_executor.runner.result_ring import ResultRing
-from dragonfly_executor.runner.slot_calls import CallSender, SlotQueue
-from dragonfly_executor.runner.slot_link import SlotLink
-from dragonfly_executor.transport.link import Link
-from dragonfly_executor.transport.loop import Loop, Timer
-from dragonfly_executor.transport.sockets import SO_SNDBUF, SOL_SOCKET, Socket, socketpair
-=======
-from collections.abc import Callable
-
-from dragonfly_executor.core.slot_records import SlotRecord
-from dragonfly_executor.protocol.frames import FORGOTTEN_AT_ONCE, HEADER, HEADER_SIZE, Frame, Kind
 from dragonfly_executor.runner import process_tree
 from dragonfly_executor.runner.new_slot import NewSlotOutput
 from dragonfly_executor.runner.processor_time import ProcessorTime
+from dragonfly_executor.runner.slot_calls import CallSender
 from dragonfly_executor.runner.slot_link import SlotLink
 from dragonfly_executor.transport.link import Link
 from dragonfly_executor.transport.loop import Loop, Timer
-from dragonfly_executor.transport.sockets import MSG_DONTWAIT
->>>>>>> main
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -75,41 +57,6 @@ class SlotOutput(NewSlotOutput):
         """Send a frame to the parent, behind all text of the slot."""
         self._link.send(frame)
 
-<<<<<<< HEAD
-    def descriptors(self) -> list[int]:
-        """Return the descriptors that another slot must not inherit."""
-        return []
-
-    def close(self) -> None:
-        """Close the descriptors."""
-
-
-STREAM_BUFFER = 256 * 1024
-"""Send buffer of a slot's stream in bytes, in each direction. A chunk of a large payload then leaves in one write."""
-
-
-def _fork(stack: FaultTraceback) -> tuple[int, SlotQueue, ResultRing | None, Socket, Socket]:
-    """Make a slot's queue, its ring and both ends of its stream, and fork. On an error, close these and `stack`."""
-    made: list[SlotQueue | ResultRing | Socket] = []
-    try:
-        queue, ring = SlotQueue(), None
-        made.append(queue)
-        ring = ResultRing.make()
-        if ring is not None:
-            made.append(ring)
-        own_end, slot_end = socketpair()
-        made += own_end, slot_end
-        for sock in (own_end, slot_end):
-            sock.setsockopt(SOL_SOCKET, SO_SNDBUF, STREAM_BUFFER)
-        return os.fork(), queue, ring, own_end, slot_end
-    except OSError:
-        stack.close()
-        for each in made:
-            each.close()
-        raise
-
-=======
->>>>>>> main
 
 class Slot:
     """One forked process that runs calls. `record` is what the scheduler knows of it.
@@ -150,29 +97,12 @@ class Slot:
         self._is_closed = False
         self.answer: Callable[[bytes], None] | None = None
         """Callback that sends the frame that ends a call behind the output of the call; None if there is no output."""
-<<<<<<< HEAD
-        self.stack = FaultTraceback()
-        agent_pid = os.getpid()
-        self.pid, queue, ring, own_end, slot_end = _fork(self.stack)
-        if self.pid == 0:
-            self._become_slot(inherited, queue, own_end, slot_end, ring, setup, place, agent_pid)
-        slot_end.close()
-        self._calls = CallSender(queue)
-        self.stack.keep_reader()
-        self._processor_time = ProcessorTime(self.pid)
-        if ring is not None:
-            ring.is_forked()
-        self.record = record = SlotRecord(self.pid, loop.time(), progress.number, gpus)
-=======
-        self._notices: list[bytes] = []
-        """Packets for which the queue had no room."""
-        self._calls, self._taken_by_slot = new.calls, new.taken_by_slot
+        self._calls = CallSender(new.queue)
         self._processor_time = ProcessorTime(pid)
         self.timer: Timer | None = None
         private.discard(new.descriptors())
         new.keep_agents_ends()
         self.record = record = SlotRecord(pid, loop.time(), new.progress.number, gpus)
->>>>>>> main
         self.link = SlotLink(
             loop,
             new.agents_end,
@@ -187,45 +117,9 @@ class Slot:
         self.output.slot_is_forked(self)
         private.add(self.descriptors())
 
-<<<<<<< HEAD
-    def _become_slot(
-        self,
-        inherited: Callable[[], list[int]],
-        queue: SlotQueue,
-        own_end: Socket,
-        slot_end: Socket,
-        ring: ResultRing | None,
-        setup: bytes,
-        place: WorkingDirectory | None,
-        agent: int,
-    ) -> NoReturn:
-        """Close the agent's descriptors in the forked child, then run calls. Never return to the agent's code."""
-        try:
-            process_tree.close_all((*inherited(), own_end.fileno()))
-            self.stack.record()
-            os.environ.update(self._environment)
-            if self._title is not None:
-                self._title.set(self._role)
-            slot_process.main(
-                queue,
-                slot_end,
-                ring,
-                setup=setup,
-                place=place,
-                rendezvous=self._rendezvous,
-                agent_pid=agent,
-                take_over_output=self.output.take_over,
-                progress=self.progress,
-            )
-        except BaseException as error:
-            sys.excepthook(type(error), error, error.__traceback__)
-        finally:
-            os._exit(1)
-=======
     def _on_link_closed(self, reason: Exception | None) -> None:
         # The slot has closed its end, and lives on. The number of the descriptor may become another file's.
         self._private.discard((self.link.fileno(),))
->>>>>>> main
 
     def descriptors(self) -> list[int]:
         """Return the descriptors that another slot must not keep open."""
@@ -264,12 +158,9 @@ class Slot:
 
     def retire(self) -> None:
         """Close the slot's queue. The slot ends when it has finished the calls that it has."""
-<<<<<<< HEAD
+        self._private.discard(self.descriptors())
         self._calls.retire()
-=======
-        self._private.discard((self._calls.fileno(),))
-        self._calls.close()
->>>>>>> main
+        self._private.add(self.descriptors())
 
     def expect_end(self) -> None:
         """Kill the slot after `EXIT_TIMEOUT` seconds: it has no call left and is running its exit handlers."""

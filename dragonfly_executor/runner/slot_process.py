@@ -28,11 +28,6 @@ from dragonfly_executor.protocol.frames import (
     MAX_DETAIL,
     MAX_FRAME,
     MAX_INLINE,
-<<<<<<< HEAD
-    SETUP_HEAD,
-=======
-    TOTAL,
->>>>>>> main
     Flag,
     Kind,
     ScriptImport,
@@ -63,13 +58,10 @@ CALL = int(Kind.CALL)
 CHECK_IDLE = int(Kind.CHECK_IDLE)
 RESULT = int(Kind.RESULT)
 # Plain module names, because an enum lookup takes longer than the comparison.
-<<<<<<< HEAD
 OVER_THE_STREAM = -1
 """A value of `_Slot._sent` with which the next result goes over the stream."""
-=======
 DEFAULT_SIGNALS = tuple(map(int, (signal.SIGCHLD, signal.SIGTERM, signal.SIGHUP)))
 """The signals that have their default action in slots."""
->>>>>>> main
 FAILED = 70
 """Exit status (EX_SOFTWARE) of a slot whose initializer failed."""
 
@@ -104,13 +96,8 @@ def main(
         template.codec.mark.move_here()
         template.identity.set(progress.number, agent_pid)
         stream = AgentStream(results)
-<<<<<<< HEAD
-        status = _Slot(CallReceiver(queue), stream, ring, take_over_output(stream), progress, rendezvous).serve(
-            setup, place
-        )
-=======
-        status = _Slot(calls, stream, ring, take_over_output(stream), progress, rendezvous, template).serve()
->>>>>>> main
+        slot = _Slot(CallReceiver(queue), stream, ring, take_over_output(stream), progress, rendezvous, template)
+        status = slot.serve()
         slot_shutdown.end_in_order()
         slot_shutdown.flush_standard_streams()
     except OSError:
@@ -159,7 +146,7 @@ class _Slot:
         self._loaded = template.loaded
         self._codec = template.codec
         self._mark = template.codec.mark
-        self._payloads = SlotPayloads(agent, template.codecs, calls, rendezvous)
+        self._payloads = SlotPayloads(agent, template.codecs, calls.sock, rendezvous)
         self._shared = SlotShared(agent, template.codec)
         self._memory_limit: MemoryLimit | None = None
         self._ref: tuple[int, int] | None = None
@@ -172,26 +159,11 @@ class _Slot:
         """Prepare the process, then run calls. Return the exit status."""
         if self._ring is not None:
             self._ring.begin_to_write()
-<<<<<<< HEAD
-        self._max_payload, size, script, codecs = SETUP_HEAD.unpack_from(setup)
-        self._max_inline = max_inline_bytes(self._max_payload)
-        self._payloads = SlotPayloads(self._agent, codecs_of(codecs), self._calls.sock, self._rendezvous)
-        codec_setup = setup[SETUP_HEAD.size : SETUP_HEAD.size + size]
-        initializer = setup[SETUP_HEAD.size + size :]
-        self._codec = SlotCodec(codec_setup, place)
-        self._shared = SlotShared(self._agent, self._codec)
-        # Modules that the agent has loaded are the same in each slot, so only later imports are watched.
-        self._loaded = LoadedFiles(self._codec.main) if place is None else None
-        self._codec.prepare()
-        self._take_script(script)
-        if initializer and not self._initialize(initializer):
-=======
         shadowed = self._codec.prepare()
         if shadowed and self._loaded is not None:
             self._loaded.forget(shadowed)
         self._take_script(self._script)
         if self._initializer and not self._initialize(self._initializer):
->>>>>>> main
             return FAILED
         if self._loaded is not None:
             self._loaded.note()
