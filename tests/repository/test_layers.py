@@ -28,7 +28,7 @@ FLOORS = (
     {"backends"},
     {"engine"},
     {"api"},
-    {"cli", "integrations", "testing"},
+    {"cli", "integrations", "multiprocessing", "testing"},
 )
 # Names for users. Nothing in the package imports them.
 FACADE = {"__init__", "__main__", "parent"}
@@ -206,6 +206,15 @@ def test_a_pool_is_light_to_make() -> None:
     loaded = loaded_by(f"{make}; pool.stats()")
     assert "dragonfly_executor.engine.engine" in loaded
     assert not packages(loaded) & (HEAVY | {"socket", "typing"})
+
+
+def test_a_pool_for_multiprocessing_programs_is_light_to_import() -> None:
+    """It loads the standard library's multiprocessing when a name of it is used; and nobody else loads it."""
+    loaded = loaded_by("from dragonfly_executor.multiprocessing import Pool; Pool")
+    assert "dragonfly_executor.multiprocessing.pool" in loaded
+    assert not packages(loaded) & (HEAVY | {"socket", "typing"})
+    executors = loaded_by("from dragonfly_executor import DragonflyExecutor; DragonflyExecutor()")
+    assert not {name for name in executors if name.startswith("dragonfly_executor.multiprocessing")}
 
 
 def test_types_cost_nothing_when_calls_run() -> None:
