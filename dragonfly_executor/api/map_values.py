@@ -18,7 +18,7 @@ def value_of(call: MapCall) -> Any:
     try:
         return call.take()
     except BaseException as error:
-        told = _named(error, call.first, call.size)
+        told = named(error, call.first, call.size)
         if told is error:
             raise
         raise told from error.__cause__
@@ -27,10 +27,10 @@ def value_of(call: MapCall) -> Any:
 def outcome_of(call: MapCall) -> tuple[Any, BaseException | None]:
     """Return the value of a settled call and None, or None and its error, with a note that names the item."""
     value, error = call.take_outcome()
-    return value, None if error is None else _named(error, call.first, call.size)
+    return value, None if error is None else named(error, call.first, call.size)
 
 
-def _named(error: BaseException, first: int, size: int) -> BaseException:
+def named(error: BaseException, first: int, size: int) -> BaseException:
     """Return the error with a note that names the item, or the items of the chunk, that it belongs to."""
     if not size:
         return error  # the iterator of the arguments has raised it

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     T = TypeVar("T")
     P = ParamSpec("P")
     M = TypeVar("M", bound=MapCalls)
+    C = TypeVar("C")
 
 registry: Registry[Pool] = Registry()
 DRAGONFLY_DEFAULTS = {"max_concurrency": 100, "timeout": 30.0}
@@ -165,6 +166,15 @@ class Pool(Submitter):
             self._lazy.start()
             self._engine.start()
 
+    def start(self) -> None:
+        """Start the threads of the pool now, and not with the first call. This boots no runner.
+
+        Raises:
+            StartError: there is no thread or no descriptor for that.
+        """
+        self._lazy.start()
+        self._engine.start()
+
     def __repr__(self) -> str:
         try:
             return f"<Pool {self.name!r}: {self.stats().explain}>"
@@ -263,6 +273,23 @@ class Pool(Submitter):
         engine = self._engine
         self._check(engine, options)
         return engine.calls_of_map(options, fn, is_delayed, split, calls_type)
+
+    def calls_taken_by(
+        self, make: Callable[..., C], fn: Callable[..., object], kwargs: Mapping[str, Any] | None = None
+    ) -> C:
+        """Return what `make` makes: calls of `fn` with the pool's default options, which take their own outcomes.
+
+        Args:
+            make, fn, kwargs: see `Engine.calls_taken_by`.
+
+        Raises:
+            RequirementsError: no runner can have what the calls require.
+        """
+        options = self._options
+        self.check_open()
+        engine = self._engine
+        self._check(engine, options)
+        return engine.calls_taken_by(make, options, fn, kwargs)
 
     def _check(self, engine: Engine, options: CallOptions) -> None:
         """Raise the error that a submit with these options would raise now, whatever it submits."""

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from enum import IntEnum
-
 from dragonfly_executor.core.capacity import Requirements
 from dragonfly_executor.core.key_costs import KeyCosts
 from dragonfly_executor.core.record import Record
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING, Protocol
+from dragonfly_executor.util.plain_enum import IntEnum
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

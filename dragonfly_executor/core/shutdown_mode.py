@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from enum import IntEnum
+from dragonfly_executor.util.plain_enum import IntEnum
 
 
 class ShutdownMode(IntEnum):

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections import deque
-from enum import IntEnum
 
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
+from dragonfly_executor.util.plain_enum import IntEnum
 
 if TYPE_CHECKING:
     from typing import Final

@@ -6,7 +6,7 @@ import sys
 import threading
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import count
 
@@ -149,6 +149,31 @@ class Engine:
     ) -> M:
         """Return the calls of a new map, which are calls of `fn` with these options; see `MapCalls` for the rest."""
         return calls_type(self, options, RepeatedCall(self.codec, fn, options.retry_on).encode, is_delayed, split)
+
+    def calls_taken_by(
+        self,
+        make: Callable[..., T],
+        options: CallOptions,
+        fn: Callable[..., object],
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> T:
+        """Return what `make` makes: calls of `fn` that take their own outcomes.
+
+        Args:
+            make: gets the first four arguments of `MapCalls`.
+            options: the options of each call.
+            fn: the function.
+            kwargs: its keyword arguments in every call; None for calls that are many and have none.
+        """
+        codec, retry_on = self.codec, options.retry_on
+        return make(
+            self,
+            options,
+            RepeatedCall(codec, fn, retry_on).encode
+            if kwargs is None
+            else lambda args: codec.encode_call(fn, args, kwargs, retry_on),
+            (errors.CallSerializationError, errors.FrameTooLargeError),
+        )
 
     def accept(self, calls: Sequence[Call]) -> None:
         """Accept new calls, all or none. Raises as `submit` does."""

@@ -1,8 +1,7 @@
 """The names that a pool needs from its first runner on. Their modules are loaded while that runner starts.
 
-A program whose first call waits for a first runner need not wait for these imports too. As the errors in
-`dragonfly_executor.errors`, all of them are loaded before the runner is used (`load`): once memory or descriptors run
-out, no import works any more.
+A program whose first call waits for a first runner need not wait for these imports too. All of them are loaded before
+the runner is used (`load`): once memory or descriptors run out, no import works any more.
 """
 
 from __future__ import annotations
@@ -26,12 +25,11 @@ _MODULES = {
 
 
 def load() -> None:
-    """Load these names, and all errors. Further calls do nothing.
+    """Load these names. Further calls do nothing.
 
     Raises:
         StartError: they cannot be loaded, because memory or descriptors ran out.
     """
-    errors.load()
     if "RunnerLink" not in globals():
         for name, module in _MODULES.items():
             globals()[name] = getattr(errors.load_module(f"dragonfly_executor.engine.{module}"), name)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from _pickle import PicklingError  # the same class: `pickle` takes longer to import
 from importlib import import_module
 
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
+from dragonfly_executor.util.plain_pickle import PicklingError
 
 if TYPE_CHECKING:
     from typing import Any

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import signal
+from dragonfly_executor.util.plain_signal import name_of
 
 
 def describe_exit(exit_code: int | None, signal_number: int | None) -> str:
@@ -13,9 +13,5 @@ def describe_exit(exit_code: int | None, signal_number: int | None) -> str:
         signal_number: signal that killed the process, or None; it takes precedence over `exit_code`.
     """
     if signal_number is not None:
-        try:
-            name = signal.Signals(signal_number).name
-        except ValueError:
-            name = f"signal {signal_number}"
-        return f"was killed by {name}"
+        return f"was killed by {name_of(signal_number) or f'signal {signal_number}'}"
     return "ended for an unknown reason" if exit_code is None else f"exited with status {exit_code}"

@@ -22,9 +22,9 @@ from __future__ import annotations
 import struct
 from collections import namedtuple
 from collections.abc import Callable, Iterator, Sequence
-from enum import IntEnum
 
 from dragonfly_executor.errors import ProtocolError
+from dragonfly_executor.util.plain_enum import IntEnum
 
 PROTOCOL_VERSION = 6
 """Version of the protocol: the kinds and flags below, and the modules of this package that payloads name.
@@ -76,7 +76,7 @@ class Kind(IntEnum):
     """Kinds of frames. The arrows show sender and receiver. `detail` is 0 if not mentioned."""
 
     HELLO = 1  # runner -> parent: JSON, versions and properties of the runner
-    WELCOME = 2  # parent -> runner: JSON, the session's numbers
+    WELCOME = 2  # parent -> runner: the session's numbers
     REFUSE = 3  # parent -> runner: JSON, the reason for refusal; the link ends
     SETUP = 4  # parent -> agent: data that each slot needs before its first call; Flag.MORE until the last part
     PING = 5  # both directions: the receiver answers with PONG and the same detail

@@ -8,8 +8,11 @@ is admitted. A runner that dials in over a network has authenticated before (`di
 
 from __future__ import annotations
 
+import struct
+
 from dragonfly_executor.errors import ProtocolError
 from dragonfly_executor.protocol.compression import CODEC_FLAGS
+from dragonfly_executor.protocol.json_text import to_json
 from dragonfly_executor.protocol.memory_bounds import MAX_SLOTS
 from dragonfly_executor.protocol.stdlib_json import json
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
@@ -92,6 +95,10 @@ class Greeting:
         self.timeout = timeout
 
 
+OUTPUTS = ("inherit", "drop", "send")
+"""Values of WELCOME's `output`."""
+_SESSION = struct.Struct("!ddIIBq???")
+"""WELCOME: the arguments of `welcome`, of which `log_level` is a number, and whether it is one."""
 CLOUDPICKLE = "cloudpickle"
 MAX_GPUS = 1024
 MAX_MEMORY = 2**62
@@ -108,7 +115,7 @@ def hello(
 ) -> bytes:
     """Return the payload of HELLO."""
     said = {"runner": runner_id, "versions": _fields(versions), "capacity": capacity, "codecs": list(codecs)}
-    return json.dumps(said).encode()
+    return to_json(said)
 
 
 def read_hello(payload: bytes) -> Hello:
@@ -238,14 +245,28 @@ def welcome(
         limit_threads: whether libraries in a slot use no more threads than the slot's share of the runner's CPUs.
         divide_gpus: whether a slot sees its share of the runner's GPUs alone.
     """
-    session = {
-        "lease": lease,
-        "setup_timeout": setup_timeout,
-        "slots": slots,
-        "calls_per_slot": calls_per_slot,
-        "output": output,
-        "log_level": log_level,
-        "limit_threads": limit_threads,
-        "divide_gpus": divide_gpus,
-    }
-    return json.dumps(session).encode()
+    sends_records, level = log_level is not None, log_level or 0
+    numbers = (lease, setup_timeout, slots, calls_per_slot, OUTPUTS.index(output), level)
+    return _SESSION.pack(*numbers, sends_records, limit_threads, divide_gpus)
+
+
+def read_welcome(payload: bytes) -> dict[str, Any]:
+    """Return the content of a WELCOME: the arguments of `welcome` by name.
+
+    Raises:
+        ProtocolError: the payload is not a WELCOME.
+    """
+    try:
+        lease, setup_timeout, slots, calls, output, level, sends_records, limits, divides = _SESSION.unpack(payload)
+        return {
+            "lease": lease,
+            "setup_timeout": setup_timeout,
+            "slots": slots,
+            "calls_per_slot": calls,
+            "output": OUTPUTS[output],
+            "log_level": level if sends_records else None,
+            "limit_threads": limits,
+            "divide_gpus": divides,
+        }
+    except (struct.error, IndexError) as error:
+        raise ProtocolError(f"not a WELCOME: {error}") from None

@@ -7,7 +7,12 @@ import os
 from _contextvars import ContextVar  # `contextvars` is this module, in one more file
 from collections import namedtuple
 
+from dragonfly_executor.protocol.json_text import simple_object, to_json
 from dragonfly_executor.protocol.stdlib_json import json
+from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from typing import Any
 
 VARIABLE = "DRAGONFLY_PARENT"
 """Name of the environment variable of a runner that holds its encoded `Parent`."""
@@ -20,8 +25,6 @@ DEFAULT_MAX_DEPTH = 2
 A pool that boots itself recursively must end before the machine's resources do.
 """
 
-_ESCAPES = {code: f"\\u{code:04x}" for code in (*range(32), *b'"\\')}
-"""Escapes of the characters that JSON does not allow in texts."""
 _Fields = namedtuple(  # noqa: PYI024  # typing is slow to import
     "_Fields",
     "pool runner_id backend pid host depth address fingerprint token until slot",
@@ -91,10 +94,8 @@ class Parent(_Fields):
 
     def encode(self) -> str:
         """Return the value of ``DRAGONFLY_PARENT``."""
-        # Not by `json`, because a parent loads that while the runner starts which gets this value.
-        said = [f'"{name}": {_as_json(value)}' for name, value in self._asdict().items() if value is not None]
-        text = "{" + ", ".join(said) + "}"
-        return binascii.b2a_base64(text.encode(errors="surrogatepass"), newline=False).decode("ascii")
+        said = {name: value for name, value in self._asdict().items() if value is not None}
+        return binascii.b2a_base64(to_json(said), newline=False).decode("ascii")
 
     @staticmethod
     def decode(text: str) -> Parent:
@@ -104,17 +105,15 @@ class Parent(_Fields):
             ValueError: the text is not an encoded parent.
         """
         try:
-            return Parent(**json.loads(binascii.a2b_base64(text)))
+            said = binascii.a2b_base64(text)
+            known: Any = simple_object(said.decode(errors="surrogatepass")) or json.loads(said)
+            return Parent(**known)
         except (ValueError, TypeError) as error:
             raise ValueError(f"{VARIABLE} does not hold a parent's description: {error}") from None
 
 
 PARENT_OF_FAKE: ContextVar[Parent | None] = ContextVar("PARENT_OF_FAKE", default=None)
 """The parent of a fake runner, in its calls. They are threads of one process, and so cannot have environments."""
-
-
-def _as_json(value: str | int) -> str:
-    return f'"{value.translate(_ESCAPES)}"' if isinstance(value, str) else str(value)
 
 
 def max_depth() -> int:

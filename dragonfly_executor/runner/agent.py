@@ -14,7 +14,6 @@ import sys
 
 from dragonfly_executor.protocol import handshake
 from dragonfly_executor.protocol.frames import Flag, Frame, Kind, encode
-from dragonfly_executor.protocol.stdlib_json import json
 from dragonfly_executor.protocol.versions import versions, versions_with_packages
 from dragonfly_executor.runner import capacity_check, process_tree
 from dragonfly_executor.runner.child_processes import ChildProcesses
@@ -289,7 +288,7 @@ class Agent:
     def _on_control(self, frame: Frame) -> None:
         match frame.kind:
             case Kind.WELCOME:
-                self._on_welcome(json.loads(bytes(frame.payload)))
+                self._on_welcome(handshake.read_welcome(bytes(frame.payload)))
             case Kind.REFUSE:
                 sys.stderr.write(f"dragonfly runner: refused by the parent: {bytes(frame.payload)!r}\n")
                 self.exit()

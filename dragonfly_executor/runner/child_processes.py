@@ -9,7 +9,7 @@ import os
 import sys
 
 from dragonfly_executor.protocol.frames import SETUP_HEAD, Kind, ScriptImport, encode
-from dragonfly_executor.runner import process_tree, slot_crash
+from dragonfly_executor.runner import common_imports, process_tree, slot_crash
 from dragonfly_executor.runner import slot_process as slot_main
 from dragonfly_executor.runner import slot_progress as phases
 from dragonfly_executor.runner.machine import RunnerMachine
@@ -85,6 +85,7 @@ class ChildProcesses:
         """The `ScriptImport` mode of slots forked from now on; None to use the parent's."""
         self.title: ProcessTitle | None = None
         """The writer of the title that ``ps`` shows."""
+        self._has_forked = False
         self._setup_crashes = 0
         self._paused: list[Slot] = []
         self._helpers: dict[int, Callable[[int], None]] = {}
@@ -135,6 +136,9 @@ class ChildProcesses:
             except OSError as reason:
                 error = reason
                 break
+        if self._has_forked or len(made) > 1:
+            common_imports.load()
+        self._has_forked = True
         setup, agent_pid, agents = self._setup(), os.getpid(), self._agents_descriptors()
         template = self._templates.get(setup, place)
 

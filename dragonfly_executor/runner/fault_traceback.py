@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import faulthandler
 import os
-import signal
+
+from dragonfly_executor.util import plain_signal as signal
 
 MOST = 16 * 1024
 """Maximum characters of a stack that are passed on."""

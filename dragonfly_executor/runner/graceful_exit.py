@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-import signal
 
 from dragonfly_executor.protocol.frames import Kind, encode
 from dragonfly_executor.runner.slot_handle import EXIT_TIMEOUT
+from dragonfly_executor.util import plain_signal as signal
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
 if TYPE_CHECKING:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-import signal
 import time
 
 from dragonfly_executor.transport.sockets import Socket, socketpair
+from dragonfly_executor.util import plain_signal as signal
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
 if TYPE_CHECKING:

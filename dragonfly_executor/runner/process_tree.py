@@ -8,11 +8,11 @@ is not a slot is a leftover of a slot that ended. Other systems offer only proce
 from __future__ import annotations
 
 import os
-import signal
 import sys
 from collections.abc import Collection, Container, Iterable
 from functools import cache
 
+from dragonfly_executor.util import plain_signal as signal
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
 if TYPE_CHECKING:

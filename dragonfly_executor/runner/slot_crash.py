@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import signal
 
 from dragonfly_executor.core.slot_records import SlotCall
 from dragonfly_executor.protocol.frames import CALL_OPTIONS, HEADER, HEADER_SIZE, Flag
 from dragonfly_executor.protocol.stdlib_json import json
 from dragonfly_executor.runner.oom_kills import MemoryWatch
 from dragonfly_executor.runner.slot_handle import Slot
+from dragonfly_executor.util import plain_signal as signal
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -71,9 +71,6 @@ def told(slot: Slot, status: int) -> str:
     code = os.waitstatus_to_exitcode(status)
     if code >= 0:
         return f"the last exited with status {code}"
-    try:
-        name = signal.Signals(-code).name
-    except ValueError:
-        name = f"signal {-code}"
+    name = signal.name_of(-code) or f"signal {-code}"
     stack = slot.stack.read(-code).rstrip()
     return f"the last was killed by {name}" + (f"\n{stack}" if stack else "")

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import gc
 import os
-import signal
 import sys
 import time
 
@@ -44,6 +43,7 @@ from dragonfly_executor.runner.slot_shared import SlotShared
 from dragonfly_executor.serialization import perform
 from dragonfly_executor.serialization.layout import BOX, NOTHING, PICKLE, WITH_SHARED
 from dragonfly_executor.transport.sockets import Socket
+from dragonfly_executor.util import plain_signal as signal
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
 if TYPE_CHECKING:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 import sys
 
 from dragonfly_executor.protocol.frames import SETUP_HEAD
@@ -12,6 +11,7 @@ from dragonfly_executor.runner.slot_identity import SlotIdentity
 from dragonfly_executor.serialization import SlotCodec
 from dragonfly_executor.serialization.plain_pickle import load_plain
 from dragonfly_executor.transport.codecs import codecs_of
+from dragonfly_executor.util import plain_pickle as pickle
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
 if TYPE_CHECKING:

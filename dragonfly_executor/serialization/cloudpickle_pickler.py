@@ -10,7 +10,6 @@ import copyreg
 import functools
 import typing
 import weakref
-from pickle import PickleBuffer
 from types import CodeType, FunctionType, ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +18,7 @@ from cloudpickle import Pickler, cloudpickle
 from dragonfly_executor.serialization import rebuild
 from dragonfly_executor.serialization.function_pickler import FunctionsByValue
 from dragonfly_executor.serialization.main_pickler import MAIN_NAMES
+from dragonfly_executor.util.plain_pickle import PickleBuffer
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import pickle
 import sys
 
 from dragonfly_executor.serialization.buffer_cache import LEAST
+from dragonfly_executor.util import plain_pickle as pickle
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
 if TYPE_CHECKING:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import pickle
-
 from dragonfly_executor import errors
 from dragonfly_executor.errors.base import UnopenedCallError
 from dragonfly_executor.serialization import rebuild
+from dragonfly_executor.util import plain_pickle as pickle
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
 if TYPE_CHECKING:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import pickle
 from importlib import import_module
-from pickle import Pickler
 
 from dragonfly_executor.serialization import large_unpickler
 from dragonfly_executor.serialization.code_table import CodeTable
@@ -12,7 +10,9 @@ from dragonfly_executor.serialization.function_pickler import FunctionPickler
 from dragonfly_executor.serialization.large_unpickler import PayloadFile
 from dragonfly_executor.serialization.layout import BY_CUSTOM, BY_DILL, IN_BAND_BELOW, Buffers, Sink
 from dragonfly_executor.serialization.main_pickler import NamePickler, NameTracking, NeedsValueError
+from dragonfly_executor.util import plain_pickle as pickle
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
+from dragonfly_executor.util.plain_pickle import Pickler
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -7,7 +7,6 @@ So what a call does to its function, its defaults or its captured variables is g
 
 from __future__ import annotations
 
-import pickle
 import sys
 from importlib import import_module
 from operator import attrgetter
@@ -18,6 +17,7 @@ from dragonfly_executor.serialization import rebuild
 from dragonfly_executor.serialization.function_pickler import slots_of
 from dragonfly_executor.serialization.layout import ATOMS
 from dragonfly_executor.serialization.map_chunk import run_chunk
+from dragonfly_executor.util import plain_pickle as pickle
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
 if TYPE_CHECKING:

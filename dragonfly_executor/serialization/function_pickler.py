@@ -7,13 +7,13 @@ Other functions, classes and odd objects need cloudpickle (see `cloudpickle_pick
 from __future__ import annotations
 
 import sys
-from pickle import Pickler
 from types import FunctionType, ModuleType
 
 from dragonfly_executor.serialization import rebuild
 from dragonfly_executor.serialization.code_names import submodules
 from dragonfly_executor.serialization.main_pickler import NameTracking, importable
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
+from dragonfly_executor.util.plain_pickle import Pickler
 
 if TYPE_CHECKING:
     from types import CellType

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import pickle
 import sys
 
 from dragonfly_executor.serialization.formats import MARK
 from dragonfly_executor.serialization.layout import FIXED_ATOMS, are_small
+from dragonfly_executor.util import plain_pickle as pickle
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
 if TYPE_CHECKING:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-import pickle
 import sys
 
 from dragonfly_executor.serialization.main_pickler import MAIN_NAMES, importable
 from dragonfly_executor.serialization.module_origin import is_own
+from dragonfly_executor.util import plain_pickle as pickle
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
 if TYPE_CHECKING:

@@ -8,11 +8,11 @@ maps by pages of 4 KiB. For a large one, each of these takes several times as lo
 from __future__ import annotations
 
 from functools import cache
-from pickle import PickleBuffer
 
 from dragonfly_executor.serialization.layout import LEAST_TEXT
 from dragonfly_executor.util import large_pages
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
+from dragonfly_executor.util.plain_pickle import PickleBuffer
 
 _HIGHEST_ASCII = 127
 

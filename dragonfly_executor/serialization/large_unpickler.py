@@ -7,9 +7,8 @@ to be filled, so the memory can be prepared first.
 
 from __future__ import annotations
 
-import pickle
-
 from dragonfly_executor.util import large_pages
+from dragonfly_executor.util import plain_pickle as pickle
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
 if TYPE_CHECKING:

@@ -18,11 +18,11 @@ then the pickle.
 
 from __future__ import annotations
 
-from pickle import PickleBuffer
 from struct import Struct, error
 from types import NoneType
 
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
+from dragonfly_executor.util.plain_pickle import PickleBuffer
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import copyreg
 import sys
-from pickle import Pickler, PicklingError
 from types import FunctionType
 
 from dragonfly_executor.serialization import rebuild
 from dragonfly_executor.serialization.module_origin import findable
 from dragonfly_executor.serialization.shared_object import SharedObject
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
+from dragonfly_executor.util.plain_pickle import Pickler, PicklingError
 
 if TYPE_CHECKING:
     from types import CodeType

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import pickle
 import sys
-from pickle import Pickler
 from types import BuiltinFunctionType, FunctionType
 
 from dragonfly_executor import errors
@@ -38,8 +36,10 @@ from dragonfly_executor.serialization.parent_main import ParentMain
 from dragonfly_executor.serialization.payload_packer import PayloadPacker
 from dragonfly_executor.serialization.rebuild import main_module
 from dragonfly_executor.serialization.shared_object import EncodedObject
+from dragonfly_executor.util import plain_pickle as pickle
 from dragonfly_executor.util import validation
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
+from dragonfly_executor.util.plain_pickle import Pickler
 from dragonfly_executor.util.validation import GENERATES
 
 if TYPE_CHECKING:

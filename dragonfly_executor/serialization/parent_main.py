@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 import sys
 from types import ModuleType
 
@@ -14,6 +13,7 @@ from dragonfly_executor.serialization.layout import is_joined, join
 from dragonfly_executor.serialization.main_pickler import MainView, importable, name_in
 from dragonfly_executor.serialization.rebuild import ModuleReference, main_module
 from dragonfly_executor.serialization.script import Bindings, bindings
+from dragonfly_executor.util import plain_pickle as pickle
 from dragonfly_executor.util.condition import RLock, holding
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 

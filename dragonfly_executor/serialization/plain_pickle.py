@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from io import BytesIO
-from pickle import Unpickler, UnpicklingError
 
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
+from dragonfly_executor.util.plain_pickle import Unpickler, UnpicklingError
 
 if TYPE_CHECKING:
     from typing import Any, NoReturn

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import sys
 from itertools import repeat
-from pickle import Unpickler
 
 from dragonfly_executor.serialization import rebuild
 from dragonfly_executor.serialization.layout import BOX, BY_CUSTOM, BY_DILL, PICKLE, unpack
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
+from dragonfly_executor.util.plain_pickle import Unpickler
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

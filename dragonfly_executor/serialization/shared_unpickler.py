@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import pickle
-
 from dragonfly_executor.serialization.rebuild import shared_object
+from dragonfly_executor.util import plain_pickle as pickle
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
 if TYPE_CHECKING:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-import pickle
 import sys
-from pickle import Pickler
 from types import CoroutineType
 
 from dragonfly_executor import errors
@@ -49,7 +47,9 @@ from dragonfly_executor.serialization.missing_module import explain_missing_modu
 from dragonfly_executor.serialization.module_origin import forget_replaced
 from dragonfly_executor.serialization.rebuild import main_attribute
 from dragonfly_executor.serialization.slot_main import SlotMain
+from dragonfly_executor.util import plain_pickle as pickle
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
+from dragonfly_executor.util.plain_pickle import Pickler
 from dragonfly_executor.util.process_mark import ProcessMark
 
 if TYPE_CHECKING:

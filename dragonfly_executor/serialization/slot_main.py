@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import pickle
 import sys
 from importlib.machinery import ModuleSpec
 from types import CodeType, ModuleType
 
 from dragonfly_executor.serialization.main_pickler import MainView, name_in
+from dragonfly_executor.util import plain_pickle as pickle
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
 if TYPE_CHECKING:

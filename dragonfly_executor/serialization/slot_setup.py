@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import pickle
 import sys
 
 from dragonfly_executor.protocol.stdlib_json import is_stdlib
@@ -11,6 +10,7 @@ from dragonfly_executor.serialization.authkey import own_key
 from dragonfly_executor.serialization.import_environment import directory, path_from
 from dragonfly_executor.serialization.rebuild import main_module
 from dragonfly_executor.serialization.script import describe
+from dragonfly_executor.util import plain_pickle as pickle
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
 if TYPE_CHECKING:

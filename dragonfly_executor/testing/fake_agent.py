@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import socket
 import sys
 import threading
@@ -28,7 +27,6 @@ from dragonfly_executor.protocol.frames import (
 from dragonfly_executor.protocol.handshake import Versions
 from dragonfly_executor.protocol.memory_bounds import max_result_bytes
 from dragonfly_executor.protocol.parent import PARENT_OF_FAKE, Parent
-from dragonfly_executor.protocol.stdlib_json import json
 from dragonfly_executor.serialization import SlotCodec, perform
 from dragonfly_executor.serialization.slot_loop import SlotLoop
 from dragonfly_executor.testing.fake_shared import FakeShared
@@ -45,6 +43,8 @@ class LoopOfEachCall(SlotLoop):
 
     def run(self, coroutine: CoroutineType[Any, Any, Any]) -> Any:
         """Run a coroutine to its end, and return its value."""
+        import asyncio  # few tests need it, and it is slow to import
+
         return asyncio.run(coroutine)
 
 
@@ -144,7 +144,7 @@ class FakeAgent(threading.Thread):
             self.cut()
 
     def _on_welcome(self, frame: Frame) -> None:
-        self._slots = json.loads(bytes(frame.payload))["slots"]
+        self._slots = handshake.read_welcome(bytes(frame.payload))["slots"]
 
     def _on_setup(self, frame: Frame) -> None:
         self._setup += frame.payload

@@ -365,6 +365,7 @@ def test_a_pool_that_can_never_load_its_errors_tells_everybody(shortage: str, bo
     """The error that is always there stands for those that cannot be loaded, and nothing is left."""
     (first, *rest), stderr = run(1_000_000, shortage, boot)
     assert first.startswith("StartError the pool cannot start, and was cleaned up")
+    assert first.endswith("Calls on its first runner may have begun") == ("super" in boot)
     assert rest == ["StartError", "1", "no child"]
     assert stderr.startswith("pool executor-1: the pool cannot start")
     assert stderr.count("\n") == 1

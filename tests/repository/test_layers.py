@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 import dragonfly_executor
+from dragonfly_executor.runner import common_imports
 
 PACKAGE = Path(dragonfly_executor.__file__).parent
 MODULES = sorted(PACKAGE.rglob("*.py"))
@@ -27,11 +28,13 @@ FLOORS = (
     {"backends"},
     {"engine"},
     {"api"},
-    {"cli", "integrations", "testing"},
+    {"cli", "integrations", "multiprocessing", "testing"},
 )
 # Names for users. Nothing in the package imports them.
 FACADE = {"__init__", "__main__", "parent"}
 # What decides or parses imports data modules alone. These of the protocol look at the process that they are in.
+LIGHT = ("util.lazy_typing", "util.plain_enum")
+"""What stands in the place of data modules that take long to import."""
 IMPURE = {"protocol/parent.py", "protocol/stdlib_json.py", "protocol/versions.py"}
 # The standard library's data modules: what holds, orders and computes values, and does nothing.
 DATA_MODULES = {
@@ -56,7 +59,9 @@ def name_of(path: Path) -> str:
 
 def is_pure(path: Path) -> bool:
     name = str(path.relative_to(PACKAGE))
-    return name == "util/terminal_text.py" or (room_of(path) in ("core", "protocol") and name not in IMPURE)
+    return name in ("util/plain_enum.py", "util/terminal_text.py") or (
+        room_of(path) in ("core", "protocol") and name not in IMPURE
+    )
 
 
 def imports(path: Path, *, types: bool) -> Iterator[str]:
@@ -169,7 +174,7 @@ def test_circles_are_found() -> None:
 
 @pytest.mark.parametrize("path", [path for path in MODULES if is_pure(path)], ids=lambda path: path.name)
 def test_the_core_imports_data_modules_and_errors_and_nothing_else(path: Path) -> None:
-    below = tuple(f"dragonfly_executor.{name}" for name in ("core", "protocol", "errors", "util.lazy_typing"))
+    below = tuple(f"dragonfly_executor.{name}" for name in ("core", "protocol", "errors", *LIGHT))
     foreign = {
         name
         for name in imports(path, types=False)
@@ -201,6 +206,15 @@ def test_a_pool_is_light_to_make() -> None:
     loaded = loaded_by(f"{make}; pool.stats()")
     assert "dragonfly_executor.engine.engine" in loaded
     assert not packages(loaded) & (HEAVY | {"socket", "typing"})
+
+
+def test_a_pool_for_multiprocessing_programs_is_light_to_import() -> None:
+    """It loads the standard library's multiprocessing when a name of it is used; and nobody else loads it."""
+    loaded = loaded_by("from dragonfly_executor.multiprocessing import Pool; Pool")
+    assert "dragonfly_executor.multiprocessing.pool" in loaded
+    assert not packages(loaded) & (HEAVY | {"socket", "typing"})
+    executors = loaded_by("from dragonfly_executor import DragonflyExecutor; DragonflyExecutor()")
+    assert not {name for name in executors if name.startswith("dragonfly_executor.multiprocessing")}
 
 
 def test_types_cost_nothing_when_calls_run() -> None:
@@ -240,3 +254,9 @@ def test_backends_load_what_they_need_when_they_are_made() -> None:
 def test_a_name_that_is_none_is_an_attribute_error() -> None:
     with pytest.raises(AttributeError, match="has no attribute 'Dragonfly'"):
         _ = dragonfly_executor.Dragonfly
+
+
+def test_an_agent_loads_nothing_that_only_its_calls_may_need() -> None:
+    """It would take milliseconds of each cold start. All slots but the first get it from the agent."""
+    loaded = loaded_by("import dragonfly_executor.runner.__main__, dragonfly_executor.runner.process_title")
+    assert not loaded & set(common_imports.MODULES)

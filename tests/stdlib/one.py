@@ -23,16 +23,19 @@ def main() -> None:
     if options.limit:
         faulthandler.dump_traceback_later(options.limit, exit=True)
     # Imported late, so that the children that `spawn` starts from this main module stay as light as upstream's.
-    from tests.stdlib import swap
+    from tests.stdlib import pool_swap, swap
 
-    tests = swap.load(options.executor, options.start_method, options.source, options.id)
+    if options.source == pool_swap.SOURCE:
+        tests = pool_swap.load(options.executor, options.id)
+    else:
+        tests = swap.load(options.executor, options.start_method, options.source, options.id)
     report: Any = sorted(tests) if options.id is None else _run(tests[options.id])
     Path(options.report).write_text(json.dumps(report), encoding="utf-8")
 
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--executor", required=True, help="module:Class that is put in ProcessPoolExecutor's place")
+    parser.add_argument("--executor", required=True, help="module:name that is put in the standard class's place")
     parser.add_argument("--start-method", default="spawn")
     parser.add_argument("--source", required=True, help="the module or package that has the tests")
     parser.add_argument(

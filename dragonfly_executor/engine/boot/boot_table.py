@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dragonfly_executor import errors
 from dragonfly_executor.core import events
 from dragonfly_executor.core.capacity import Capacity, Requirements
 from dragonfly_executor.engine.boot.pending_boot import PendingBoot
@@ -12,7 +13,6 @@ from dragonfly_executor.util.validation import dollars
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from dragonfly_executor import errors
     from dragonfly_executor.backends.base import Node
     from dragonfly_executor.engine.boot.boot_helpers import BootHelpers
     from dragonfly_executor.engine.context import EngineContext
@@ -128,6 +128,9 @@ class BootTable:
         )
         self._owner.start_heartbeat()
         self._engine.handle(events.BootSucceeded(boot.id, runner.slots, self._price_of(boot, runner), boot.capacity))
+        # The first calls are on their way before this waits.
+        runner.flush()
+        _load_errors()
         boot.tell_lifetime(runner.node)
 
     def _price_of(self, boot: PendingBoot, runner: RunnerLink) -> float | None:
@@ -183,3 +186,17 @@ class BootTable:
             boot.close()
         for helpers in self._helpers:
             helpers.close()
+
+
+def _load_errors() -> None:
+    """Load all errors before a result is read: from then on, each call can fail with the error that belongs to it.
+
+    A boot worker loads them already. Only the first runner of a process comes so early that this waits.
+
+    Raises:
+        StartError: there is no memory or no descriptor for them. The pool fails with it.
+    """
+    try:
+        errors.load()
+    except errors.StartError as shortage:
+        raise errors.StartError(f"{shortage}. Calls on its first runner may have begun") from shortage

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 
 from dragonfly_executor import errors
 from dragonfly_executor.engine import first_runner
@@ -107,7 +108,10 @@ class NodeBooter:
             self._fail(raised, receiver)
 
     def _accept(self, request: BootRequest, node: Node, receiver: NodeReceiver) -> None:
-        """Hand a node to its receiver. What a pool needs from its first HELLO on is loaded while the runner starts."""
+        """Hand a node to its receiver. What a pool needs from its first HELLO on is loaded while the runner starts.
+
+        The errors come last, because they are needed before the first result, and take longest.
+        """
         if not node.is_queued:
             request.started()
         try:
@@ -116,11 +120,15 @@ class NodeBooter:
             node.stop()
             raise
         with self._lock:
-            if not self._is_closed:
+            is_closed = self._is_closed
+            if not is_closed:
                 self._untaken[request.runner_id] = node
                 self._on_engine(lambda: self._hand_over(request.runner_id, receiver))
-                return
-        node.stop()
+        if is_closed:
+            node.stop()
+            return
+        with suppress(errors.StartError):  # the engine tries again once the runner is up
+            errors.load()
 
     def _fail_each(self, receivers: Iterable[NodeReceiver], raised: BaseException) -> None:
         """Fail each boot with an error of its own, because its output and attempts are added to that."""

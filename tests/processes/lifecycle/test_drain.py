@@ -215,7 +215,7 @@ def test_outside_a_runner_nothing_happens() -> None:
 
 
 def test_another_thread_cannot_listen(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dragonfly_executor.protocol.parent.Parent.get", lambda: "a parent")
+    monkeypatch.setattr("dragonfly_executor.protocol.parent.Parent.of_process", lambda: "a parent")
     raised: list[BaseException] = []
 
     def listen() -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from dragonfly_executor.runner.cgroups import Cgroups
-from dragonfly_executor.runner.machine import granted_cpus, slots_for
+from dragonfly_executor.runner.granted_cpus import granted_cpus, slots_for
 
 
 def cgroups(folder: Path, own: str, files: dict[str, str]) -> Cgroups:

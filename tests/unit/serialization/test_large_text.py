@@ -14,7 +14,7 @@ from dragonfly_executor.serialization import large_text
 from dragonfly_executor.serialization.large_text import LargeText, text_of
 from dragonfly_executor.serialization.layout import BOX, LEAST_TEXT, PICKLE, has_buffers
 from dragonfly_executor.serialization.parent_codec import CallCodec
-from dragonfly_executor.util import large_pages
+from dragonfly_executor.util import large_pages, plain_pickle
 from tests.support import importable
 from tests.support.codec_pair import CodecPair
 
@@ -68,7 +68,7 @@ def test_a_text_is_not_copied_before_it_is_kept(calls_before: int, monkeypatch: 
     for number in range(calls_before):
         codec.encode_call(importable.same, (number,), {})
     copied: list[Any] = []
-    monkeypatch.setattr(pickle, "dumps", lambda value, _protocol: copied.append(value) or b"")
+    monkeypatch.setattr(plain_pickle, "dumps", lambda value, _protocol: copied.append(value) or b"")
     parts = codec.encode_call(importable.same, (TEXT,), {})
     assert (TEXT,) not in copied
     assert parts[0][0] == BOX
