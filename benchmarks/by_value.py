@@ -121,6 +121,11 @@ def captured_bytes(pool: Any, calls: int) -> None:
     assert sum(pool.map(lambda number: data[number], range(calls))) == 0
 
 
+def captured_array(pool: Any, calls: int) -> None:
+    array = ARRAY
+    assert sum(pool.map(lambda number: int(array[number]), range(calls))) == 0
+
+
 def functions_of_a_module(pool: Any, calls: int) -> None:
     futures = [pool.submit(MODULE.work, number) for number in range(calls)]
     assert [future.result() for future in futures] == [2 * number + 1 for number in range(calls)]
@@ -149,15 +154,20 @@ CASES: dict[str, tuple[Case, int]] = {
     "64 MiB of bytes, a global": (large_bytes, 100),
     "64 MiB of bytes, captured": (captured_bytes, 100),
     "64 MiB array, a global": (large_array, 100),
+    "64 MiB array, captured": (captured_array, 100),
 }
 FEWER = 20
 """loky sends the 64 MiB with each call, so it gets fewer of these calls."""
 
 
 def pools() -> dict[str, Any]:
-    from dragonfly_executor import DragonflyExecutor
+    from dragonfly_executor import DragonflyExecutor, LocalBackend
 
-    made: dict[str, Any] = {"dragonfly": DragonflyExecutor(max_workers=WORKERS)}
+    made: dict[str, Any] = {
+        "dragonfly": DragonflyExecutor(max_workers=WORKERS),
+        # Its payloads travel over a stream, as those for other machines do.
+        "over a link": DragonflyExecutor(max_workers=WORKERS, backend=LocalBackend(shared_memory=0)),
+    }
     try:
         from loky import ProcessPoolExecutor
     except ImportError:  # pip install dragonfly-executor[bench]
@@ -203,10 +213,11 @@ def compare(names: Sequence[str]) -> None:
 
     command = [sys.executable, "-c", Path(__file__).read_text(encoding="utf-8"), "measure", "1", *(names or CASES)]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, timeout=3600, check=True)
-    print(f"{'us a call':<36}{'dragonfly':>12}{'loky':>12}{'ratio':>8}")
+    columns = ("dragonfly", "over a link", "loky")
+    print(f"{'us a call':<36}" + "".join(f"{column:>13}" for column in columns) + f"{'ratio':>8}")
     for name, figures in json.loads(done.stdout).items():
-        ours, theirs = (median(figures.get(key, [math.nan])) * 1e6 for key in ("dragonfly", "loky"))
-        print(f"{name:<36}{ours:>12,.1f}{theirs:>12,.1f}{theirs / ours:>8.2f}")
+        times = [median(figures.get(key, [math.nan])) * 1e6 for key in columns]
+        print(f"{name:<36}" + "".join(f"{time:>13,.1f}" for time in times) + f"{times[-1] / times[0]:>8.2f}")
 
 
 def main() -> None:

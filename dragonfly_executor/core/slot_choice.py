@@ -67,3 +67,15 @@ def may_fork(table: SlotTable, now: float) -> bool:
     The number of forks between two ticks is limited: meanwhile the other slots may empty the queue.
     """
     return table.may_grow and table.forks_left > 0 and now >= table.no_fork_before
+
+
+def is_well_filled(table: SlotTable) -> bool:
+    """Return True if each slot still has half of the calls that may be queued in it.
+
+    Then no call is handed out for a while. Once a slot has less, all slots are filled up: many calls in one step cost a
+    fraction of as many steps.
+    """
+    if table.gives_gpus or table.idle or table.starting or table.may_grow:
+        return False
+    half = prefetch_depth(table.cost) // 2
+    return all(len(slot.in_flight) > half for slot in table.slots.values())

@@ -62,6 +62,7 @@ class SlotCall:
         attempt: its attempt.
         packet: the bytes that a slot gets; opaque to the scheduler.
         cell: the number of the cell in which a slot marks the start of the call; opaque to the scheduler.
+        claim: the number with which its slot claims it; opaque to the scheduler.
         number: its place in the order of arrival on this runner.
         is_check: True if it is the user's idle check.
         is_large: True if its payload comes in chunks, on request.
@@ -78,8 +79,8 @@ class SlotCall:
     """
 
     __slots__ = (
-        "attempt", "call_id", "cell", "chunks_owed", "end_reason", "gpus", "is_check", "is_large", "is_reported",
-        "is_shown", "key", "limits", "missing", "number", "packet", "slot",
+        "attempt", "call_id", "cell", "chunks_owed", "claim", "end_reason", "gpus", "is_check", "is_large",
+        "is_reported", "is_shown", "key", "limits", "missing", "number", "packet", "slot",
     )  # fmt: skip
 
     def __init__(self, call_id: int, attempt: int, packet: bytes, cell: int = 0) -> None:
@@ -87,6 +88,7 @@ class SlotCall:
         self.attempt = attempt
         self.packet = packet
         self.cell = cell
+        self.claim = 0
         self.number = 0
         self.is_check = False
         self.is_large = False

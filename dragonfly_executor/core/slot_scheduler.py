@@ -18,7 +18,7 @@ from dragonfly_executor.core.slot_actions import (
     ReportGone,
     TakeBack,
 )
-from dragonfly_executor.core.slot_choice import choose_slot, overfull_slot
+from dragonfly_executor.core.slot_choice import choose_slot, is_well_filled, overfull_slot
 from dragonfly_executor.core.slot_limits import check_limits, is_over
 from dragonfly_executor.core.slot_records import DYING, FULL, NEVER, EndReason, SlotCall, SlotRecord
 from dragonfly_executor.core.slot_review import finish_review, review_slots, slot_seen
@@ -61,7 +61,7 @@ class SlotScheduler:
         waiting = table.waiting
         choose = slot_gpus.choose_slot if table.gives_gpus else choose_slot
         orders: dict[int, list[SlotCall]] = {}
-        while waiting:
+        while waiting and (orders or not is_well_filled(table)):
             slot = choose(table, waiting[0])
             if slot is None:
                 break

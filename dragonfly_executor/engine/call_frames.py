@@ -7,13 +7,14 @@ from collections.abc import Callable, Sequence
 from dragonfly_executor import errors
 from dragonfly_executor.core.call_table import Call
 from dragonfly_executor.protocol.frames import CALL_OPTIONS, MAX_INLINE, TOTAL, Flag, Kind, encode
-from dragonfly_executor.serialization.buffer_cache import PayloadParts, joined
+from dragonfly_executor.protocol.piece_table import pack_table
+from dragonfly_executor.serialization.payload_parts import PayloadParts, joined
 from dragonfly_executor.transport.sockets import Buffer
 
 INFINITY = float("inf")
 
 
-def call_frame(call: Call, number: int, now: float, location: bytes = b"") -> bytes:
+def call_frame(call: Call, number: int, now: float, special: tuple[int, bytes] | None = None) -> bytes:
     """Return the CALL frame of a call: with its payload, or with only the head of a large payload.
 
     Args:
@@ -21,7 +22,8 @@ def call_frame(call: Call, number: int, now: float, location: bytes = b"") -> by
             that it requires go in front of the payload.
         number: its number in the runner's table of call starts.
         now: the time, in monotonic seconds.
-        location: where the payload is in shared memory; empty if it is not there.
+        special: flags and body in place of the whole payload: of one in shared memory, or of one with pieces that its
+            runner gets once. None for any other payload.
     """
     payload, limits = call.payload, call.limits
     flags, prefix, required = Flag.ITEM if call.is_item else 0, b"", limits.requirements
@@ -31,17 +33,27 @@ def call_frame(call: Call, number: int, now: float, location: bytes = b"") -> by
         run_timeout = INFINITY if limits.run_timeout is None else limits.run_timeout
         memory, gpus = (0, 0) if required is None else (required.memory, required.gpus)
         prefix = CALL_OPTIONS.pack(time_left, run_timeout, limits.key, memory, gpus)
-    if isinstance(payload, bytes):
+    if special is not None:
+        flags, body = flags | special[0], special[1]
+    elif isinstance(payload, bytes):
         body = payload
-    elif location:
-        flags |= Flag.SHARED
-        body = location
     else:
         flags |= Flag.LARGE
-        if isinstance(payload, PayloadParts):
-            prefix += payload.table()
         body = TOTAL.pack(sum(map(len, payload)))
     return encode(Kind.CALL, call.id, prefix + body, flags=flags, attempt=call.attempt, detail=number)
+
+
+def without_pieces(payload: PayloadParts) -> tuple[int, bytes, Sequence[Buffer]]:
+    """Return what is sent of a payload with pieces that its runner gets once.
+
+    Returns:
+        The flags and the body of the CALL frame, and the parts of the rest if that is too large for the frame.
+    """
+    table, rest = pack_table(payload.entries()), payload.without_pieces()
+    size = sum(map(len, rest))
+    if len(table) + size <= MAX_INLINE:
+        return Flag.PIECES, b"".join((table, *rest)), ()
+    return Flag.PIECES | Flag.LARGE, table + TOTAL.pack(size), rest
 
 
 def sendable(

@@ -10,14 +10,15 @@ from ctypes import CDLL, addressof, c_char, c_int, c_size_t, c_void_p
 from time import monotonic
 from weakref import WeakValueDictionary
 
-from dragonfly_executor.serialization.buffer_cache import MOST_PIECES, constant_of
+from dragonfly_executor.protocol.piece_table import MOST_PIECES
 from dragonfly_executor.serialization.layout import hole
+from dragonfly_executor.serialization.payload_parts import source_of
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from dragonfly_executor.serialization.buffer_cache import PayloadParts
+    from dragonfly_executor.serialization.payload_parts import PayloadParts
     from dragonfly_executor.transport.segment_pool import Block
     from dragonfly_executor.transport.sockets import Buffer
 
@@ -41,12 +42,12 @@ class CommonPiece:
     Args:
         block: the only block of the segment.
         size: bytes of the buffer.
-        source: the object with these bytes, if it is known by its identity; otherwise None.
+        source: the object that never changes and has these bytes; None if unknown.
     """
 
     __slots__ = ("__weakref__", "block", "size", "source", "used")
 
-    def __init__(self, block: Block, size: int, source: bytes | None) -> None:
+    def __init__(self, block: Block, size: int, source: object | None) -> None:
         self.block = block
         self.size = size
         self.source = source
@@ -105,14 +106,14 @@ class CommonPieces:
             part = parts[index]
             if len(part) < LEAST or len(found) == MOST_PIECES:
                 continue
-            source = constant_of(part)
+            source = source_of(part)
             piece = self._changeable(part) if source is None else self._constant(part, source)
             if piece is not None:
                 found[index] = piece
         return found
 
-    def _constant(self, part: Buffer, source: bytes) -> CommonPiece | None:
-        """Return the piece of a bytes object, which its owner sends with many calls."""
+    def _constant(self, part: Buffer, source: object) -> CommonPiece | None:
+        """Return the piece of an object that never changes, which its owner sends with many calls."""
         key = id(source)
         piece = self._found.get(key)
         if piece is None or piece.source is not source:
@@ -142,7 +143,7 @@ class CommonPieces:
         # It has been copied while its owner could write to it.
         return piece if piece is not None and _is_equal(piece, part) else None
 
-    def _made(self, key: object, part: Buffer, source: bytes | None) -> CommonPiece | None:
+    def _made(self, key: object, part: Buffer, source: object | None) -> CommonPiece | None:
         size = len(part)
         if size > self._limit:
             return None

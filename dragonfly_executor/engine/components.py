@@ -40,7 +40,7 @@ class EngineComponents:
     ) -> None:
         options = engine.options
         self._machine = machine
-        self._shared = engine.shared
+        self._codec = engine.codec
         self.loop = engine.tiers[0].backend.make_loop()
         self.notifications = Notifications(options, machine, names_backends=len(engine.tiers) > 1)
         failed = self.notifications.callback_failed
@@ -55,7 +55,7 @@ class EngineComponents:
             self.runner_links = RunnerLinks(
                 engine, self.loop, self.worker_groups, initializer, self.notifications, launched
             )
-            self._shared.on_freed(lambda: on_engine(self._forget_freed))
+            self._codec.contents.on_freed(lambda: on_engine(self._forget_freed))
             syncs = any(tier.file_snapshot is not None for tier in engine.tiers)
             self.action_runner = ActionRunner(
                 self.loop, self.runner_links, self.outputs, self.notifications, syncs=syncs
@@ -66,7 +66,7 @@ class EngineComponents:
 
     def _forget_freed(self) -> None:
         """Tell all runners which shared objects were freed."""
-        freed = self._shared.take_freed()
+        freed = self._codec.contents.take_freed()
         if freed:
             self.runner_links.forget_shared(freed)
 
@@ -100,13 +100,13 @@ class EngineComponents:
 
     def close(self) -> None:
         """Let the threads end after their queued jobs. This is the last step of the engine thread."""
-        self._shared.close()
+        self._codec.close()
         self.worker_groups.close()
         self.loop.close()
 
     def abandon(self) -> None:
         """Close the descriptors in a forked child. They belong to the process that forked."""
-        self._shared.close()
+        self._codec.close()
         self.loop.abandon()
         for fd in self.runner_links.descriptors():
             with suppress(OSError):  # the parent was closing it when it forked

@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from dragonfly_executor.engine.loop_waker import LoopWaker
     from dragonfly_executor.engine.options import PoolOptions
     from dragonfly_executor.engine.output.router import OutputRouter
-    from dragonfly_executor.engine.shared_contents import SharedContents
     from dragonfly_executor.engine.shared_memory import SharedSegments
     from dragonfly_executor.engine.tier_settings import TierSettings
     from dragonfly_executor.serialization import CallCodec
@@ -37,14 +36,12 @@ class EngineContext(Protocol):
         codec: encodes calls and decodes results.
         outputs: routes the output of calls.
         tiers: the pool's backends, in order of preference.
-        shared: the pool's shared objects.
     """
 
     options: PoolOptions
     codec: CallCodec
     outputs: OutputRouter
     tiers: tuple[TierSettings, ...]
-    shared: SharedContents
 
     def handle(self, event: Any) -> None:
         """Hand the core an event, and carry out the actions."""

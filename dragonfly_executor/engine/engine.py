@@ -28,7 +28,7 @@ from dragonfly_executor.engine.shared_contents import SharedContents
 from dragonfly_executor.engine.shutdown import leave
 from dragonfly_executor.engine.startup import EngineStart
 from dragonfly_executor.engine.submit_queue import SubmitQueue
-from dragonfly_executor.serialization.buffer_cache import PayloadParts
+from dragonfly_executor.serialization.payload_parts import PayloadParts
 from dragonfly_executor.serialization.repeated_call import RepeatedCall
 from dragonfly_executor.transport.loop import Loop, Timer
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
@@ -206,8 +206,8 @@ class Engine:
         """Return a snapshot of a large payload: in shared memory if there is room, otherwise in parts."""
         memory = self.shared_memory()
         lasting = parts if isinstance(parts, PayloadParts) else None
-        # Pieces that slots cache are for runners elsewhere too, so they stay as they are.
-        kept = None if memory is None or (lasting is not None and lasting.kept) else memory.keep(parts, size)
+        # Pieces that runners get once are for runners elsewhere too, so they stay as they are.
+        kept = None if memory is None or (lasting is not None and lasting.pieces) else memory.keep(parts, size)
         if kept is None:
             return self.codec.keep(parts)
         if lasting is not None:

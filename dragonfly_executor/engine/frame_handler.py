@@ -153,8 +153,11 @@ class FrameHandler:
                 result = self._transfers.chunk_arrived(ref, frame)
                 if result is not None:
                     said.results.append(result)
+            case Kind.PULL if frame.flags & Flag.PIECES:
+                self._shared.sent_whole(ref)
+                self._transfers.upload_whole(ref, frame.detail)
             case Kind.PULL:
-                self._transfers.upload(ref, frame.detail, frame.payload)
+                self._transfers.upload(ref, frame.detail)
             case Kind.STARTED:
                 said.started.append(ref)
             case Kind.RETURNED:

@@ -10,11 +10,11 @@ from mmap import mmap
 from dragonfly_executor import errors
 from dragonfly_executor.engine.outcome import Outcome
 from dragonfly_executor.errors import ProtocolError
-from dragonfly_executor.protocol.compression import Compressor
+from dragonfly_executor.protocol.compression import AT_ONCE, Compressor
 from dragonfly_executor.protocol.frames import BESIDE, SHARED, Flag, Frame, split_bulk
 from dragonfly_executor.protocol.memory_bounds import Download
-from dragonfly_executor.serialization.buffer_cache import PayloadParts
 from dragonfly_executor.serialization.layout import hole
+from dragonfly_executor.serialization.payload_parts import PayloadParts
 from dragonfly_executor.transport.codecs import Codecs
 from dragonfly_executor.transport.link import Link
 from dragonfly_executor.transport.payload_buffer import PayloadBuffer
@@ -25,11 +25,9 @@ if TYPE_CHECKING:
     from dragonfly_executor.engine.common_pieces import CommonPiece
     from dragonfly_executor.engine.runner_messages import Ref, Result
     from dragonfly_executor.serialization import CallCodec
+    from dragonfly_executor.serialization.shared_object import SharedContent
     from dragonfly_executor.transport.segment_pool import Block
 
-EMPTY = memoryview(b"")
-AT_ONCE = 4
-"""Chunks that are compressed in one pass of the loop: 1 to 4 ms of work."""
 MOST_HEADROOM = 4 * 1024 * 1024
 """Maximum number of bytes that must stay free while a result is received; a quarter of its size if that is less."""
 
@@ -49,7 +47,7 @@ class SharedPayload(list["Buffer"]):
         MemoryError: there is no address space for the view.
     """
 
-    contents: tuple[object, ...] = ()
+    contents: tuple[SharedContent, ...] = ()
     """The shared objects that the payload needs. They are kept while the payload exists."""
     unanswered = 0
     """Number of times that the payload was sent to a runner whose answer has not come."""
@@ -77,6 +75,10 @@ class SharedPayload(list["Buffer"]):
             pieces += (view[end:start], piece.view())
             end = start + hole(piece.size)
         return [*pieces, view[end:]]
+
+    def all_contents(self) -> tuple[SharedContent, ...]:
+        """Return all contents that a call with this payload needs on its runner."""
+        return self.contents
 
     def location(self) -> bytes:
         """Return the place of the payload, as a CALL frame carries it."""
@@ -113,11 +115,12 @@ class LargePayloads:
         self._max_payload = max_payload
         self._link: Link | None = None
         self._uploads: dict[Ref, Iterator[tuple[bytes, Buffer]]] = {}
-        self._unasked: dict[Ref, PayloadParts] = {}
-        """Calls of which a slot may have cached parts, and has not said so yet."""
         self._downloads: dict[Ref, Download] = {}
-        self.shared: dict[Ref, SharedPayload] = {}
-        """Calls on the runner whose payload is in shared memory."""
+        self.whole: dict[Ref, SharedPayload | PayloadParts] = {}
+        """Payloads of calls on the runner that were not sent whole: parts are in shared memory, or on the runner once.
+
+        If a slot cannot have these, it asks for the whole payload.
+        """
 
     def attach(self, link: Link) -> None:
         """Send over this link from now on."""
@@ -128,34 +131,14 @@ class LargePayloads:
     def offer(self, ref: Ref, parts: Sequence[Buffer]) -> None:
         """Store a large call until its slot asks for it."""
         self._uploads[ref] = self._chunks(ref, parts)
-        if isinstance(parts, PayloadParts):
-            self._unasked[ref] = parts
 
-    def upload(self, ref: Ref, chunks: int, answer: memoryview = EMPTY) -> None:
-        """Send the next `chunks` chunks of a call to the slot that asked for them.
-
-        Args:
-            ref: the call.
-            chunks: the number of chunks.
-            answer: the parts of the call that the slot has cached; empty if it has none, or has said so before.
-
-        Raises:
-            ProtocolError: the answer cannot be understood.
-        """
-        upload = self._uploads.get(ref)
-        if upload is None and ref in self.shared:
+    def upload(self, ref: Ref, chunks: int) -> None:
+        """Send the next `chunks` chunks of a call to the slot that asked for them."""
+        if ref not in self._uploads and isinstance(shared := self.whole.get(ref), SharedPayload):
             # The slot cannot have the shared memory.
-            upload = self._uploads[ref] = self._chunks(ref, self.shared[ref])
-        if upload is None or self._link is None:
+            self.offer(ref, shared)
+        if ref not in self._uploads or self._link is None:
             return
-        parts = self._unasked.pop(ref, None)
-        if answer:
-            if parts is None:
-                raise ProtocolError(f"a request for parts of call {ref[0]}, for which no parts were announced")
-            try:
-                self._uploads[ref] = self._chunks(ref, parts.without(answer))
-            except ValueError as error:
-                raise ProtocolError(f"an invalid list of the cached parts of call {ref[0]}: {error}") from None
         if not self.codecs.names:
             self._send(ref, chunks)
         elif ref in self._owed:
@@ -163,6 +146,14 @@ class LargePayloads:
         else:
             self._owed[ref] = chunks
             self._send_owed(ref)
+
+    def upload_whole(self, ref: Ref, chunks: int) -> None:
+        """Send the first chunks of a call whose slot cannot have the pieces that its runner gets once."""
+        # Once for each call: a runner that never reads must not make the link's queue grow without end.
+        parts = self.whole.pop(ref, None)
+        if isinstance(parts, PayloadParts):
+            self.offer(ref, parts)
+            self.upload(ref, chunks)
 
     def _chunks(self, ref: Ref, parts: Sequence[Buffer]) -> Iterator[tuple[bytes, Buffer]]:
         chunks = split_bulk(*ref, parts)
@@ -195,19 +186,18 @@ class LargePayloads:
         """Stop sending a large call. If a slot gets the call again, it must not get chunks of this attempt."""
         self._uploads.pop(ref, None)
         self._owed.pop(ref, None)
-        self._unasked.pop(ref, None)
         if self._link is not None:
             self._link.drop_bulk(*ref)
 
     def share(self, ref: Ref, payload: SharedPayload) -> None:
         """Note that a call was sent whose payload is in shared memory."""
         payload.unanswered += 1
-        self.shared[ref] = payload
+        self.whole[ref] = payload
 
     def answered(self, ref: Ref) -> None:
         """Note that the slot that had this call has answered, or that no slot has it any more."""
-        payload = self.shared.pop(ref, None)
-        if payload is not None:
+        payload = self.whole.pop(ref, None)
+        if isinstance(payload, SharedPayload):
             payload.unanswered -= 1
 
     # -- results ------------------------------------------------------------------------------------------------------
@@ -275,9 +265,8 @@ class LargePayloads:
         unsent = {ref for ref, upload in self._uploads.items() if next(upload, None) is not None}
         self._uploads.clear()
         self._owed.clear()
-        self._unasked.clear()
         self._downloads.clear()
-        self.shared.clear()
+        self.whole.clear()
         return unsent
 
 

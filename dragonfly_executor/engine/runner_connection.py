@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dragonfly_executor import errors
 from dragonfly_executor.core.call_table import Call
 from dragonfly_executor.core.events import ResultsArrived
-from dragonfly_executor.engine.call_frames import call_frame
+from dragonfly_executor.engine.call_frames import call_frame, without_pieces
 from dragonfly_executor.engine.file_updates import FileUpdates
 from dragonfly_executor.engine.frame_handler import FrameHandler
 from dragonfly_executor.engine.large_payloads import LargePayloads, SharedPayload
@@ -18,6 +18,7 @@ from dragonfly_executor.protocol import handshake, memory_bounds
 from dragonfly_executor.protocol.frames import CHUNK_SIZE, HEADER, HEADER_SIZE, MAX_DETAIL, Flag, Frame, Kind, encode
 from dragonfly_executor.protocol.stdlib_json import json
 from dragonfly_executor.protocol.versions import versions_like
+from dragonfly_executor.serialization.payload_parts import PayloadParts
 from dragonfly_executor.transport.codecs import Codecs
 from dragonfly_executor.transport.link import Link
 from dragonfly_executor.transport.streams import as_socket
@@ -100,7 +101,7 @@ class RunnerLink:
         self._on_hello = on_hello
         self._transfers = LargePayloads(engine.codec, max_payload, loop.call_soon)
         self._starts = node.starts
-        self.shared = SharedUploads(engine.shared, self.has_call)
+        self.shared = SharedUploads(engine.codec.contents, self.has_call, loop.call_soon)
         self._frame_handler = FrameHandler(self, self._transfers, self.shared, engine, node.starts)
         if node.memory is not None:
             # For slots with large payloads, which connect at this socket.
@@ -154,7 +155,7 @@ class RunnerLink:
 
     def compress_by(self, codecs: Iterable[str]) -> None:
         """Compress large payloads by these codecs, where it pays, and accept results that are compressed by them."""
-        self._transfers.codecs = Codecs(codecs)
+        self._transfers.codecs = self.shared.codecs = Codecs(codecs)
 
     def refuse(self, reason: str) -> None:
         """Send REFUSE with the reason. The runner then ends by itself."""
@@ -179,13 +180,26 @@ class RunnerLink:
                 return
         elif type(payload) is SharedPayload and self.node.memory is not None:
             self._transfers.share((call.id, call.attempt), payload)
-            link.queue(call_frame(call, number, now, payload.location()))
+            link.queue(call_frame(call, number, now, (Flag.SHARED, payload.location())))
             return
         else:
-            self.shared.call_sent((call.id, call.attempt), payload)
-            if not isinstance(payload, bytes):
-                self._transfers.offer((call.id, call.attempt), payload)
+            self._send_special(call, number, now, link)
+            return
         link.queue(call_frame(call, number, now))
+
+    def _send_special(self, call: Call, number: int, now: float, link: Link) -> None:
+        """Queue a call that is large, or that needs contents which its runner gets once."""
+        ref, payload, special = (call.id, call.attempt), call.payload, None
+        self.shared.call_sent(ref, payload)
+        if isinstance(payload, PayloadParts) and payload.pieces:
+            flags, body, rest = without_pieces(payload)
+            special = flags, body
+            self._transfers.whole[ref] = payload
+            if rest:
+                self._transfers.offer(ref, rest)
+        elif not isinstance(payload, bytes):
+            self._transfers.offer(ref, payload)
+        link.queue(call_frame(call, number, now, special))
 
     def follow_log_level(self, level: int) -> None:
         """Set the lowest level of log records that later calls send."""
@@ -339,7 +353,7 @@ class RunnerLink:
                 self._frame_handler.on_frame(frame, said)
         if self._starts is not None:
             self._starts.release_results(results)
-        if self._transfers.shared:
+        if self._transfers.whole:
             for result in results:
                 self._transfers.answered((result[0], result[1]))
         if self._frame_handler.unwritten:

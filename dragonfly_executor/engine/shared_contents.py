@@ -1,11 +1,6 @@
-"""The shared objects of a pool: their bytes in the parent, and which of them are gone."""
+"""The shared objects of a pool: pickles them, and stores their bytes in the parent."""
 
 from __future__ import annotations
-
-import weakref
-from collections import deque
-from functools import partial
-from itertools import count
 
 from dragonfly_executor import errors
 from dragonfly_executor.backends.local import LocalBackend
@@ -15,13 +10,11 @@ from dragonfly_executor.transport.sealed_memory import SealedMemory, is_reachabl
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
     from typing import Any
 
     from dragonfly_executor.engine.tier_settings import TierSettings
     from dragonfly_executor.serialization import CallCodec
-
-    Reference = weakref.ref[SharedContent]
 
 SEALED_FROM = 1024 * 1024
 """Smallest size in bytes of an object that gets memory, and a descriptor, of its own."""
@@ -49,10 +42,9 @@ class BytesInMemory:
 
 
 class SharedContents:
-    """The shared objects of one pool. Any thread may use it, except where a method says otherwise.
+    """The shared objects of one pool. Any thread may use it.
 
-    It holds the contents by weak references: handles and payloads keep them. No method takes a lock, because a content
-    may be freed, and a Ctrl-C may come, at any point.
+    Handles and payloads keep the contents; the codec's registry knows them.
 
     Args:
         codec: encodes the objects.
@@ -64,10 +56,6 @@ class SharedContents:
         self._codec = codec
         self._max_payload = max_payload
         self._tiers = tiers
-        self._numbers = count(1)
-        self._references: dict[int, tuple[Reference, Reference]] = {}
-        self._freed: deque[int] = deque()
-        self._wake: Callable[[], object] = lambda: None
 
     def share(self, value: Any) -> SharedObject[Any]:
         """Pickle an object, and return its handle.
@@ -83,13 +71,11 @@ class SharedContents:
             raise errors.FrameTooLargeError(
                 f"the shared object takes {size} bytes, more than max_payload={self._max_payload}"
             )
-        number = next(self._numbers)
+        number = self._codec.contents.next_number()
         content = SharedContent(
             encoded.owner, *self._stored(number, size, encoded.parts), encoded.names, encoded.contents
         )
-        # Two, because a Ctrl-C during the callback of one of them loses it.
-        on_freed = partial(self._on_freed, number)
-        self._references[number] = weakref.ref(content, on_freed), weakref.ref(content, on_freed)
+        self._codec.contents.add(content)
         return SharedObject(content, type(value).__qualname__)
 
     def _stored(
@@ -119,40 +105,3 @@ class SharedContents:
         """Return True if all runners of the pool are child processes of this process."""
         # The class itself: a subclass may run its agents behind anything.
         return all(type(tier.backend) is LocalBackend for tier in self._tiers)
-
-    def find(self, number: int) -> memoryview | None:
-        """Return the bytes of an object; None if it is gone."""
-        references = self._references.get(number)
-        content = None if references is None else references[0]()
-        if content is None or content.memory is None:
-            return None
-        try:
-            return content.memory.view()
-        except ValueError:
-            return None
-
-    def on_freed(self, wake: Callable[[], object]) -> None:
-        """Call `wake` from now on when a content was freed: from any thread, and at any point of its program."""
-        self._wake = wake
-
-    def take_freed(self) -> list[int]:
-        """Return the numbers of the objects that were freed since the last time."""
-        freed: list[int] = []
-        while self._freed:
-            freed.append(self._freed.popleft())
-        return freed
-
-    def _on_freed(self, number: int, reference: Reference) -> None:
-        if number in self._references:
-            self._freed.append(number)
-            self._references.pop(number, None)
-        if self._freed:
-            self._wake()
-
-    def close(self) -> None:
-        """Free the bytes of all objects, because no runner is left, or in a forked child of the process."""
-        self._wake = lambda: None
-        for references in list(self._references.values()):
-            content = references[0]()
-            if content is not None and content.memory is not None:
-                content.memory.close()

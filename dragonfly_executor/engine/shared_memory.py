@@ -9,8 +9,8 @@ from weakref import WeakValueDictionary, finalize
 
 from dragonfly_executor.engine.large_payloads import SharedPayload
 from dragonfly_executor.errors import ProtocolError
-from dragonfly_executor.serialization.buffer_cache import PayloadParts
 from dragonfly_executor.serialization.layout import has_buffers
+from dragonfly_executor.serialization.payload_parts import PayloadParts
 from dragonfly_executor.transport.memory_channel import Message, MessageKind, receive_message, send_message
 from dragonfly_executor.transport.received_segments import ReceivedSegment
 from dragonfly_executor.transport.segment_file import file_size

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import time
+
+from dragonfly_executor.protocol.compression import AT_ONCE, Compressor, with_place
 from dragonfly_executor.protocol.frames import CHUNK_SIZE, HEADER, MAX_DETAIL, Flag, Frame, Kind, encode
 from dragonfly_executor.protocol.shared_entries import pack_numbers
+from dragonfly_executor.transport.codecs import Codecs
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from dragonfly_executor.engine.shared_contents import SharedContents
+    from dragonfly_executor.serialization.content_registry import ContentRegistry
     from dragonfly_executor.serialization.shared_object import SharedContent
     from dragonfly_executor.transport.link import Link
 
@@ -23,16 +27,28 @@ class SharedUploads:
     """The shared objects on their way to one runner. It belongs to the engine thread.
 
     Args:
-        contents: the pool's shared objects.
+        contents: the pool's contents.
         has_call: returns False if a call is not on the runner any more.
+        later: runs a callback in the next pass of the loop.
     """
 
-    def __init__(self, contents: SharedContents, has_call: Callable[[Ref], bool | None]) -> None:
+    def __init__(
+        self,
+        contents: ContentRegistry,
+        has_call: Callable[[Ref], bool | None],
+        later: Callable[[Callable[[], object]], object],
+    ) -> None:
         self._contents = contents
         self._has_call = has_call
+        self._later = later
         self._link: Link | None = None
+        self.codecs = Codecs()
+        """The codecs by which chunks may be compressed."""
+        self._compressors: dict[int, Compressor] = {}
         self._places: dict[int, int] = {}
         """The next chunk of each object that is being sent."""
+        self._ends: dict[int, int] = {}
+        """The first chunk of each of them that is not requested yet."""
         self._first: set[int] = set()
         """The objects that no slot of the runner had when it began to receive them."""
         self._calls: dict[Ref, list[int]] = {}
@@ -45,13 +61,18 @@ class SharedUploads:
 
     def call_sent(self, ref: Ref, payload: object) -> None:
         """Note the objects that a call needs which is sent to the runner."""
-        contents: tuple[SharedContent, ...] = getattr(payload, "contents", ())
+        all_contents: Callable[[], Iterable[SharedContent]] | None = getattr(payload, "all_contents", None)
+        contents = () if all_contents is None else all_contents()
         if not contents:
             return
         self._calls[ref] = [content.entry.number for content in contents]
         if len(self._calls) > self._calls_most:
             self._calls = {ref: numbers for ref, numbers in self._calls.items() if self._has_call(ref)}
             self._calls_most = 2 * len(self._calls) + CALLS_SLACK
+
+    def sent_whole(self, ref: Ref) -> None:
+        """Note that a call's slot asks for the whole payload, so that it need not wait for any object."""
+        self._calls.pop(ref, None)
 
     def waiting_calls(self) -> set[Ref]:
         """Return the calls that cannot have begun, because an object is not in any slot. The link is closed."""
@@ -68,27 +89,48 @@ class SharedUploads:
             self._first.add(number)
         elif from_start:
             self._first.discard(number)
-        data = self._contents.find(number)
-        if data is None:
+        if self._contents.find(number) is None:
             self.forget((number,))
             self._link.reply(encode(Kind.SHARED_FORGET, payload=pack_numbers((number,))))
             return
-        first = 0 if from_start else self._places.get(number)
-        if first is None:
-            return  # the runner has the whole object
+        if from_start:
+            self._places[number] = self._ends[number] = 0
+            if self.codecs.names:
+                self._compressors[number] = Compressor(self.codecs.loaded(), self._link.bulk_rate, time.thread_time)
+        if number in self._places:  # otherwise the runner has the whole object
+            self._ends[number] += chunks
+            self._send(number)
+
+    def _send(self, number: int) -> None:
+        """Send the chunks of an object that are requested. Compress only some in one pass: others would be delayed."""
+        data, place = self._contents.find(number), self._places.get(number)
+        if data is None or place is None or self._link is None:
+            return
         last = (len(data) - 1) // CHUNK_SIZE
-        for place in range(first, min(first + chunks, last + 1)):
-            piece = data[place * CHUNK_SIZE : (place + 1) * CHUNK_SIZE]
-            flags = Flag.MORE if place < last else 0
-            header = HEADER.pack(Kind.SHARED_DATA, flags, 0, place & MAX_DETAIL, number, len(piece))
-            self._link.send_bulk(header, piece)
-        if first + chunks > last:
-            self._places.pop(number, None)
-        else:
-            self._places[number] = first + chunks
+        end, compressor = min(self._ends[number], last + 1), self._compressors.get(number)
+        stop = end if compressor is None else min(end, place + AT_ONCE)
+        for here in range(place, stop):
+            piece = data[here * CHUNK_SIZE : (here + 1) * CHUNK_SIZE]
+            flags = Flag.MORE if here < last else 0
+            header = HEADER.pack(Kind.SHARED_DATA, flags, 0, here & MAX_DETAIL, number, len(piece))
+            if compressor is None:
+                self._link.send_bulk(header, piece)
+            else:
+                self._link.send_bulk(*with_place(header, *compressor.compress(header, piece)))
+        if stop > last:
+            self._drop(number)
+            return
+        self._places[number] = stop
+        if stop < end:
+            self._later(lambda: self._send(number))
+
+    def _drop(self, number: int) -> None:
+        self._places.pop(number, None)
+        self._ends.pop(number, None)
+        self._compressors.pop(number, None)
 
     def forget(self, numbers: Iterable[int]) -> None:
         """Drop the objects that were freed."""
         for number in numbers:
-            self._places.pop(number, None)
+            self._drop(number)
             self._first.discard(number)

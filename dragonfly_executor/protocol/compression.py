@@ -6,6 +6,8 @@ are in `transport/codecs.py`.
 
 from __future__ import annotations
 
+from struct import Struct
+
 from dragonfly_executor.errors import ProtocolError
 from dragonfly_executor.protocol.frames import CHUNK_SIZE, HEADER, Flag, Frame
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING, Protocol
@@ -24,6 +26,8 @@ SAMPLE_EVERY = 64
 """Chunks after which the next sample is taken (16 MiB): a payload may have parts that differ."""
 GOOD_RATIO = 0.8
 """Size of the compressed sample, as a share of the sample, up to which it pays on a link of unknown rate."""
+AT_ONCE = 4
+"""Chunks that are compressed in one pass of a loop: 1 to 4 ms of work."""
 GAIN = 0.95
 """Time with compression, as a share of the time without it, up to which it pays. A chunk that shrinks less is plain."""
 
@@ -104,6 +108,38 @@ def check_compressed(flags: int, size: int) -> None:
         raise ProtocolError("a chunk that is compressed by two codecs")
     if not 0 < size <= CHUNK_SIZE:
         raise ProtocolError(f"a compressed chunk of {size} bytes, not 1 to {CHUNK_SIZE}")
+
+
+_PLACE = Struct("!I")
+
+
+def with_place(plain: bytes, header: bytes, data: Buffer) -> tuple[bytes, Buffer]:
+    """Return a chunk of an object, of which `Compressor.compress` has returned header and data, as it is to be sent.
+
+    A compressed chunk has its size in the place of its number, so the number comes ahead of the data.
+
+    Args:
+        plain: the header before compression.
+        header, data: the chunk.
+    """
+    if header is plain:
+        return header, data
+    kind, flags, attempt, size, number, length = HEADER.unpack(header)
+    place = HEADER.unpack(plain)[3]
+    return HEADER.pack(kind, flags, attempt, size, number, length + _PLACE.size), _PLACE.pack(place) + data
+
+
+def split_place(frame: Frame) -> tuple[int, memoryview]:
+    """Split a chunk of an object into its number and its data, which may be compressed.
+
+    Raises:
+        ProtocolError: a compressed chunk has no number.
+    """
+    if not frame.flags & COMPRESSED:
+        return frame.detail, frame.payload
+    if len(frame.payload) < _PLACE.size:
+        raise ProtocolError(f"a compressed chunk of {len(frame.payload)} bytes, without its number")
+    return _PLACE.unpack_from(frame.payload)[0], frame.payload[_PLACE.size :]
 
 
 class Compressor:

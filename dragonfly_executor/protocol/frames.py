@@ -83,7 +83,8 @@ class Kind(IntEnum):
     PONG = 6
     CALL = 7  # parent -> agent -> slot
     CHUNK = 8  # a piece of a large payload of the named call. If it is compressed: detail = its size before that
-    # slot's side -> parent: send `detail` more chunks of this call. The first PULL states which parts the slot has
+    # slot's side -> parent: send `detail` more chunks of this call. Flag.PIECES: of the whole payload, from its start,
+    # because the slot cannot have the pieces that its runner gets once; the payload is `TOTAL`
     PULL = 9
     KILL = 10  # parent -> agent: stop this call
     # parent -> agent: stop; detail = milliseconds that running calls may take. agent -> parent: this runner received
@@ -126,12 +127,17 @@ class Kind(IntEnum):
     # parent -> agent: this runner ends in `detail` milliseconds: return the calls that have not started, and tell those
     # that run. No call follows
     DRAIN = 36
-    # slot -> agent: the named call needs these shared objects, a table; Flag.ERROR: the file of the last answer cannot
-    # be opened. agent -> parent: send `detail` more chunks of the object with the number in `call id`; without
-    # Flag.MORE: from its start. Flag.RETRYABLE: no slot of this runner has had the object, so no call with it has begun
+    # slot -> agent: the named call needs these shared objects, or pieces, a table; Flag.ERROR: the file of the last
+    # answer cannot be opened. agent -> parent: send `detail` more chunks of the object with the number in `call id`;
+    # without Flag.MORE: from its start. Flag.RETRYABLE: no slot of this runner has had the object, so no call with it
+    # has begun
     SHARED_WANT = 37
-    SHARED_DATA = 38  # parent -> agent: a piece of the object with the number in `call id`; detail = its place, from 0
-    # agent -> slot: the file with the object, or with Flag.ERROR why there is none; `call id` = the object's number
+    # parent -> agent: a piece of the object with the number in `call id`; detail = its place, from 0. If it is
+    # compressed: detail = its size before that, and the place precedes the data
+    SHARED_DATA = 38
+    # agent -> slot: the file with the object, or with Flag.ERROR why there is none; `call id` = the object's number.
+    # Flag.PIECES: it is a piece in the agent's memory, and `PIECE_PLACE` says where. Without a number, the error is
+    # that of the whole request
     SHARED_FILE = 39
     SHARED_FORGET = 40  # parent -> agent -> slot: these objects are not needed any more, a list of numbers
 
@@ -157,13 +163,14 @@ class Flag:
     RETRYABLE = 2  # the error may be retried, according to the call's options
     MORE = 4  # chunks follow
     OPTIONS = 8  # the payload starts with `CALL_OPTIONS`
-    LZ4 = 8  # a CHUNK is compressed by lz4
-    ZSTD = 16  # a CHUNK is compressed by zstd
-    LARGE = 16  # the payload ends with `TOTAL`; before it, a CALL names parts that its slot may already have
+    LZ4 = 8  # a CHUNK or SHARED_DATA is compressed by lz4
+    ZSTD = 16  # a CHUNK or SHARED_DATA is compressed by zstd
+    LARGE = 16  # the payload ends with `TOTAL`
     SHARED = 32  # a CALL's or RESULT's payload is in shared memory, and `SHARED` says where
     STDERR = 32  # an OUTPUT is from stderr, not stdout
     ITEM = 64  # a CALL is one item of a map: its error says which
     LOG = 64  # an OUTPUT is a log record: JSON
+    PIECES = 128  # a CALL's payload lacks pieces that its runner gets once: `protocol/piece_table.py`
     END = 128  # an OUTPUT is empty: the output of this call is complete
 
 

@@ -2,7 +2,8 @@
 
 An object of at most `INLINE_SIZE` bytes stands in the table itself. A larger object has a number, a size and a place: a
 descriptor of the parent's sealed memory, for slots on the parent's machine, or a SHA-256 digest, by which the agent
-keeps it as a file, or both.
+keeps it as a file, or both. The pieces of payloads, which are in no table, have `IN_AGENT`: the agent keeps them in its
+memory.
 """
 
 from __future__ import annotations
@@ -15,6 +16,9 @@ INLINE_SIZE = 4096
 """Largest size in bytes of an object that travels in the table of each call."""
 NO_DIGEST = bytes(32)
 NO_DESCRIPTOR = -1
+IN_AGENT = -2
+PIECE_PLACE = Struct("!QQQ")
+"""The place of a piece in the agent's memory: the agent's process id, the descriptor, and the inode of the memory."""
 _ENTRY = Struct("!QQ32siQ")
 _NUMBER = Struct("!Q")
 ENTRIES_AT_ONCE = 4096
@@ -28,7 +32,7 @@ class SharedEntry(namedtuple("SharedEntry", "number size digest descriptor inode
         number: its number in the pool, from 1.
         size: its size in bytes.
         digest: its SHA-256, or `NO_DIGEST`.
-        descriptor: the descriptor of its memory in the parent, or `NO_DESCRIPTOR`.
+        descriptor: the descriptor of its memory in the parent, or `NO_DESCRIPTOR`, or `IN_AGENT`.
         inode: the inode of that memory.
         data: the object itself, if it stands in the table; otherwise empty.
     """

@@ -13,7 +13,7 @@ import os
 import sys
 
 from dragonfly_executor.protocol import handshake
-from dragonfly_executor.protocol.frames import Flag, Frame, Kind, encode
+from dragonfly_executor.protocol.frames import SETUP_HEAD, Flag, Frame, Kind, encode
 from dragonfly_executor.protocol.versions import versions, versions_with_packages
 from dragonfly_executor.runner import capacity_check, process_tree
 from dragonfly_executor.runner.child_processes import ChildProcesses
@@ -261,10 +261,10 @@ class Agent:
             self._child_processes.slot_is_ready(slot)
         else:
             if frame.kind == Kind.SHARED_WANT:
-                self._shared_files().wanted(slot, frame)
+                self._on_shared_want(slot, frame)
                 return
             if frame.kind == Kind.PULL:
-                self._large_calls.parts_requested(frame)
+                self._large_calls.requested(frame)
             elif frame.kind == Kind.SETUP_FAILED:
                 self._dispatcher.slot_is_dying(slot)
                 slot.expect_end()
@@ -317,12 +317,24 @@ class Agent:
             case Kind.SHARED_DATA | Kind.SHARED_FORGET:
                 self._shared_files().receive(frame)
 
+    def _on_shared_want(self, slot: Slot, frame: Frame) -> None:
+        try:
+            files = self._shared_files()
+        except (ImportError, MemoryError, OSError) as error:
+            # No descriptor or memory is left for the import. Without a number, the answer is for the whole request.
+            reason = f"{type(error).__name__}: {error}"
+            slot.link.send(encode(Kind.SHARED_FILE, payload=reason.encode(errors="replace"), flags=Flag.ERROR))
+            return
+        files.wanted(slot, frame)
+
     def _shared_files(self) -> SharedFiles:
         if self._shared is None:
             # Imported only if a slot needs a shared object.
             from dragonfly_executor.runner.shared_files import SharedFiles
+            from dragonfly_executor.transport.codecs import codecs_of
 
-            self._shared = SharedFiles(self._link.send, self._dispatcher, self._child_processes.run_helper)
+            codecs = codecs_of(SETUP_HEAD.unpack_from(b"".join(self._child_processes.setup_parts))[3])
+            self._shared = SharedFiles(self._link.send, self._dispatcher, self._child_processes.run_helper, codecs)
         return self._shared
 
     def _receive_sync(self, frame: Frame) -> None:

@@ -261,14 +261,9 @@ class Dispatcher:
 
     def _hand(self, action: actions.Hand) -> None:
         slot, calls = action
-        hand = self.slots[slot.pid].hand
-        taken = 0
-        for call in calls:
-            if not hand(call.packet):
-                # A slot that has just refused a call gets none of those after it, so that calls stay in order.
-                self._scheduler.hand_refused(slot, calls[taken:])
-                break
-            taken += 1  # noqa: SIM113  # an enumeration costs more for a lone call
+        handed = self.slots[slot.pid].hand(calls)
+        if handed < len(calls):
+            self._scheduler.hand_refused(slot, calls[handed:])
 
     def _take_back(self, action: actions.TakeBack) -> None:
         self._scheduler.taken_back(action.slot, self.slots[action.slot.pid].take_back())

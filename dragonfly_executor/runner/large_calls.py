@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from dragonfly_executor.protocol.compression import chunk_size
-from dragonfly_executor.protocol.frames import Frame, Kind, encode
-from dragonfly_executor.serialization.buffer_cache import read_answer
+from dragonfly_executor.protocol.frames import TOTAL, Flag, Frame, Kind, encode
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -33,11 +32,13 @@ class LargeCalls:
         self._link = link
         self._dispatcher = dispatcher
 
-    def parts_requested(self, frame: Frame) -> None:
-        """Handle a slot's PULL, which says which parts of the payload the slot has."""
+    def requested(self, frame: Frame) -> None:
+        """Handle a slot's PULL."""
         call = self._dispatcher.call(frame.call_id, frame.attempt)
-        if call is not None and len(frame.payload):
-            self._dispatcher.payload_arrived(call, read_answer(frame.payload)[0])
+        if call is not None and frame.flags & Flag.PIECES:
+            # The whole payload comes now, and not the part of which the CALL has told.
+            call.missing = TOTAL.unpack(frame.payload)[0]
+            call.chunks_owed = 0
 
     def forward(self, frame: Frame) -> None:
         """Forward a chunk to the slot that has its call."""

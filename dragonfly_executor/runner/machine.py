@@ -11,6 +11,9 @@ from dragonfly_executor.runner.granted_cpus import granted_cpus
 from dragonfly_executor.runner.oom_kills import MemoryWatch
 from dragonfly_executor.util.usable_cpus import usable_cpus
 
+FALLBACK_MEMORY = 8 * 1024**3
+"""Bytes of memory that the machine is taken to have if that is unknown."""
+
 
 class RunnerMachine:
     """The part of the machine that this process may use.
@@ -31,7 +34,7 @@ class RunnerMachine:
         self.seen_cpus = usable_cpus()
         self.cpus = granted_cpus(cgroups)
         self.memory_watch = MemoryWatch(cgroups)
-        self.memory = min(_total_memory(), self.memory_watch.limit() or _total_memory())
+        self.memory = min(total_memory(), self.memory_watch.limit() or total_memory())
         self.gpus = find_gpus(environment)
 
     @property
@@ -40,7 +43,8 @@ class RunnerMachine:
         return self.cpus, count_gpus(self.gpus), self.memory
 
 
-def _total_memory() -> int:
+def total_memory() -> int:
+    """Return the bytes of memory of this machine; 0 if unknown."""
     try:
         return max(0, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
     except (OSError, ValueError):

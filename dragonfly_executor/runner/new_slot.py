@@ -13,8 +13,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dragonfly_executor.runner import slot_process
 from dragonfly_executor.runner.fault_traceback import FaultTraceback
 from dragonfly_executor.runner.result_ring import ResultRing
+from dragonfly_executor.runner.slot_calls import SlotQueue
 from dragonfly_executor.runner.slot_template import SlotTemplate
-from dragonfly_executor.transport.sockets import PACKETS, SO_SNDBUF, SOL_SOCKET, Socket, socketpair
+from dragonfly_executor.transport.sockets import SO_SNDBUF, SOL_SOCKET, Socket, socketpair
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -76,27 +77,28 @@ class NewSlot:
         self._environment = environment
         self.stack = FaultTraceback()
         self.ring: ResultRing | None = None
-        made: list[Socket] = []
+        made: list[SlotQueue | Socket] = []
         try:
             self.ring = ResultRing.make()
-            made.extend(socketpair(PACKETS))
-            made.extend(socketpair())
-            for sock in made[2:]:
+            self.queue = SlotQueue()
+            made.append(self.queue)
+            self.agents_end, self._slots_end = ends = socketpair()
+            made.extend(ends)
+            for sock in ends:
                 sock.setsockopt(SOL_SOCKET, SO_SNDBUF, STREAM_BUFFER)
         except OSError:
             self.stack.close()
             if self.ring is not None:
                 self.ring.close()
-            for sock in made:
-                sock.close()
+            for each in made:
+                each.close()
             raise
-        self.calls, self.taken_by_slot, self.agents_end, self._slots_end = made
         self._set_inherited(inherited=False)
 
     def descriptors(self) -> list[int]:
         """Return all descriptors that were made for the slot."""
-        ours = (self.calls, self.taken_by_slot, self.agents_end, self._slots_end)
-        return [*(sock.fileno() for sock in ours), *self._common_descriptors()]
+        ends = (self.agents_end.fileno(), self._slots_end.fileno())
+        return [*self.queue.descriptors(), *ends, *self._common_descriptors()]
 
     def _common_descriptors(self) -> list[int]:
         ring = [] if self.ring is None else [self.ring.fileno()]
@@ -131,8 +133,9 @@ class NewSlot:
 
     def close(self) -> None:
         """Close all descriptors of a slot that could not be forked."""
-        for sock in (self.calls, self.taken_by_slot, self.agents_end, self._slots_end):
-            sock.close()
+        self.queue.close()
+        self.agents_end.close()
+        self._slots_end.close()
         self.stack.close()
         if self.ring is not None:
             self.ring.close()
@@ -151,7 +154,7 @@ class NewSlot:
     ) -> NoReturn:
         """Close the agent's descriptors in the forked child, then run calls. Never return to the agent's code."""
         try:
-            own = (self.taken_by_slot.fileno(), self._slots_end.fileno())
+            own = (*self.queue.descriptors(), self._slots_end.fileno())
             private.discard((*own, *self._common_descriptors()))
             private.close()
             self.stack.record()
@@ -160,7 +163,7 @@ class NewSlot:
             if self.title is not None and self._prepared_title is not None:
                 self.title.write(*self._prepared_title)
             slot_process.main(
-                self.taken_by_slot,
+                self.queue,
                 self._slots_end,
                 self.ring,
                 template=SlotTemplate(setup, place) if template is None else template,

@@ -15,18 +15,13 @@ from mmap import mmap
 
 from dragonfly_executor.core.slot_state import MAX_PREFETCH
 from dragonfly_executor.errors import ProtocolError
+from dragonfly_executor.util.descriptors import move_up
 from dragonfly_executor.util.forked_memory import set_inherited
 
 SIZE = 128 * 1024
 """Bytes of the memory. Only pages that are used take memory."""
 MAX_RESULT = SIZE // (MAX_PREFETCH + 1)
 """Largest frame in bytes. A slot holds one call that runs, and `MAX_PREFETCH` behind it."""
-HIGH_NUMBER = 512
-"""Lowest number of the slot's descriptor, unless the limit on descriptors is lower.
-
-A call may close descriptors that are not its own, and open files, which get the lowest free numbers. A write of the
-slot must not end up in one of these files.
-"""
 
 
 class ResultRing:
@@ -63,15 +58,9 @@ class ResultRing:
 
     def begin_to_write(self) -> None:
         """Prepare the slot's side."""
-        from fcntl import F_DUPFD_CLOEXEC, fcntl
-
         self.set_inherited(inherited=False)
-        try:
-            high = fcntl(self._doorbell, F_DUPFD_CLOEXEC, HIGH_NUMBER)
-        except OSError:
-            return  # the limit on descriptors is lower, or reached
-        os.close(self._doorbell)
-        self._doorbell = high
+        # A call may close descriptors that are not its own, and open files, which get the lowest free numbers.
+        self._doorbell = move_up(self._doorbell)
 
     def put(self, frame: bytes) -> bool:
         """Write a result. Return False if it is too large.

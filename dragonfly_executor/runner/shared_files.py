@@ -1,4 +1,7 @@
-"""The shared objects that a runner's slots ask for: each is a file, by its digest, beside the contents of the sync.
+"""The contents that a runner's slots ask for: shared objects, and pieces of payloads.
+
+A shared object is a file, by its digest, beside the contents of the sync. A piece lies in the agent's memory
+(`piece_memory`).
 
 A slot on the parent's machine maps the parent's memory and does not ask. For any other slot the agent looks into the
 cache of its host. If the object is not there, the agent asks the parent for it, some chunks at a time. So an object
@@ -10,8 +13,10 @@ from __future__ import annotations
 import os
 from collections import deque
 
+from dragonfly_executor.errors.base import ProtocolError
+from dragonfly_executor.protocol.compression import split_place
 from dragonfly_executor.protocol.frames import FORGOTTEN_AT_ONCE, Flag, Frame, Kind, encode
-from dragonfly_executor.protocol.shared_entries import pack_numbers, read_entries, read_numbers
+from dragonfly_executor.protocol.shared_entries import IN_AGENT, pack_numbers, read_entries, read_numbers
 from dragonfly_executor.runner import session_directory
 from dragonfly_executor.runner.content_cache import ContentCache, ContentWriter, cache_folder, private_folder
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
@@ -22,7 +27,9 @@ if TYPE_CHECKING:
     from dragonfly_executor.core.slot_records import SlotCall
     from dragonfly_executor.protocol.shared_entries import SharedEntry
     from dragonfly_executor.runner.dispatch import Dispatcher
+    from dragonfly_executor.runner.piece_memory import PieceRoom, PieceWriter
     from dragonfly_executor.runner.slot_handle import Slot
+    from dragonfly_executor.transport.codecs import Codecs
 
     Helper = Callable[[Callable[[], int], Callable[[int], None]], None]
 
@@ -37,40 +44,48 @@ TRIM_AFTER = 256 * 1024 * 1024
 
 
 class SharedFile:
-    """A shared object on its way to the slots that wait for it.
+    """A shared object or a piece, on its way to the slots that wait for it.
 
     Attributes:
         entry: the object.
-        path: its file; empty while it is not there.
+        is_piece: whether it is a piece.
+        where: what a slot is told of the place of its bytes, and the flags of the frame; None while they are not there.
+        memory: the memory of a piece that is complete.
         waiting: the slots that wait for it, each with its call.
-        writer: writes its file while it is received.
+        writer: writes its file or its memory while it is received.
         place: the place of the next chunk.
         owed: chunks that were received and not replaced by a request.
         attempts: number of times that it was received.
     """
 
-    __slots__ = ("attempts", "entry", "owed", "path", "place", "waiting", "writer")
+    __slots__ = ("attempts", "entry", "is_piece", "memory", "owed", "place", "waiting", "where", "writer")
 
     def __init__(self, entry: SharedEntry) -> None:
         self.entry = entry
-        self.path = ""
+        self.is_piece = entry.descriptor == IN_AGENT
+        self.where: tuple[bytes, int] | None = None
+        self.memory: PieceWriter | None = None
         self.waiting: list[tuple[Slot, SlotCall | None]] = []
-        self.writer: ContentWriter | None = None
+        self.writer: ContentWriter | PieceWriter | None = None
         self.place = 0
         self.owed = 0
         self.attempts = 0
 
 
 class SharedFiles:
-    """The shared objects of one runner.
+    """The shared objects and the pieces of one runner.
 
     Args:
         send: sends a frame to the parent.
         dispatcher: knows the slots and their calls.
         run_helper: runs a function in a child of the agent, and calls back with its wait status.
+        codecs: those that the parent and this runner have.
     """
 
-    def __init__(self, send: Callable[[bytes], None], dispatcher: Dispatcher, run_helper: Helper) -> None:
+    def __init__(
+        self, send: Callable[[bytes], None], dispatcher: Dispatcher, run_helper: Helper, codecs: Codecs
+    ) -> None:
+        self._codecs = codecs
         self._send = send
         self._dispatcher = dispatcher
         self._run_helper = run_helper
@@ -79,6 +94,7 @@ class SharedFiles:
         """Objects that are to be received once fewer than `AT_ONCE` are."""
         self._session: session_directory.SessionDirectory | None = None
         self._cache: ContentCache | None = None
+        self._room: PieceRoom | None = None
         self._untrimmed = TRIM_AFTER
         self._answered: set[int] = set()
         """Objects that a slot of this runner has had from the agent."""
@@ -87,7 +103,8 @@ class SharedFiles:
 
     def descriptors(self) -> list[int]:
         """Return the descriptors that slots must not keep open."""
-        fds = [file.writer.fd for file in self._files.values() if file.writer is not None]
+        open_files = [file.writer or file.memory for file in self._files.values()]
+        fds = [open_file.fd for open_file in open_files if open_file is not None]
         return fds if self._session is None else [*fds, self._session.fd]
 
     def remove(self) -> None:
@@ -105,15 +122,17 @@ class SharedFiles:
         call = self._dispatcher.call(frame.call_id, frame.attempt)
         for entry in read_entries(frame.payload):
             file = self._files.setdefault(entry.number, SharedFile(entry))
-            if frame.flags & Flag.ERROR and file.path:
+            if frame.flags & Flag.ERROR and file.where is not None:
                 # The slot could not open this file. So the object is received again.
                 self._open_cache().forget(entry.digest.hex())
-                file.path = ""
+                file.where = None
             if call is not None:
                 self._dispatcher.shared_requested(call)
             file.waiting.append((slot, call))
-            if file.path:
-                self._answer(file, file.path)
+            if file.where is not None:
+                if file.is_piece and self._room is not None:
+                    self._room.use(entry.number)
+                self._answer(file, *file.where)
             elif len(file.waiting) == 1:
                 self._find(file)
 
@@ -126,11 +145,12 @@ class SharedFiles:
 
     def _arrived(self, frame: Frame) -> None:
         file = self._files.get(frame.call_id)
-        if file is None or file.writer is None or frame.detail != file.place:
+        place, data = split_place(frame)
+        if file is None or file.writer is None or place != file.place:
             return  # a piece of a transfer that was given up
         file.place += 1
         try:
-            if not file.writer.write(frame.payload):
+            if not file.writer.write(memoryview(self._codecs.open(frame.flags, data, frame.detail))):
                 self._fail(file, "the parent sends more than its size")
             elif not frame.flags & Flag.MORE:
                 self._finish(file, file.writer)
@@ -138,6 +158,8 @@ class SharedFiles:
                 self._request_more(file)
         except OSError as error:
             self._fail(file, f"{error.strerror or error} ({self._where()})")
+        except (MemoryError, ProtocolError) as error:
+            self._fail(file, f"{type(error).__name__}: {error}")
 
     def _forget(self, frame: Frame) -> None:
         """Drop the objects that the parent does not have any more. Their files stay in the cache."""
@@ -159,6 +181,9 @@ class SharedFiles:
         entry = file.entry
         digest = entry.digest.hex()
         try:
+            if file.is_piece:
+                self._receive(file)
+                return
             cache = self._open_cache()
             if not cache.has(digest, entry.size):
                 self._receive(file)
@@ -175,8 +200,8 @@ class SharedFiles:
         if self._files.get(file.entry.number) is not file:
             return
         if is_valid:
-            file.path = path
-            self._answer(file, path)
+            file.where = os.fsencode(path), 0
+            self._answer(file, *file.where)
             return
         try:
             self._receive(file)
@@ -189,11 +214,33 @@ class SharedFiles:
             self._queue.append(file)
             return
         entry = file.entry
-        file.writer = self._open_cache().receive(entry.digest.hex(), entry.size)
+        if file.is_piece:
+            file.writer = self._memory_for(entry)
+        else:
+            file.writer = self._open_cache().receive(entry.digest.hex(), entry.size)
         file.place = file.owed = 0
         file.attempts += 1
-        is_first = not self._sees_parent and entry.number not in self._answered
+        is_first = (file.is_piece or not self._sees_parent) and entry.number not in self._answered
         self._send(encode(Kind.SHARED_WANT, entry.number, flags=Flag.RETRYABLE if is_first else 0, detail=WINDOW))
+
+    def _memory_for(self, entry: SharedEntry) -> PieceWriter:
+        """Return memory for a piece. The least recently used pieces make room.
+
+        Raises:
+            OSError: there is no room.
+        """
+        if self._room is None:
+            # Imported only if a call has a piece.
+            from dragonfly_executor.runner.piece_memory import PieceRoom
+
+            self._room = PieceRoom(lambda: self._open_session().path)
+        pinned = {number for number, file in self._files.items() if file.waiting}
+        writer, evicted = self._room.open(entry.number, entry.size, pinned)
+        for number in evicted:
+            file = self._files.pop(number, None)
+            if file is not None and file.memory is not None:
+                file.memory.drop()
+        return writer
 
     def _request_more(self, file: SharedFile) -> None:
         file.owed += 1
@@ -201,28 +248,38 @@ class SharedFiles:
             self._send(encode(Kind.SHARED_WANT, file.entry.number, flags=Flag.MORE, detail=file.owed))
             file.owed = 0
 
-    def _finish(self, file: SharedFile, writer: ContentWriter) -> None:
+    def _finish(self, file: SharedFile, writer: ContentWriter | PieceWriter) -> None:
         """Keep an object whose last piece has arrived, if its digest matches."""
         file.writer = None
         if writer.finish():
-            file.path = self._open_cache().path(file.entry.digest.hex())
-            self._trim(file.entry.size)
-            self._answer(file, file.path)
+            file.where = self._keep(file, writer)
+            self._answer(file, *file.where)
             self._receive_next()
         elif file.attempts < ATTEMPTS:
             self._receive(file)
         else:
             self._fail(file, f"it was received {ATTEMPTS} times, and its digest never matched")
 
+    def _keep(self, file: SharedFile, writer: ContentWriter | PieceWriter) -> tuple[bytes, int]:
+        """Keep an object that is complete, and return what a slot is told of its place."""
+        if isinstance(writer, ContentWriter):
+            self._trim(file.entry.size)
+            return os.fsencode(self._open_cache().path(file.entry.digest.hex())), 0
+        file.memory = writer
+        return writer.where()
+
     def _fail(self, file: SharedFile, reason: str) -> None:
         """Give up an object. The next call that needs it tries again."""
         self._files.pop(file.entry.number, None)
-        if file.writer is not None:
-            writer, file.writer = file.writer, None
-            writer.drop()
+        if file.is_piece and self._room is not None:
+            self._room.remove(file.entry.number)
+        for open_file in (file.writer, file.memory):
+            if open_file is not None:
+                open_file.drop()
+        file.writer = file.memory = None
         if file in self._queue:
             self._queue.remove(file)
-        self._answer(file, reason, Flag.ERROR)
+        self._answer(file, os.fsencode(reason), Flag.ERROR)
         self._receive_next()
 
     def _receive_next(self) -> None:
@@ -233,14 +290,14 @@ class SharedFiles:
             except OSError as error:
                 self._fail(file, f"{error.strerror or error} ({self._where()})")
 
-    def _answer(self, file: SharedFile, text: str, flags: int = 0) -> None:
-        """Tell the slots that wait for an object its file, or why there is none."""
+    def _answer(self, file: SharedFile, where: bytes, flags: int) -> None:
+        """Tell the slots that wait for an object where it is, or why there is none."""
         waiting, file.waiting = file.waiting, []
-        if not flags:
+        if not flags & Flag.ERROR:
             self._answered.add(file.entry.number)
         for slot, call in waiting:
             if self._dispatcher.slots.get(slot.pid) is slot:
-                slot.link.send(encode(Kind.SHARED_FILE, file.entry.number, os.fsencode(text), flags=flags))
+                slot.link.send(encode(Kind.SHARED_FILE, file.entry.number, where, flags=flags))
             if call is not None:
                 self._dispatcher.shared_answered(call)
 
@@ -252,12 +309,16 @@ class SharedFiles:
         cache = cache_folder()
         if cache is None or not private_folder(cache) or not private_folder(os.path.join(cache, "blobs")):
             # Without a home directory the cache lasts as long as the runner.
-            session_directory.sweep()
-            self._session = session_directory.SessionDirectory()
-            cache = self._session.path
+            cache = self._open_session().path
             os.mkdir(os.path.join(cache, "blobs"), 0o700)
         self._cache = ContentCache(os.path.join(cache, "blobs"))
         return self._cache
+
+    def _open_session(self) -> session_directory.SessionDirectory:
+        if self._session is None:
+            session_directory.sweep()
+            self._session = session_directory.SessionDirectory()
+        return self._session
 
     def _trim(self, size: int) -> None:
         """Remove the least recently used contents of the cache, now and then: that reads its whole folder."""

@@ -6,16 +6,11 @@ import os
 from mmap import ACCESS_COPY, mmap
 
 from dragonfly_executor.core.recently_used import RecentlyUsed
-from dragonfly_executor.errors.base import ProtocolError, UnopenedCallError
-from dragonfly_executor.protocol.frames import HEADER, HEADER_SIZE, Flag, Kind, encode
-from dragonfly_executor.protocol.shared_entries import (
-    ENTRIES_AT_ONCE,
-    NO_DESCRIPTOR,
-    NO_DIGEST,
-    SharedEntry,
-    pack_entries,
-    read_entries,
-)
+from dragonfly_executor.errors.base import UnopenedCallError
+from dragonfly_executor.protocol.frames import Flag
+from dragonfly_executor.protocol.shared_entries import NO_DESCRIPTOR, NO_DIGEST, SharedEntry, read_entries
+from dragonfly_executor.runner.machine import FALLBACK_MEMORY, total_memory
+from dragonfly_executor.runner.shared_requests import SharedRequests
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -30,8 +25,6 @@ MOST_OBJECTS = 4096
 """Maximum number of objects that a slot keeps open between calls."""
 MEMORY_SHARE = 8
 """Divisor of the machine's memory: the bytes of the objects that a slot keeps open between calls."""
-FALLBACK_MEMORY = 8 * 1024**3
-"""Bytes of memory that the machine is taken to have if that is unknown."""
 MAPPED_FROM = 1024 * 1024
 """Smallest size in bytes of an object that is mapped. A mapping holds a descriptor, so smaller objects are read."""
 ATTEMPTS = 3
@@ -48,14 +41,16 @@ class SharedTable:
     """
 
     def __init__(self, agent: AgentStream, open_object: Callable[[Buffer], Any], most: int | None = None) -> None:
-        self._agent = agent
+        self._requests = SharedRequests(agent)
         self._open_object = open_object
         self._parent_pid = int(os.environ.get("DRAGONFLY_PARENT_PID", "0"))
         """The process id of the parent, if it runs on this machine; otherwise 0."""
         self._data: dict[int, Buffer] = {}
         """The bytes of objects that no call has opened yet."""
         self._objects: dict[int, Any] = {}
-        self._sizes = RecentlyUsed(_memory() // MEMORY_SHARE if most is None else most, MOST_OBJECTS)
+        self._sizes = RecentlyUsed(
+            (total_memory() or FALLBACK_MEMORY) // MEMORY_SHARE if most is None else most, MOST_OBJECTS
+        )
 
     def fetch(self, table: bytes, call_id: int, attempt: int) -> None:
         """Get the bytes of all objects that a call needs. Runs none of the user's code.
@@ -139,13 +134,10 @@ class SharedTable:
         """Get objects from the agent, which has them as files, or gets them from the parent."""
         wanted, flags, failure = {entry.number: entry for entry in entries}, 0, ""
         for _ in range(ATTEMPTS):
-            self._want(list(wanted.values()), call_id, attempt, flags)
-            # Read all answers before an error is raised: the stream must stay in step.
-            answers = [self._read_answer() for _ in wanted]
             again: dict[int, SharedEntry] = {}
-            for number, is_error, text in answers:
-                entry = wanted[number]
-                if is_error:
+            for number, answer_flags, where in self._requests.ask([*wanted.values()], call_id, attempt, flags):
+                entry, text = wanted[number], os.fsdecode(where)
+                if answer_flags & Flag.ERROR:
                     raise UnopenedCallError(f"shared object {number}, of {entry.size} bytes, is not there: {text}")
                 try:
                     self._keep(entry, lambda path=text, size=entry.size: _read_file(path, size))  # type: ignore[misc]
@@ -157,22 +149,6 @@ class SharedTable:
             wanted, flags = again, Flag.ERROR
         numbers = ", ".join(map(str, wanted))
         raise UnopenedCallError(f"shared objects cannot be opened on the runner (numbers {numbers}): {failure}")
-
-    def _want(self, entries: list[SharedEntry], call_id: int, attempt: int, flags: int) -> None:
-        for start in range(0, len(entries), ENTRIES_AT_ONCE):
-            table = pack_entries(entries[start : start + ENTRIES_AT_ONCE])
-            self._agent.send(encode(Kind.SHARED_WANT, call_id, table, flags=flags, attempt=attempt))
-
-    def _read_answer(self) -> tuple[int, bool, str]:
-        """Read the agent's answer: an object's number, whether it cannot be had, and its file or the reason."""
-        header = bytearray(HEADER_SIZE)
-        self._agent.receive_into(memoryview(header))
-        kind, flags, _, _, number, length = HEADER.unpack(header)
-        if kind != Kind.SHARED_FILE:
-            raise ProtocolError(f"a frame of kind {kind} in place of the file of a shared object")
-        payload = bytearray(length)
-        self._agent.receive_into(memoryview(payload))
-        return number, bool(flags & Flag.ERROR), os.fsdecode(bytes(payload))
 
 
 def _read_file(path: str, size: int) -> Buffer:
@@ -192,10 +168,3 @@ def _read_file(path: str, size: int) -> Buffer:
             return bytearray(file.read())
     finally:
         os.close(fd)
-
-
-def _memory() -> int:
-    try:
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (OSError, ValueError):
-        return FALLBACK_MEMORY

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from dragonfly_executor.core.slot_records import SlotRecord
-from dragonfly_executor.protocol.frames import FORGOTTEN_AT_ONCE, HEADER, HEADER_SIZE, Frame, Kind
+from dragonfly_executor.protocol.frames import Frame
 from dragonfly_executor.runner import process_tree
 from dragonfly_executor.runner.new_slot import NewSlotOutput
 from dragonfly_executor.runner.processor_time import ProcessorTime
+from dragonfly_executor.runner.slot_calls import CallSender
 from dragonfly_executor.runner.slot_link import SlotLink
 from dragonfly_executor.transport.link import Link
 from dragonfly_executor.transport.loop import Loop, Timer
-from dragonfly_executor.transport.sockets import MSG_DONTWAIT
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from dragonfly_executor.runner.private_descriptors import PrivateDescriptors
     from dragonfly_executor.transport.payload_buffer import ChunkBuffers
 
-NOTICE_SIZE = HEADER_SIZE + 8 * FORGOTTEN_AT_ONCE
-"""Size of the longest packet that is no call."""
 EXIT_TIMEOUT = 2.0
 """Seconds that a slot without calls has for its threads, exit handlers and finalizers, before it is killed."""
 
@@ -99,9 +97,7 @@ class Slot:
         self._is_closed = False
         self.answer: Callable[[bytes], None] | None = None
         """Callback that sends the frame that ends a call behind the output of the call; None if there is no output."""
-        self._notices: list[bytes] = []
-        """Packets for which the queue had no room."""
-        self._calls, self._taken_by_slot = new.calls, new.taken_by_slot
+        self._calls = CallSender(new.queue)
         self._processor_time = ProcessorTime(pid)
         self.timer: Timer | None = None
         private.discard(new.descriptors())
@@ -127,48 +123,29 @@ class Slot:
 
     def descriptors(self) -> list[int]:
         """Return the descriptors that another slot must not keep open."""
-        own = (self._calls.fileno(), self._taken_by_slot.fileno(), *self.link.descriptors())
-        fds = (*own, *self.stack.descriptors(), *self.output.descriptors())
+        fds = (
+            *self._calls.descriptors(),
+            *self.link.descriptors(),
+            *self.stack.descriptors(),
+            *self.output.descriptors(),
+        )
         return [fd for fd in fds if fd >= 0]
 
-    def hand(self, packet: bytes) -> bool:
-        """Put a call into the slot's queue. Return False if the queue is full or the slot is dying."""
-        try:
-            self._calls.send(packet, MSG_DONTWAIT)
-        except OSError:
-            # If the slot is dying, the end of its process is reported separately.
-            return False
-        return True
+    def hand(self, calls: Sequence[SlotCall]) -> int:
+        """Put calls into the slot's queue. Return how many; for the others there is no room, or the slot is dying."""
+        return self._calls.hand(calls, is_idle=len(calls) == len(self.record.in_flight))
 
     def notify(self, packet: bytes) -> None:
         """Put a packet that is no call into the slot's queue. If the queue is full, it follows a later packet."""
-        self._notices.append(packet)
-        while self._notices and self.hand(self._notices[0]):
-            del self._notices[0]
+        self._calls.notify(packet)
 
     def take_back(self) -> set[tuple[int, int]]:
-        """Take the calls that the slot has not taken out of its queue.
+        """Take back the calls that the slot has not claimed.
 
         Returns:
             Their ids and attempts. These calls have provably never started.
         """
-        refs: set[tuple[int, int]] = set()
-        notices: list[bytes] = []
-        while len(refs) < len(self.record.in_flight):
-            try:
-                packet = self._taken_by_slot.recv(NOTICE_SIZE, MSG_DONTWAIT)
-            except (BlockingIOError, InterruptedError):
-                break
-            if not packet:
-                break
-            kind, _, attempt, _, call_id, _ = HEADER.unpack_from(packet)
-            if kind == Kind.SHARED_FORGET:
-                notices.append(packet)
-            else:
-                refs.add((call_id, attempt))
-        for packet in notices:
-            self.notify(packet)
-        return refs
+        return self._calls.take_back(self.record.in_flight)
 
     def is_starved(self, call: SlotCall) -> bool:
         """Return True if the slot lacks processor time for this call, the first of its calls without an answer."""
@@ -181,8 +158,9 @@ class Slot:
 
     def retire(self) -> None:
         """Close the slot's queue. The slot ends when it has finished the calls that it has."""
-        self._private.discard((self._calls.fileno(),))
-        self._calls.close()
+        self._private.discard(self.descriptors())
+        self._calls.retire()
+        self._private.add(self.descriptors())
 
     def expect_end(self) -> None:
         """Kill the slot after `EXIT_TIMEOUT` seconds: it has no call left and is running its exit handlers."""
@@ -203,7 +181,6 @@ class Slot:
         self._is_closed = True
         self._private.discard(self.descriptors())
         self._calls.close()
-        self._taken_by_slot.close()
         if self._end_timer is not None:
             self._end_timer.cancel()
         self.link.close()

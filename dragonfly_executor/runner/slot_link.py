@@ -148,6 +148,7 @@ class SlotLink(Link):
         self._on_broken = on_broken
         self._early: Sequence[Frame] = ()
         """Results from the ring that follow frames of the stream, which have yet to be read."""
+        self._is_broken = False
         if ring is not None:
             loop.add_reader(ring.fileno(), self._read_ring)
 
@@ -160,7 +161,7 @@ class SlotLink(Link):
     def resume(self) -> None:
         """See `Link`."""
         super().resume()
-        if self._ring is not None and not self._pauses and self._ring.fileno() >= 0:
+        if self._ring is not None and not self._pauses and self._ring.fileno() >= 0 and not self._is_broken:
             self._loop.add_reader(self._ring.fileno(), self._read_ring)
 
     def drain_reads(self) -> None:
@@ -189,6 +190,14 @@ class SlotLink(Link):
             fds.add(self._ring.fileno())
         return fds
 
+    def _break(self) -> None:
+        """Report a ring that has other bytes than results, and read nothing from it any more."""
+        self._is_broken = True
+        self._early = ()
+        if self._ring is not None:
+            self._loop.remove_reader(self._ring.fileno())
+        self._on_broken()
+
     def _read_ring(self) -> None:
         self._read_results(self._has_pauses)
 
@@ -198,7 +207,7 @@ class SlotLink(Link):
     def _read_results(self, is_enough: Callable[[], bool]) -> None:
         """Take the results in the ring, and first the frames of the stream that precede them, until `is_enough`."""
         ring = self._ring
-        if ring is None or ring.fileno() < 0:
+        if ring is None or ring.fileno() < 0 or self._is_broken:
             return
         try:
             data = ring.take()
@@ -207,22 +216,22 @@ class SlotLink(Link):
                 return
             self._early = [*self._early, *split_results(data)]
         except ProtocolError:
-            self._on_broken()
+            self._break()
             return
         while self._early and not is_enough():
             if self.closed or not self._read():
-                self._on_broken()
+                self._break()
                 return
 
     def _on_stream(self, frames: list[Frame]) -> None:
         """Pass frames of the stream on, with the results that the slot wrote before and between them."""
         assert self._ring is not None  # noqa: S101  # it is only then that frames come here
         results = self._early
-        if self._ring.fileno() >= 0:
+        if self._ring.fileno() >= 0 and not self._is_broken:
             try:
                 results = [*results, *split_results(self._ring.take())]
             except ProtocolError:
-                self._on_broken()
+                self._break()
         if results:
             frames, self._early = in_order(frames, results, [call.ref for call in self._calls()])
         self._pass_frames(frames)

@@ -73,6 +73,33 @@ class ParentChannel:
         send_message(self._sock, kind, number)
 
 
+class CommonBuffer:
+    """A buffer that calls have in common.
+
+    Args:
+        segment: the segment that has it in its only block.
+        size: its size in bytes.
+    """
+
+    def __init__(self, segment: ReceivedSegment, size: int) -> None:
+        self._segment = segment
+        self._size = size
+
+    def view(self) -> memoryview | bytearray:
+        """See `BufferSource.view`."""
+        try:
+            return self._segment.lend_common(self._size)
+        except (OSError, ValueError):  # no descriptor is left, which a mapping takes
+            return self._segment.copy(self._size)
+
+    def constant(self) -> memoryview:
+        """See `BufferSource.constant`."""
+        try:
+            return self._segment.constant(self._size)
+        except (OSError, ValueError):
+            return memoryview(self._segment.copy(self._size)).toreadonly()
+
+
 class SlotMemory:
     """The shared memory of one slot.
 
@@ -100,21 +127,18 @@ class SlotMemory:
             return None
         return segment.lend(index, length, self._pid, has_buffers)
 
-    def beside(self, entries: Iterable[tuple[int, int, int]]) -> dict[int, memoryview] | None:
+    def beside(self, entries: Iterable[tuple[int, int, int]]) -> dict[int, CommonBuffer] | None:
         """Return buffers that lie in segments of their own, by their places; None if they have to come over the stream.
 
         Args:
             entries: of each buffer its place in the payload, its segment and its size.
         """
-        found: dict[int, memoryview] = {}
+        found: dict[int, CommonBuffer] = {}
         for place, number, size in entries:
             segment = self.open(number, is_common=True)
-            if segment is None:
+            if segment is None or not segment.check(0, size):
                 return None
-            try:
-                found[place] = segment.lend_common(size)
-            except (OSError, ValueError, MemoryError):
-                return None
+            found[place] = CommonBuffer(segment, size)
         return found
 
     def open(self, number: int, *, is_common: bool = False) -> ReceivedSegment | None:

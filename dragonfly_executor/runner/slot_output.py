@@ -46,8 +46,12 @@ class SlotStreams:
         if self._records is not None:
             self._records.follow(log_level)
 
-    def end_call(self, call_id: int, attempt: int) -> None:
-        """Send the text of this call that is still in the pipes. Call 0 is the slot itself."""
+    def end_call(self, call_id: int, attempt: int) -> bool:
+        """Send the text of this call that is still in the pipes. Call 0 is the slot itself.
+
+        Returns:
+            True if there was text, or if the call has closed a pipe: its result must then follow over the stream.
+        """
         for stream in self._streams:
             try:
                 stream.flush()
@@ -55,7 +59,7 @@ class SlotStreams:
                 continue  # a call has closed the stream
         found = self._poll.poll(0)
         if not found:
-            return
+            return False
         has_turn = self._pipes.wait_for_turn()
         for fd, _ in found:
             for frame in self._pipes.frames(fd, call_id, attempt, self._pid):
@@ -64,6 +68,7 @@ class SlotStreams:
                 self._poll.unregister(fd)
         if has_turn:
             self._pipes.give_turn()
+        return True
 
     def wait_for_agent(self) -> None:
         """Wait until the agent knows that the slot is ready. Text that is written from now on belongs to a call."""

@@ -6,21 +6,25 @@ import struct
 from itertools import pairwise
 
 from dragonfly_executor.protocol.frames import BESIDE, CHUNK_SIZE, SHARED, TOTAL, Flag, Kind, encode
+from dragonfly_executor.protocol.piece_table import PieceEntry, split_table
 from dragonfly_executor.runner.slot_chunks import SlotChunks
-from dragonfly_executor.serialization.buffer_cache import BufferCache, read_table, segments, write_answer
 from dragonfly_executor.serialization.layout import NOTHING, hole
 from dragonfly_executor.transport.payload_buffer import memory_for
 from dragonfly_executor.transport.sockets import SO_RCVTIMEO, SOL_SOCKET, Socket
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
     from dragonfly_executor.runner.agent_stream import AgentStream
     from dragonfly_executor.runner.slot_memory import SlotMemory
+    from dragonfly_executor.runner.slot_pieces import SlotPieces
+    from dragonfly_executor.serialization.layout import BufferSource
     from dragonfly_executor.transport.codecs import Codecs
     from dragonfly_executor.transport.sockets import Buffer
 
-NOT_INLINE = Flag.LARGE | Flag.SHARED
-"""Flags of a call whose packet says only where its payload is."""
+NOT_INLINE = Flag.LARGE | Flag.SHARED | Flag.PIECES
+"""Flags of a call whose packet does not have its whole payload."""
 LARGE_WINDOW = 56
 """Chunks of a large call that the slot requests at first. The agent requests more as they pass.
 
@@ -49,7 +53,7 @@ class SlotPayloads:
         self._calls = calls
         self._rendezvous = rendezvous
         self._memory: SlotMemory | None = None
-        self._kept = BufferCache()
+        self._pieces: SlotPieces | None = None
 
     @property
     def _chunks(self) -> SlotChunks:
@@ -68,13 +72,16 @@ class SlotPayloads:
         if self._memory is not None:
             self._memory.trim()
 
-    def receive(self, flags: int, call_id: int, attempt: int, head: Buffer) -> tuple[Buffer, dict[int, memoryview]]:
+    def receive(
+        self, flags: int, call_id: int, attempt: int, head: Buffer
+    ) -> tuple[Buffer, Mapping[int, BufferSource]]:
         """Receive the payload of a call, which the agent can no longer take back.
 
         Args:
             flags: the flags of the call's frame, one of `NOT_INLINE` among them.
             call_id, attempt: the call.
-            head: the payload's place in shared memory, or the table of its pieces and its size.
+            head: the payload's place in shared memory, or its size, or the table of its pieces with the rest or its
+                size.
 
         Returns:
             The payload, and its buffers that lie elsewhere; see `layout.unpack_all`.
@@ -82,10 +89,18 @@ class SlotPayloads:
         Raises:
             MemoryError: there is no memory for it.
             ProtocolError: a chunk cannot be opened.
+            ValueError: the table of pieces is cut short.
         """
+        if flags & Flag.PIECES:
+            return self._receive_pieces(flags, call_id, attempt, head)
         if flags & Flag.LARGE:
-            return self._receive_large(call_id, attempt, head), NOTHING
+            return self._receive_large(call_id, attempt, TOTAL.unpack(head)[0]), NOTHING
         return self._receive_shared(call_id, attempt, head)
+
+    def forget(self, numbers: Iterable[int]) -> None:
+        """Drop these pieces: the parent does not have them any more."""
+        if self._pieces is not None:
+            self._pieces.forget(numbers)
 
     def send(
         self, call_id: int, attempt: int, microseconds: int, flags: int, parts: list[bytes | memoryview], total: int
@@ -120,7 +135,7 @@ class SlotPayloads:
             self._calls.setsockopt(SOL_SOCKET, SO_RCVTIMEO, MEMORY_IDLE)
         return self._memory
 
-    def _receive_shared(self, call_id: int, attempt: int, place: Buffer) -> tuple[Buffer, dict[int, memoryview]]:
+    def _receive_shared(self, call_id: int, attempt: int, place: Buffer) -> tuple[Buffer, Mapping[int, BufferSource]]:
         """Return the payload of a call that is in shared memory. If the slot cannot have that, request the bytes."""
         number, index, length = SHARED.unpack_from(place)
         entries = list(BESIDE.iter_unpack(place[SHARED.size :]))
@@ -161,34 +176,75 @@ class SlotPayloads:
         self._chunks.check()
         return view
 
-    def _receive_large(self, call_id: int, attempt: int, head: Buffer) -> memoryview:
+    def _receive_pieces(
+        self, flags: int, call_id: int, attempt: int, head: Buffer
+    ) -> tuple[Buffer, Mapping[int, BufferSource]]:
+        """Return the payload of a call of which pieces are on the runner once. Without these, request all bytes."""
+        entries, rest = split_table(head)
+        size = TOTAL.unpack(rest)[0] if flags & Flag.LARGE else len(rest)
+        pieces = self._slot_pieces()
+        found = None if pieces is None else pieces.fetch(entries, call_id, attempt)
+        if found is None:
+            whole = size + sum(entry.size - (hole(entry.size) if entry.is_beside else 0) for entry in entries)
+            return self._receive_large(call_id, attempt, whole, Flag.PIECES), NOTHING
+        # A copy, in which buffers lie at multiples of 64 bytes.
+        data = self._receive_large(call_id, attempt, size) if flags & Flag.LARGE else bytes(rest)
+        return _inserted(data, entries, found), found
+
+    def _slot_pieces(self) -> SlotPieces | None:
+        if self._pieces is None:
+            # Imported only if a call has a piece.
+            try:
+                from dragonfly_executor.runner.slot_pieces import SlotPieces
+            except (ImportError, MemoryError, OSError):
+                return None  # no descriptor or memory for the import: the payload travels over the stream
+            self._pieces = SlotPieces(self._agent)
+        return self._pieces
+
+    def _receive_large(self, call_id: int, attempt: int, total: int, flags: int = 0) -> memoryview:
         """Request and receive the payload of a call that is sent in chunks.
 
-        Pieces that are cached from earlier calls are not requested.
+        Args:
+            call_id, attempt: the call.
+            total: the bytes in the chunks.
+            flags: `Flag.PIECES` to request the whole payload in place of the part that the call has announced.
         """
-        (total,) = TOTAL.unpack(head[-TOTAL.size :])
-        table = read_table(memoryview(head)[: -TOTAL.size])
-        found = [(number, self._kept.get(key, size)) for number, (key, _, size) in enumerate(table)]
-        had = {number: piece for number, piece in found if piece is not None}
-        answer = write_answer(sum(map(len, had.values())), [*had]) if had else b""
-        self._agent.send(encode(Kind.PULL, call_id, answer, attempt=attempt, detail=LARGE_WINDOW))
-        places = [(table[number][1], len(piece)) for number, piece in had.items()]
+        answer = TOTAL.pack(total) if flags else b""
+        self._agent.send(encode(Kind.PULL, call_id, answer, flags=flags, attempt=attempt, detail=LARGE_WINDOW))
         try:
             # Only here is memory allocated for an announced length: the parent counted bytes that it holds.
             view = memoryview(memory_for(total))
         except MemoryError:
-            for start, end in segments(total, places):
-                self._chunks.take(start, end, None)
+            self._chunks.take(0, total, None)
             raise _no_memory(total) from None
-        for start, end in segments(total, places):
-            self._chunks.take(start, end, view)
+        self._chunks.take(0, total, view)
         self._chunks.check()
-        for number, (key, place, size) in enumerate(table):
-            if number in had:
-                view[place : place + size] = had[number]
-            else:
-                self._kept.keep(key, view[place : place + size])
         return view
+
+
+def _inserted(data: Buffer, entries: Sequence[PieceEntry], found: Mapping[int, BufferSource]) -> Buffer:
+    """Return a payload with those pieces inserted that are parts of the pickle.
+
+    Raises:
+        MemoryError: there is no memory for it.
+    """
+    inside = [entry for entry in entries if not entry.is_beside]
+    if not inside:
+        return data
+    size = len(data) + sum(entry.size for entry in inside)
+    try:
+        whole = memoryview(memory_for(size))
+    except MemoryError:
+        raise _no_memory(size) from None
+    source, start, end = memoryview(data), 0, 0
+    # Pieces beside the pickle come behind it, so none of their holes is in the way.
+    for entry in inside:
+        taken = entry.place - end
+        whole[end : entry.place] = source[start : start + taken]
+        start, end = start + taken, entry.place + entry.size
+        whole[entry.place : end] = found[entry.place].constant()
+    whole[end:] = source[start:]
+    return whole
 
 
 def _no_memory(size: int) -> MemoryError:

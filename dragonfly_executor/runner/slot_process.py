@@ -1,8 +1,8 @@
 """A slot: the process that runs the user's calls, one at a time, on its main thread.
 
-It takes each call as one packet from a socket whose reading end its agent holds too. So the kernel decides which side
-gets a packet. The agent can take back a packet that the slot has not taken, and such a call provably never started.
-Each result is sent at once, so that it does not wait for a longer call.
+It claims each call with a number that it reads from a pipe whose reading end its agent holds too. So the kernel decides
+which side gets a call. The agent can take back a call that the slot has not claimed, and such a call provably never
+started. Each result is sent at once, so that it does not wait for a longer call.
 """
 
 from __future__ import annotations
@@ -27,7 +27,6 @@ from dragonfly_executor.protocol.frames import (
     MAX_DETAIL,
     MAX_FRAME,
     MAX_INLINE,
-    TOTAL,
     Flag,
     Kind,
     ScriptImport,
@@ -38,6 +37,7 @@ from dragonfly_executor.runner import process_tree, slot_shutdown
 from dragonfly_executor.runner import slot_progress as phases
 from dragonfly_executor.runner.agent_stream import AgentStream
 from dragonfly_executor.runner.memory_limit import MemoryLimit
+from dragonfly_executor.runner.slot_calls import CallReceiver
 from dragonfly_executor.runner.slot_payloads import NOT_INLINE, SlotPayloads
 from dragonfly_executor.runner.slot_shared import SlotShared
 from dragonfly_executor.serialization import perform
@@ -47,17 +47,22 @@ from dragonfly_executor.util import plain_signal as signal
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from dragonfly_executor.runner.result_ring import ResultRing
+    from dragonfly_executor.runner.slot_calls import SlotQueue
     from dragonfly_executor.runner.slot_output import SlotStreams
     from dragonfly_executor.runner.slot_progress import Progress
     from dragonfly_executor.runner.slot_template import SlotTemplate
+    from dragonfly_executor.serialization.layout import BufferSource
     from dragonfly_executor.transport.sockets import Buffer
 
-PACKET_SIZE = HEADER_SIZE + CALL_OPTIONS.size + MAX_INLINE + TOTAL.size
 CALL = int(Kind.CALL)
 CHECK_IDLE = int(Kind.CHECK_IDLE)
 RESULT = int(Kind.RESULT)
 # Plain module names, because an enum lookup takes longer than the comparison.
+OVER_THE_STREAM = -1
+"""A value of `_Slot._sent` with which the next result goes over the stream."""
 DEFAULT_SIGNALS = tuple(map(int, (signal.SIGCHLD, signal.SIGTERM, signal.SIGHUP)))
 """The signals that have their default action in slots."""
 FAILED = 70
@@ -65,7 +70,7 @@ FAILED = 70
 
 
 def main(
-    calls: Socket,
+    queue: SlotQueue,
     results: Socket,
     ring: ResultRing | None,
     *,
@@ -75,10 +80,10 @@ def main(
     take_over_output: Callable[[AgentStream], SlotStreams | None],
     progress: Progress,
 ) -> None:
-    """Run calls until the agent closes `calls`. Runs in a forked child of the agent and does not return.
+    """Run calls until the agent closes its side of `queue`. Runs in a forked child of the agent and does not return.
 
     Args:
-        calls: the slot's end of the queue of calls.
+        queue: the queue of calls.
         results: the slot's end of the link to the agent.
         ring: the ring for small results; None if there is none.
         template: what the slot has in common with others.
@@ -94,7 +99,8 @@ def main(
         template.codec.mark.move_here()
         template.identity.set(progress.number, agent_pid)
         stream = AgentStream(results)
-        status = _Slot(calls, stream, ring, take_over_output(stream), progress, rendezvous, template).serve()
+        slot = _Slot(CallReceiver(queue), stream, ring, take_over_output(stream), progress, rendezvous, template)
+        status = slot.serve()
         slot_shutdown.end_in_order()
         slot_shutdown.flush_standard_streams()
     except OSError:
@@ -123,7 +129,7 @@ def become_session_leader(agent_pid: int) -> None:
 class _Slot:
     def __init__(
         self,
-        calls: Socket,
+        calls: CallReceiver,
         agent: AgentStream,
         ring: ResultRing | None,
         output: SlotStreams | None,
@@ -143,7 +149,7 @@ class _Slot:
         self._loaded = template.loaded
         self._codec = template.codec
         self._mark = template.codec.mark
-        self._payloads = SlotPayloads(agent, template.codecs, calls, rendezvous)
+        self._payloads = SlotPayloads(agent, template.codecs, calls.sock, rendezvous)
         self._shared = SlotShared(agent, template.codec)
         self._memory_limit: MemoryLimit | None = None
         self._ref: tuple[int, int] | None = None
@@ -182,24 +188,23 @@ class _Slot:
         Returns:
             True if the slot shares memory, and no call came for a while.
         """
-        packet = memoryview(bytearray(PACKET_SIZE))
-        receive, clock, loaded, run = self._calls.recv_into, time.perf_counter, self._loaded, self._run
+        packet, clock, loaded, run = self._calls.packet, time.perf_counter, self._loaded, self._run
         try:
-            while size := receive(packet):
+            for start, end in self._calls.calls():
                 self._since = clock()
-                if loaded is not None and loaded.are_stale(self._since, self._ended) and self._declines(packet):
+                if loaded is not None and loaded.are_stale(self._since, self._ended) and self._declines(packet, start):
                     break
-                run(packet, size)
+                run(packet, start, end)
         except BlockingIOError:
             # The timeout that `SlotPayloads` sets, unless a call has made the socket a non-blocking one.
-            if not self._payloads.share_memory or not os.get_blocking(self._calls.fileno()):
+            if not self._payloads.share_memory or not os.get_blocking(self._calls.sock.fileno()):
                 raise
             return True
         return False
 
-    def _declines(self, packet: memoryview) -> bool:
+    def _declines(self, packet: memoryview, start: int) -> bool:
         """Give a call back, so that a slot with the current files runs it. This slot then ends."""
-        kind, _, attempt, _, call_id, _ = HEADER.unpack_from(packet)
+        kind, _, attempt, _, call_id, _ = HEADER.unpack_from(packet, start)
         if kind != CALL:
             return False
         self._agent.send(encode(Kind.RETURNED, call_id, attempt=attempt))
@@ -224,18 +229,18 @@ class _Slot:
         self._agent.send(encode(Kind.SETUP_FAILED, payload=payload[: MAX_FRAME // 2], flags=Flag.ERROR))
         return False
 
-    def _run(self, packet: memoryview, size: int) -> None:
-        kind, flags, attempt, number, call_id, _ = HEADER.unpack_from(packet)
-        start = HEADER_SIZE + CALL_OPTIONS.size if flags & Flag.OPTIONS else HEADER_SIZE
-        data: Buffer = packet[start:size]
-        beside = NOTHING
-        if size == start or packet[start] != PICKLE:
+    def _run(self, packet: memoryview, place: int, end: int) -> None:
+        kind, flags, attempt, number, call_id, _ = HEADER.unpack_from(packet, place)
+        start = place + HEADER_SIZE + CALL_OPTIONS.size if flags & Flag.OPTIONS else place + HEADER_SIZE
+        data: Buffer = packet[start:end]
+        beside: Mapping[int, BufferSource] = NOTHING
+        if end == start or packet[start] != PICKLE:
             # The next packet overwrites this one, and arrays in the call may be views of its bytes.
             data = bytes(data)
         if flags & NOT_INLINE:
             try:
                 data, beside = self._payloads.receive(flags, call_id, attempt, data)
-            except (MemoryError, errors.ProtocolError) as error:
+            except (MemoryError, ValueError, errors.ProtocolError) as error:
                 self._send_error(call_id, attempt, UnopenedCallError(f"{type(error).__name__}: {error}"))
                 return
             # The time that bytes travel does not count into the cost of such calls.
@@ -250,7 +255,7 @@ class _Slot:
         self._ref, self._memory_limit = None, None
         if flags & Flag.OPTIONS:
             self._ref = call_id, attempt
-            memory = CALL_OPTIONS.unpack_from(packet, HEADER_SIZE)[3]
+            memory = CALL_OPTIONS.unpack_from(packet, place + HEADER_SIZE)[3]
             self._memory_limit = MemoryLimit(memory) if memory else None
         self._modules = len(sys.modules)
         if self._output is not None:
@@ -266,8 +271,8 @@ class _Slot:
             self._loaded.note()
         self._ended = time.perf_counter()
         microseconds = int((self._ended - self._since) * 1e6)
-        if self._output is not None:
-            self._output.end_call(call_id, attempt)
+        if self._output is not None and self._output.end_call(call_id, attempt):
+            self._sent = OVER_THE_STREAM
         result_flags = (Flag.ERROR if is_error else 0) | (Flag.RETRYABLE if retryable else 0)
         del data, beside
         self._send_result(call_id, attempt, min(microseconds, MAX_DETAIL), result_flags, parts)
@@ -288,7 +293,11 @@ class _Slot:
         if kind == CHECK_IDLE:
             self._answer_idle_check(data)
         elif kind == Kind.SHARED_FORGET:
-            self._shared.forget(data)
+            from dragonfly_executor.protocol.shared_entries import read_numbers
+
+            numbers = read_numbers(data)
+            self._shared.forget(numbers)
+            self._payloads.forget(numbers)
 
     def _begin(self) -> None:
         """Note that the call is decoded and its function starts."""

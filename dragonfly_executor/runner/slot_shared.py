@@ -6,6 +6,8 @@ from dragonfly_executor.errors.base import UnopenedCallError
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from dragonfly_executor.runner.agent_stream import AgentStream
     from dragonfly_executor.runner.shared_table import SharedTable
     from dragonfly_executor.serialization import SlotCodec
@@ -50,9 +52,7 @@ class SlotShared:
             return UnopenedCallError(f"the shared objects of the call are not here: {type(error).__name__}: {error}")
         return None
 
-    def forget(self, payload: Received) -> None:
-        """Drop the objects in a SHARED_FORGET."""
+    def forget(self, numbers: Iterable[int]) -> None:
+        """Drop these objects: no handle of them is left."""
         if self._table is not None:
-            from dragonfly_executor.protocol.shared_entries import read_numbers
-
-            self._table.forget(read_numbers(payload))
+            self._table.forget(numbers)

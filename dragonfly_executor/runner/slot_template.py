@@ -9,7 +9,7 @@ from dragonfly_executor.protocol.memory_bounds import max_inline_bytes
 from dragonfly_executor.runner.code_changes import LoadedFiles
 from dragonfly_executor.runner.slot_identity import SlotIdentity
 from dragonfly_executor.serialization import SlotCodec
-from dragonfly_executor.serialization.plain_pickle import load_plain
+from dragonfly_executor.serialization.plain_unpickler import load_plain
 from dragonfly_executor.transport.codecs import codecs_of
 from dragonfly_executor.util import plain_pickle as pickle
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING

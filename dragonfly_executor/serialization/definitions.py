@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from dragonfly_executor.serialization.buffer_cache import LEAST
+from dragonfly_executor.serialization.payload_parts import LEAST
 from dragonfly_executor.util import plain_pickle as pickle
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
@@ -80,7 +80,7 @@ class Plan:
 
 
 def encoded(versions: Versions) -> tuple[bytes, list[memoryview]]:
-    """Encode definitions for a call. Large ones stand beside the pickle, so that slots can cache them."""
+    """Encode definitions for a call. Large ones stand beside the pickle, so that a runner gets them once."""
     large: list[memoryview] = []
     sent = []
     for group, (version, data) in versions.items():

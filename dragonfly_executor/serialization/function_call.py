@@ -16,7 +16,8 @@ from types import CellType, FunctionType
 from dragonfly_executor.serialization import rebuild
 from dragonfly_executor.serialization.function_pickler import slots_of
 from dragonfly_executor.serialization.layout import ATOMS
-from dragonfly_executor.serialization.map_chunk import run_chunk
+from dragonfly_executor.serialization.map_chunk import run_chunk, run_items
+from dragonfly_executor.serialization.payload_parts import stand_in
 from dragonfly_executor.util import plain_pickle as pickle
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
@@ -29,6 +30,11 @@ if TYPE_CHECKING:
 _SIZE = Struct("<I")
 """The length of the code in bytes, ahead of it."""
 _USUAL = attrgetter("__module__", "__kwdefaults__", "__doc__", "__qualname__")
+
+
+def function_of(call: tuple[Any, ...]) -> Any:
+    """Return the function of a call, or of a chunk of a map."""
+    return call[1][0] if call[0] is run_chunk or call[0] is run_items else call[0]
 
 
 def nested_function(call: tuple[Any, ...]) -> FunctionType | None:
@@ -79,14 +85,16 @@ def _parts(function: FunctionType, home: str | None, call: tuple[Any, ...]) -> t
     contents: list[Any] | None = None
     if closure is not None:
         try:
-            contents = [cell.cell_contents for cell in closure]
+            contents = [stand_in(cell.cell_contents) for cell in closure]
         except ValueError:
             return None
-    slots = _slots(function, home)
+    slots, defaults = _slots(function, home), function.__defaults__
+    if defaults is not None:
+        defaults = tuple(map(stand_in, defaults))
     if call[0] is run_chunk:
         _, (_, *args), *rest = call
-        return home, function.__name__, function.__defaults__, contents, slots, run_chunk, args, *rest
-    return home, function.__name__, function.__defaults__, contents, slots, None, *call[1:]
+        return home, function.__name__, defaults, contents, slots, run_chunk, args, *rest
+    return home, function.__name__, defaults, contents, slots, None, *call[1:]
 
 
 def _slots(function: FunctionType, home: str | None) -> dict[str, Any] | None:

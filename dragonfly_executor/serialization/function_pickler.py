@@ -12,6 +12,7 @@ from types import FunctionType, ModuleType
 from dragonfly_executor.serialization import rebuild
 from dragonfly_executor.serialization.code_names import submodules
 from dragonfly_executor.serialization.main_pickler import NameTracking, importable
+from dragonfly_executor.serialization.payload_parts import stand_in
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 from dragonfly_executor.util.plain_pickle import Pickler
 
@@ -82,7 +83,7 @@ class FunctionsByValue(NameTracking):
             self.attributes |= written.attributes
         closure = function.__closure__
         cells = None if closure is None else tuple(map(self._cell, closure))
-        contents = tuple(map(contents_of, closure or ()))
+        contents = tuple(tuple(map(stand_in, contents_of(cell))) for cell in closure or ())
         held = [content[0] for content in contents if content and type(content[0]) is ModuleType]
         reached = [sys.modules[name] for module in held for name in submodules(module, written.attributes)]
         state = (dict(function.__dict__), slots_of(function), contents, reached)
@@ -117,11 +118,15 @@ def contents_of(cell: CellType) -> tuple[Any, ...]:
 
 def slots_of(function: FunctionType) -> dict[str, Any]:
     """Return the attributes of a function that do not follow from its code."""
-    filled = {"__module__": function.__module__}
+    filled: dict[str, Any] = {"__module__": function.__module__}
     for name in _SLOTS:
         value = getattr(function, name, None)
         if value:
             filled[name] = value
+    if "__defaults__" in filled:
+        filled["__defaults__"] = tuple(map(stand_in, filled["__defaults__"]))
+    if "__kwdefaults__" in filled:
+        filled["__kwdefaults__"] = {name: stand_in(value) for name, value in filled["__kwdefaults__"].items()}
     code = function.__code__
     text = function.__doc__
     if text and not (code.co_consts and code.co_consts[0] is text):

@@ -21,7 +21,7 @@ from __future__ import annotations
 from struct import Struct, error
 from types import NoneType
 
-from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
+from dragonfly_executor.util.lazy_typing import TYPE_CHECKING, Protocol
 from dragonfly_executor.util.plain_pickle import PickleBuffer
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ ATOMS = frozenset({NoneType, bool, float, int, str})
 `pickle.dumps` pickles these twice as fast as a `Pickler` that writes to a `Sink`. It copies large ``bytes`` objects, so
 ``bytes`` is not among the types.
 """
-NOTHING: dict[int, memoryview] = {}
+
 FIXED_ATOMS = ATOMS - {str}
 """The atoms that cannot be large, apart from numbers of many digits."""
 # A smaller buffer is cheaper inside the pickle than beside it.
@@ -72,6 +72,21 @@ _FRAME = 64 * 1024
 _FRAME_BEGINS = b"\x80\x95"  # PROTO, which comes before the first frame, and FRAME
 _JOINED = 32 * 1024
 """Size of the largest body that is joined with its head at once."""
+
+
+class BufferSource(Protocol):
+    """A buffer of a box that lies elsewhere."""
+
+    def view(self) -> memoryview | bytearray:
+        """Return bytes that one call may write to. Each call gets what was sent."""
+        ...
+
+    def constant(self) -> memoryview:
+        """Return read-only bytes, which may be the same memory for all calls."""
+        ...
+
+
+NOTHING: dict[int, BufferSource] = {}
 
 
 def are_small(values: Iterable[Any]) -> bool:
@@ -261,7 +276,7 @@ def hole(size: int) -> int:
 
 
 def unpack_all(
-    data: Received, beside: Mapping[int, memoryview] = NOTHING
+    data: Received, beside: Mapping[int, BufferSource] = NOTHING
 ) -> tuple[int, memoryview, memoryview, list[bytearray | memoryview], int]:
     """Take a box apart.
 
@@ -299,15 +314,15 @@ def unpack_all(
     for length in lengths[2:]:
         size = length & ~_WRITABLE
         tail += -tail % ALIGN
+        is_written = length & _WRITABLE and not flags & READ_ONLY
         if tail in beside:
-            view = beside[tail]
+            buffers.append(beside[tail].view() if is_written else beside[tail].constant())
             absent += size - hole(size)
         else:
             view = whole[tail - absent : tail - absent + size]
-        if flags & READ_ONLY:
-            buffers.append(view.toreadonly())
-        else:
-            buffers.append(bytearray(view) if length & _WRITABLE and view.readonly else view)
+            if flags & READ_ONLY:
+                view = view.toreadonly()
+            buffers.append(bytearray(view) if is_written and view.readonly else view)
         tail += size
     if tail - absent > len(whole):
         raise ValueError("the payload is cut short")

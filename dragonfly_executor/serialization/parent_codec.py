@@ -7,8 +7,9 @@ from types import BuiltinFunctionType, FunctionType
 
 from dragonfly_executor import errors
 from dragonfly_executor.serialization import exceptions, large_unpickler, slot_setup
+from dragonfly_executor.serialization.content_registry import ContentRegistry
 from dragonfly_executor.serialization.formats import MARK, MARKS, SerializerFormat
-from dragonfly_executor.serialization.function_call import function_body, nested_function
+from dragonfly_executor.serialization.function_call import function_body, function_of, nested_function
 from dragonfly_executor.serialization.function_pickler import home_of
 from dragonfly_executor.serialization.function_reference import FunctionReference
 from dragonfly_executor.serialization.import_environment import ImportEnvironment
@@ -93,7 +94,9 @@ class CallCodec:
         self._on_code = on_code
         self._importable: set[str | None] = set()
         self._environment = ImportEnvironment(path_travels=path_travels)
-        self._packer = PayloadPacker(self._environment, copies=copies, read_only=read_only)
+        self.contents = ContentRegistry()
+        """The contents that runners get once: shared objects, and the common pieces of payloads."""
+        self._packer = PayloadPacker(self._environment, self.contents, copies=copies, read_only=read_only)
         self._marks: tuple[bytes, ...] = MARKS
         self._latest: Callable[..., Any] | None = None
         self._reference: FunctionReference | None = None
@@ -170,6 +173,11 @@ class CallCodec:
             CallSerializationError: there is no memory for the snapshot.
         """
         return self._packer.keep(parts)
+
+    def close(self) -> None:
+        """Free the contents that runners get once: no runner is left, or this is a forked child of the process."""
+        self.contents.close()
+        self._packer.forget()
 
     def sends_by_reference(self, home: str | None) -> bool:
         """Return True if plain pickle is enough for calls of this module's functions that refer to nothing else."""
@@ -285,7 +293,7 @@ class CallCodec:
         if self._environment.path or sink.mentions(self._marks):
             return self._any_call(call)
         if buffers.views:
-            return self._packer.pack(0, b"", sink, buffers.views, [], {})
+            return self._packer.pack(0, b"", sink, buffers.views, [], {}, lambda: self._carried(call))
         return [sink[0]] if len(sink) == 1 and type(sink[0]) is bytes else self._packer.plain(sink)
 
     def _note_function(self, fn: Callable[..., Any]) -> None:
@@ -339,7 +347,7 @@ class CallCodec:
             self._on_code([(written.code, function.__globals__.get("__package__") or "")])
         flags, definitions, large, shared = self._needed(written.names if home is None else _NO_NAMES, BY_CODE)
         pieces, buffers = body
-        return self._packer.pack(flags, definitions, pieces, buffers, large, shared)
+        return self._packer.pack(flags, definitions, pieces, buffers, large, shared, lambda: self._carried(call))
 
     def _home(self, function: FunctionType) -> tuple[str | None, bool]:
         """Return the module whose namespace a function uses, and whether slots have it. None is ``__main__``."""
@@ -369,7 +377,18 @@ class CallCodec:
         sink, buffers, pickler = self._format.tracked(call, self._main)
         self._code_travels(pickler)
         flags, definitions, large, shared = self._needed(frozenset(pickler.hard | pickler.soft), self._format.flags)
-        return self._packer.pack(flags, definitions, sink, buffers.views, large, pickler.shared | shared)
+        shared |= pickler.shared
+        return self._packer.pack(flags, definitions, sink, buffers.views, large, shared, lambda: self._carried(call))
+
+    def _carried(self, call: tuple[Any, ...]) -> int:
+        """Return how many of a call's buffers belong to its function. They come before those of the arguments."""
+        fn = function_of(call)
+        try:
+            return len(self._format.tracked(fn, self._main)[1].views)
+        except KeyboardInterrupt:
+            raise
+        except BaseException:  # the user's own code, which has pickled the call a moment ago
+            return 0
 
     def _custom_call(self, call: tuple[Any, ...]) -> list[Buffer]:
         body = bytes(self._format.custom.dumps(call))

@@ -6,13 +6,6 @@ from threading import Lock
 
 from dragonfly_executor import errors
 from dragonfly_executor.protocol.shared_entries import pack_entries
-from dragonfly_executor.serialization.buffer_cache import (
-    LEAST,
-    PayloadParts,
-    RepeatedBuffers,
-    holding_contents,
-    with_buffers,
-)
 from dragonfly_executor.serialization.layout import (
     READ_ONLY,
     WITH_PATH,
@@ -22,11 +15,14 @@ from dragonfly_executor.serialization.layout import (
     views,
     with_part,
 )
+from dragonfly_executor.serialization.payload_parts import LEAST, PayloadParts, holding_contents, with_buffers
+from dragonfly_executor.serialization.repeated_buffers import RepeatedBuffers
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
+    from dragonfly_executor.serialization.content_registry import ContentRegistry
     from dragonfly_executor.serialization.import_environment import ImportEnvironment
     from dragonfly_executor.serialization.layout import Buffer, Received
     from dragonfly_executor.serialization.shared_object import SharedContent
@@ -37,6 +33,7 @@ class PayloadPacker:
 
     Args:
         environment: knows the changes of ``sys.path`` that calls bring along.
+        registry: gets the pieces that runners get once.
         copies: whether payloads are copies of what the caller can still change. If not, `keep` copies.
         read_only: whether slots open them with read-only buffers.
 
@@ -44,12 +41,15 @@ class PayloadPacker:
         flags: of every box.
     """
 
-    def __init__(self, environment: ImportEnvironment, *, copies: bool, read_only: bool) -> None:
+    def __init__(
+        self, environment: ImportEnvironment, registry: ContentRegistry, *, copies: bool, read_only: bool
+    ) -> None:
         self.flags = READ_ONLY if read_only else 0
         self._pieces: Callable[[Iterable[Received]], list[Buffer]] = snapshot if copies else views
         self._environment = environment
         self._copies = copies
-        self._repeats = RepeatedBuffers()
+        self._registry = registry
+        self._repeats = RepeatedBuffers(registry)
         self._lock = Lock()
 
     def pack(
@@ -60,6 +60,7 @@ class PayloadPacker:
         buffers: list[memoryview],
         large: list[memoryview],
         shared: dict[int, SharedContent],
+        carried: Callable[[], int] = lambda: 0,
     ) -> list[Buffer]:
         """Return a call's payload as a box.
 
@@ -68,6 +69,7 @@ class PayloadPacker:
             definitions: what slots need first; `large` are the buffers of these.
             body: the pickle of the call; `buffers` are those beside it.
             shared: the shared objects that the call needs, by their number.
+            carried: returns how many of `buffers` belong to the function; they come first.
         """
         path = self._environment.path
         if path:
@@ -75,18 +77,27 @@ class PayloadPacker:
         if shared:
             table = pack_entries(content.entry for content in shared.values())
             flags, definitions = flags | WITH_SHARED, with_part(table, definitions)
-        packed = pack(
-            flags | self.flags, definitions, self._pieces(body), [*large, *buffers], copy=False, first=len(large)
-        )
-        if self._copies:
-            parts = self._marked(self._snapshot(packed), large)
+        all_buffers = [*large, *buffers]
+        packed = pack(flags | self.flags, definitions, self._pieces(body), all_buffers, copy=False, first=len(large))
+        # A head and the definitions are one piece if there are buffers.
+        start = 1 + len(body) if all_buffers else 0
+        if not self._copies:
+            parts = with_buffers(packed, start) if start else packed
+        elif max(map(len, packed)) < LEAST:
+            parts = snapshot(packed)
         else:
-            parts = with_buffers(packed, 1 + len(body)) if large or buffers else packed
+            places = _places(packed, start, all_buffers)
+            snapped = self._snapshot(packed)
+            count = len(large)
+            if buffers and self._has_unknown([snapped[place] for place in places[count:]]):
+                # Outside of the lock: it runs the user's code.
+                count += carried()
+            parts = self._marked(snapped, start, places[:count])
         return holding_contents(parts, tuple(shared.values())) if shared else parts
 
     def plain(self, pieces: Sequence[Received]) -> list[Buffer]:
         """Return the payload of a call that needs no box."""
-        return self._marked(self._pieces(pieces), [])
+        return self._marked(self._pieces(pieces))
 
     def keep(self, parts: Sequence[Received]) -> Sequence[Received]:
         """Return the pieces of a payload in a form that may be kept: a snapshot of the call's arguments.
@@ -104,24 +115,39 @@ class PayloadPacker:
             raise errors.CallSerializationError(text) from exc
         if max(map(len, kept)) >= LEAST:
             with self._lock:
-                kept = self._repeats.mark(kept, [])
+                kept = self._repeats.mark(kept, parts.buffers_from if isinstance(parts, PayloadParts) else 0)
         return holding_contents(kept, parts.contents) if isinstance(parts, PayloadParts) else kept
 
+    def forget(self) -> None:
+        """Drop the pieces that are kept for later calls."""
+        # Without the lock: in a forked child, another thread may have held it.
+        self._repeats = RepeatedBuffers(self._registry)
+
     def _snapshot(self, parts: Sequence[Received]) -> list[Buffer]:
-        """Return the pieces, with a copy of each that may still change, unless slots cache the same bytes."""
+        """Return the pieces, with a copy of each that may still change, unless its bytes are known."""
         if max(map(len, parts)) >= LEAST:
             with self._lock:
                 parts = self._repeats.known(parts)
         return snapshot(parts)
 
-    def _marked(self, parts: list[Buffer], lasting: list[memoryview]) -> list[Buffer]:
-        """Mark the large pieces of a payload that are sent repeatedly, so that slots cache them.
+    def _has_unknown(self, parts: list[Buffer]) -> bool:
+        with self._lock:
+            return self._repeats.unknown(parts)
 
-        Args:
-            parts: the payload.
-            lasting: the pieces that will be sent again.
-        """
+    def _marked(self, parts: list[Buffer], start: int = 0, recurring: Sequence[int] = ()) -> list[Buffer]:
+        """Mark the large pieces of a payload that runners get once. See `RepeatedBuffers.mark`."""
         if not self._copies or max(map(len, parts)) < LEAST:
             return parts
         with self._lock:
-            return self._repeats.mark(parts, lasting)
+            return self._repeats.mark(parts, start, recurring)
+
+
+def _places(packed: list[Buffer], start: int, buffers: list[memoryview]) -> list[int]:
+    """Return the indices of the buffers among the pieces of a box."""
+    places, index = [], start
+    for buffer in buffers:
+        while packed[index] is not buffer:
+            index += 1  # padding
+        places.append(index)
+        index += 1
+    return places

@@ -56,7 +56,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from typing import Any
 
-    from dragonfly_executor.serialization.layout import Buffer, Received
+    from dragonfly_executor.serialization.layout import Buffer, BufferSource, Received
     from dragonfly_executor.serialization.slot_loop import SlotLoop
     from dragonfly_executor.serialization.working_directory import WorkingDirectory
 
@@ -146,7 +146,7 @@ class SlotCodec:
         return main
 
     def decode_call(
-        self, data: Received, beside: Mapping[int, memoryview] = NOTHING
+        self, data: Received, beside: Mapping[int, BufferSource] = NOTHING
     ) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any], tuple[type[BaseException], ...]]:
         """Return the function, its arguments, and the exceptions to retry on.
 
@@ -288,7 +288,7 @@ class SlotCodec:
             flags = self._format.standard_flags
         return pack(flags, b"", views(sink), buffers.views, copy=False)
 
-    def _call(self, data: Received, beside: Mapping[int, memoryview]) -> Any:
+    def _call(self, data: Received, beside: Mapping[int, BufferSource]) -> Any:
         if data[0] == PICKLE:
             return large_unpickler.loads(data)
         if data[0] == MAIN_CALL:
@@ -297,7 +297,7 @@ class SlotCodec:
             return main_attribute(name), *rest
         return self._open(data, beside)
 
-    def _open(self, data: Received, beside: Mapping[int, memoryview] = NOTHING) -> Any:
+    def _open(self, data: Received, beside: Mapping[int, BufferSource] = NOTHING) -> Any:
         if data[0] != BOX:
             return pickle.loads(data)
         flags, definitions, body, buffers, first = unpack_all(data, beside)
@@ -340,7 +340,7 @@ def perform(
     data: Received,
     on_begin: Callable[[], None] | None = None,
     on_error: Callable[[BaseException], None] | None = None,
-    beside: Mapping[int, memoryview] = NOTHING,
+    beside: Mapping[int, BufferSource] = NOTHING,
     *,
     is_item: bool = False,
 ) -> tuple[bool, bool, list[Buffer]]:

@@ -18,8 +18,8 @@ from dragonfly_executor.serialization.rebuild import main_module
 from dragonfly_executor.serialization.script import describe
 
 PACKAGE = __name__.partition(".")[0]
-# The runner has this package already. Its fixtures are for pytest here. The other modules belong to each interpreter.
-NOT_THE_USERS = frozenset({PACKAGE, "_dragonfly_pytest_plugin", "sitecustomize", "usercustomize", *MAIN_NAMES})
+# The runner has this package already. The other modules belong to each interpreter.
+NOT_THE_USERS = frozenset({PACKAGE, "sitecustomize", "usercustomize", *MAIN_NAMES})
 INSTALLED = frozenset({"site-packages", "dist-packages"})
 
 

@@ -177,9 +177,10 @@ class FakeAgent(threading.Thread):
         with self._changed:
             taken = {*self._live.values()}
             self._live[ref] = next(number for number in range(self._slots) if number not in taken)
-        if frame.flags & Flag.LARGE:
+        if frame.flags & (Flag.LARGE | Flag.PIECES):
             self._uploads[ref] = bytearray()
-            self._say(Kind.PULL, ref, detail=EVERYTHING)
+            # A fake runner keeps no pieces: it asks for the whole payload.
+            self._say(Kind.PULL, ref, flags=frame.flags & Flag.PIECES, detail=EVERYTHING)
             return
         start = HEADER_SIZE + (CALL_OPTIONS.size if frame.flags & Flag.OPTIONS else 0)
         self._run_in_slot(ref, memoryview(frame.raw)[start:])

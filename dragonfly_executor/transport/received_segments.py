@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from contextlib import suppress
-from mmap import ACCESS_COPY, PAGESIZE, mmap
+from mmap import ACCESS_COPY, ACCESS_READ, PAGESIZE, mmap
 
 from dragonfly_executor.transport.segment_file import (
     ABANDONED,
@@ -22,6 +22,7 @@ from dragonfly_executor.transport.segment_file import (
     file_size,
     start_of,
 )
+from dragonfly_executor.util.constant_memory import ConstantMemory
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ class ReceivedSegment:
         size: bytes of a block.
         count: number of blocks.
         fd: the segment's file.
-        is_common: whether the sender never changes the segment, so that `lend_common` may be used.
+        is_common: whether the sender never changes the segment. Then `lend_common`, `constant` and `copy` may be used.
 
     Raises:
         OSError, ValueError, MemoryError: the file is no such segment, or cannot be mapped.
@@ -79,6 +80,7 @@ class ReceivedSegment:
         self.count = count
         check_file(fd, size, count)
         self._map: mmap | None = None
+        self._constant: ConstantMemory | None = None
         header: mmap | None = None
         with suppress(OSError, ValueError, MemoryError):  # without address space, `lend` reads
             self._map = mmap(fd, file_size(size, count), access=ACCESS_COPY)
@@ -163,6 +165,27 @@ class ReceivedSegment:
             return self.lend(0, size)
         start = start_of(0, self.size)
         return memoryview(mmap(self.fd, start + size, access=ACCESS_COPY))[start:]
+
+    def constant(self, size: int) -> memoryview:
+        """Return the first `size` bytes of the only block, read-only. It is the same memory each time.
+
+        Raises:
+            OSError, ValueError, MemoryError: the block cannot be mapped.
+        """
+        start = start_of(0, self.size)
+        if self._constant is None:
+            self._constant = ConstantMemory(self.fd, start + self.size, access=ACCESS_READ)
+        return memoryview(self._constant)[start : start + size]
+
+    def copy(self, size: int) -> bytearray:
+        """Return a copy of the first `size` bytes of the only block.
+
+        Raises:
+            MemoryError: there is no memory for it.
+        """
+        data = bytearray(size)
+        _read(self.fd, memoryview(data), start_of(0, self.size))
+        return data
 
     def take_back(self, index: int, length: int, forks: int, address: int) -> None:
         """Let the sender use a block again, because no object uses it any more. Any thread calls this.

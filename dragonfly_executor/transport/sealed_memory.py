@@ -52,7 +52,7 @@ class SealedMemory:
             self.size += len(view)
             while view:
                 view = view[os.write(descriptor, view[:_AT_ONCE]) :]
-        fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, _seals())
+        seal(descriptor)
         self.inode = os.fstat(descriptor).st_ino
 
     @property
@@ -97,6 +97,18 @@ def is_reachable() -> bool:
 def map_sealed(pid: int, descriptor: int, inode: int, size: int) -> mmap:
     """Map another process's sealed memory. What this process writes there, no other process sees.
 
+    Args and raises as `open_sealed`.
+    """
+    fd = open_sealed(pid, descriptor, inode, size)
+    try:
+        return mmap(fd, size, access=ACCESS_COPY)
+    finally:
+        os.close(fd)
+
+
+def open_sealed(pid: int, descriptor: int, inode: int, size: int) -> int:
+    """Return a descriptor of another process's sealed memory.
+
     Args:
         pid, descriptor: the owner's process id, and its descriptor.
         inode, size: what the owner has said of the memory.
@@ -109,9 +121,19 @@ def map_sealed(pid: int, descriptor: int, inode: int, size: int) -> mmap:
         status = os.fstat(fd)
         if (status.st_ino, status.st_size) != (inode, size) or fcntl.fcntl(fd, fcntl.F_GET_SEALS) != _seals():
             raise OSError(errno.ESTALE, "the descriptor belongs to another file by now")
-        return mmap(fd, size, access=ACCESS_COPY)
-    finally:
+    except BaseException:
         os.close(fd)
+        raise
+    return fd
+
+
+def seal(fd: int) -> None:
+    """Set all seals: the memory of a memfd cannot change any more.
+
+    Raises:
+        OSError: the kernel refuses.
+    """
+    fcntl.fcntl(fd, fcntl.F_ADD_SEALS, _seals())
 
 
 def _seals() -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -12,10 +13,14 @@ from dragonfly_executor import LocalBackend
 from dragonfly_executor.engine.call_frames import sendable
 from dragonfly_executor.engine.shared_contents import SEALED_FROM, SharedContents
 from dragonfly_executor.engine.shared_uploads import CALLS_SLACK, SharedUploads
+from dragonfly_executor.errors import ProtocolError
+from dragonfly_executor.protocol.compression import AT_ONCE, split_place
 from dragonfly_executor.protocol.frames import CHUNK_SIZE, Decoder, Flag, Frame, Kind, encode
 from dragonfly_executor.protocol.shared_entries import INLINE_SIZE, read_numbers
 from dragonfly_executor.serialization import CallCodec
 from dragonfly_executor.serialization.layout import unpack
+from dragonfly_executor.transport.bulk_rate import BulkRate
+from dragonfly_executor.transport.codecs import Codecs
 
 
 class Tier:
@@ -31,6 +36,7 @@ class Link:
     def __init__(self) -> None:
         self.frames: list[Frame] = []
         self.unwritten_objects: set[int] = set()
+        self.bulk_rate = BulkRate()
 
     def send_bulk(self, header: bytes, piece: memoryview) -> None:
         self.frames += Decoder().feed(header + bytes(piece))
@@ -57,7 +63,8 @@ class Uploads(SharedUploads):
 
     def __init__(self, contents: SharedContents) -> None:
         self.gone: set[tuple[int, int]] = set()
-        super().__init__(contents, lambda ref: ref not in self.gone)
+        self.later: list[Callable[[], object]] = []
+        super().__init__(contents._codec.contents, lambda ref: ref not in self.gone, self.later.append)
 
     def send(self, number: int, chunks: int, *, from_start: bool, is_first: bool = False) -> None:
         flags = (0 if from_start else Flag.MORE) | (Flag.RETRYABLE if is_first else 0)
@@ -90,6 +97,41 @@ def test_an_object_is_sent_piece_by_piece(contents: SharedContents, size: int) -
     assert data in bytes(unpack(whole)[2])
     uploads.send(1, 2, from_start=False)
     assert link.sent() == []
+
+
+def test_chunks_are_compressed_some_at_a_time(contents: SharedContents) -> None:
+    """Each says its place, and the rest follows in later passes of the loop, unless the object is gone."""
+    pytest.importorskip("lz4")
+    data = bytes(9 * CHUNK_SIZE)
+    handle = contents.share(data)
+    uploads, link = start(contents)
+    uploads.codecs = codecs = Codecs(["lz4"])
+    uploads.send(1, 100, from_start=True, is_first=True)
+    uploads.call_sent((1, 1), payload(contents, handle))
+    frames = link.sent()
+    assert len(frames) == AT_ONCE
+    assert uploads.waiting_calls() == {(1, 1)}
+    while uploads.later:
+        uploads.later.pop()()
+    frames += link.sent()
+    assert uploads.waiting_calls() == set()
+    places, pieces = zip(*map(split_place, frames), strict=True)
+    assert list(places) == list(range(len(frames)))
+    opened = [codecs.open(frame.flags, piece, frame.detail) for frame, piece in zip(frames, pieces, strict=True)]
+    assert data in bytes(unpack(b"".join(opened))[2])
+    assert sum(len(frame.raw) for frame in frames) < CHUNK_SIZE
+    uploads.send(1, 100, from_start=True)
+    handle.close()
+    link.sent()
+    for callback in uploads.later:
+        callback()
+    assert link.sent() == []
+
+
+def test_a_compressed_chunk_without_its_place_is_refused() -> None:
+    frame = Decoder().feed(encode(Kind.SHARED_DATA, 1, b"abc", flags=Flag.LZ4, detail=10))[0]
+    with pytest.raises(ProtocolError, match="without its number"):
+        split_place(frame)
 
 
 def test_a_runner_that_starts_again_gets_all(contents: SharedContents) -> None:
@@ -152,17 +194,17 @@ def test_calls_that_have_ended_are_forgotten(contents: SharedContents) -> None:
 
 def test_each_object_that_is_freed_is_told_of_once(contents: SharedContents) -> None:
     woken: list[int] = []
-    contents.on_freed(lambda: woken.append(1))
+    contents._codec.contents.on_freed(lambda: woken.append(1))
     handles = [contents.share(bytes(size)) for size in (1, INLINE_SIZE + 1, SEALED_FROM)]
     outer: Any = contents.share(handles)
     for handle in handles:
         handle.close()
-    assert contents.take_freed() == []
+    assert contents._codec.contents.take_freed() == []
     outer.close()
     gc.collect()
-    assert sorted(contents.take_freed()) == [1, 2, 3, 4]
+    assert sorted(contents._codec.contents.take_freed()) == [1, 2, 3, 4]
     assert woken
-    assert contents.take_freed() == []
+    assert contents._codec.contents.take_freed() == []
 
 
 def test_only_an_object_that_may_travel_has_a_digest() -> None:
@@ -185,9 +227,9 @@ def test_without_sealed_memory_the_bytes_stay_in_this_process(
 
     monkeypatch.setattr(os, "memfd_create", none_left, raising=False)
     handle = contents.share(bytes(SEALED_FROM))
-    found = contents.find(1)
+    found = contents._codec.contents.find(1)
     assert found is not None
     assert len(found) == handle.size
     del found
-    contents.close()
-    assert contents.find(1) is None
+    contents._codec.contents.close()
+    assert contents._codec.contents.find(1) is None

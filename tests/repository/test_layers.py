@@ -31,7 +31,7 @@ FLOORS = (
     {"cli", "integrations", "multiprocessing", "testing"},
 )
 # Names for users. Nothing in the package imports them.
-FACADE = {"__init__", "__main__", "parent"}
+FACADE = {"__init__", "__main__", "parent", "pytest_plugin"}
 # What decides or parses imports data modules alone. These of the protocol look at the process that they are in.
 LIGHT = ("util.lazy_typing", "util.plain_enum")
 """What stands in the place of data modules that take long to import."""

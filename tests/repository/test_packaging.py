@@ -20,7 +20,6 @@ import dragonfly_executor
 ROOT = Path(__file__).parents[2]
 SOURCES = (
     "dragonfly_executor",
-    "_dragonfly_pytest_plugin.py",
     "setup.cfg",
     "pyproject.toml",
     "MANIFEST.in",
@@ -45,8 +44,8 @@ import sys
 from thumbnails import shrink
 
 def test_the_plugin_has_loaded_nothing():
-    assert "_dragonfly_pytest_plugin" in sys.modules
-    assert not any(name.partition(".")[0] == "dragonfly_executor" for name in sys.modules)
+    assert "dragonfly_executor.pytest_plugin" in sys.modules
+    assert not any(name.startswith(("dragonfly_executor.api", "dragonfly_executor.testing")) for name in sys.modules)
 
 def test_a_fixture(dragonfly_pool):
     assert dragonfly_pool.call(shrink, "cat") == "small cat"
@@ -103,7 +102,7 @@ def test_the_wheel_holds_every_module_and_nothing_else(wheel: Path) -> None:
     held = set(zipfile.ZipFile(wheel).namelist())
     package = ROOT / "dragonfly_executor"
     expected = {str(path.relative_to(ROOT)) for path in package.rglob("*.py")}
-    expected |= {"dragonfly_executor/py.typed", "_dragonfly_pytest_plugin.py"}
+    expected |= {"dragonfly_executor/py.typed"}
     metadata = {name for name in held if name.partition("/")[0].endswith(".dist-info")}
     assert held - metadata == expected
     assert {name.partition("/")[2] for name in metadata} >= {"METADATA", "licenses/LICENSE"}

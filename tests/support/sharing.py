@@ -111,8 +111,13 @@ def change(value: bytearray) -> tuple[int, int]:
 
 def open_files(word: str) -> list[str]:
     """Return what the descriptors of this process refer to, if this word is in it."""
+    return open_files_of("self", word)
+
+
+def open_files_of(pid: int | str, word: str) -> list[str]:
+    """Return what the descriptors of a process refer to, if this word is in it."""
     found = []
-    for path in Path("/proc/self/fd").iterdir():
+    for path in Path(f"/proc/{pid}/fd").iterdir():
         with suppress(OSError):  # the descriptor that lists the folder is closed by now
             found.append(str(path.readlink()))
     return [name for name in found if word in name]

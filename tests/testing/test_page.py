@@ -24,7 +24,16 @@ def test_the_tests_of_the_page_pass(tmp_path: Path) -> None:
         (tmp_path / name).write_text(code)
     # The plugin is named here, because its entry point is there only where this version was installed.
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
-    command = (sys.executable, "-m", "pytest", "-W", "error", "--strict-markers", "-p", "_dragonfly_pytest_plugin")
+    command = (
+        sys.executable,
+        "-m",
+        "pytest",
+        "-W",
+        "error",
+        "--strict-markers",
+        "-p",
+        "dragonfly_executor.pytest_plugin",
+    )
     ran = subprocess.run(
         command, cwd=tmp_path, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
     )

@@ -8,13 +8,18 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-FIXTURES = "_dragonfly_pytest_plugin"
+FIXTURES = "dragonfly_executor.pytest_plugin"
 
 TESTS = """
 import sys
 
+LIGHT = {
+    "dragonfly_executor", "dragonfly_executor.pytest_plugin", "dragonfly_executor.util",
+    "dragonfly_executor.util.lazy_typing",
+}
+
 def is_loaded():
-    return any(name.partition(".")[0] == "dragonfly_executor" for name in sys.modules)
+    return any(name.partition(".")[0] == "dragonfly_executor" for name in {*sys.modules} - LIGHT)
 
 def test_first():
     assert not is_loaded()

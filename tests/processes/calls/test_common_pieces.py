@@ -18,7 +18,7 @@ import pytest
 from dragonfly_executor import LocalBackend, RunnerLostError
 from dragonfly_executor.engine.common_pieces import LEAST, CommonPieces
 from dragonfly_executor.engine.shared_memory import IDLE, SharedSegments
-from dragonfly_executor.serialization.buffer_cache import PayloadParts
+from dragonfly_executor.serialization.payload_parts import PayloadParts
 from tests.processes.conftest import Make
 from tests.support import array_calls as calls
 from tests.support import payloads
@@ -60,6 +60,35 @@ def test_a_map_over_a_captured_array_takes_its_memory_twice_at_most(make: Make, 
     assert list(found) == [7] * MANY
     assert [future.exception(PATIENCE) for future in waiting] == [None] * 2
     assert not streamed
+
+
+@pytest.mark.parametrize("value", [b"\7" * SIZE, "\7" * SIZE], ids=["bytes", "text"])
+def test_captured_bytes_and_texts_lie_there_once_and_are_made_once_a_slot(
+    make: Make, gate: Gate, monkeypatch: Any, value: Any
+) -> None:
+    ex, streamed = make(2, backend=LocalBackend(shared_memory=8 * SIZE)), bytes_streamed(monkeypatch)
+    waiting = [ex.submit(payloads.wait_at, gate.path) for _ in range(2)]
+    found = ex.map(lambda index: (os.getpid(), id(value), value[index]), range(MANY), timeout=PATIENCE)
+    assert SIZE < memory_of(ex).account.taken < 1.5 * SIZE
+    gate.open(2)
+    results = list(found)
+    assert {item for _, _, item in results} == {value[0]}
+    assert len({(pid, place) for pid, place, _ in results}) == len({pid for pid, _, _ in results})
+    assert [future.exception(PATIENCE) for future in waiting] == [None] * 2
+    assert not streamed
+
+
+def test_a_captured_bytearray_is_a_new_one_for_each_call(make: Make) -> None:
+    ex, data = make(1), bytearray(SIZE)
+
+    def write() -> tuple[str, int, int]:
+        before = data[7]
+        data[7] += 1
+        data.append(1)
+        return type(data).__name__, before, len(data)
+
+    for _ in range(4):
+        assert ex.submit(write).result(PATIENCE) == ("bytearray", 0, SIZE + 1)
 
 
 GLOBAL = """
@@ -235,7 +264,7 @@ def test_an_array_that_changes_a_little_before_each_call_is_seldom_copied_for_no
     for number in range(300):
         array[LEAST // 2 + 4321] = number % 251
         parts = PayloadParts([b"head", memoryview(array)])
-        parts.kept, parts.buffers_from = {}, 1
+        parts.pieces, parts.buffers_from = {}, 1
         found = pieces.find(parts)
         assert all(piece.view() == memoryview(array) for piece in found.values())
     assert 1 <= len(published) <= 12
@@ -251,7 +280,7 @@ def test_no_more_is_kept_than_the_limit() -> None:
     for _ in range(3):
         for array in arrays:
             parts = PayloadParts([b"head", memoryview(array)])
-            parts.kept, parts.buffers_from = {}, 1
+            parts.pieces, parts.buffers_from = {}, 1
             pieces.find(parts)
     gc.collect()
     assert 0 < memory.account.taken <= 3 * LEAST

@@ -203,7 +203,7 @@ def test_how_a_slot_ended_is_said_behind_what_its_call_wrote(scene: Scene) -> No
     scene.slot.output = scene.output
     scene.slot.stack = SimpleNamespace(read=lambda number: "")
     scene.slot.progress = Progress()
-    scene.slot.hand = lambda packet: True
+    scene.slot.hand = len
     scene.slot.take_back = set
     dispatcher.call_arrived(Decoder().feed(encode(Kind.CALL, 1, attempt=1))[0])
     dispatcher.dispatch()
@@ -221,6 +221,7 @@ from types import SimpleNamespace
 from dragonfly_executor.protocol.frames import SETUP_HEAD, Kind, encode, HEADER_SIZE
 from dragonfly_executor.serialization import CallCodec
 from dragonfly_executor.runner import slot_process
+from dragonfly_executor.runner.slot_calls import SlotQueue
 from dragonfly_executor.runner.slot_output_forwarder import SentOutput
 from dragonfly_executor.runner.slot_progress import Progress
 from dragonfly_executor.runner.slot_template import SlotTemplate
@@ -228,16 +229,16 @@ from dragonfly_executor.runner.slot_template import SlotTemplate
 codec = CallCodec()
 setup = codec.setup()
 setup = SETUP_HEAD.pack(1 << 20, len(setup), 0, 0) + setup
-calls, taken = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+queue = SlotQueue()
+calls, taken = queue.sender, queue.receiver
 agent, results = socket.socketpair()
 output = SentOutput(None, None, None, None)
 calls.send(encode(Kind.CALL, 1, b"".join(codec.encode_call(abs, (-1,), {})), attempt=1))
 parent = os.getpid()
 if os.fork() == 0:
-    calls.close()
     agent.close()
     slot_process.main(
-        taken,
+        queue,
         results,
         None,
         template=SlotTemplate(setup, None),

@@ -205,7 +205,7 @@ def test_the_parents_memory_of_another_process_is_not_taken(make: Make, monkeypa
         pytest.skip("only Linux has sealed memory")
     executor = make(1)
     handle = executor.share(bytes(SIZE))
-    content = handle.content_for(executor.pool._codec._main)
+    content = handle.content_for(executor.pool._engine.codec._main)
     other = shared_contents.SealedMemory([bytes(SIZE)])
     content.entry = content.entry._replace(descriptor=other.descriptor)
     error = error_of(executor.submit(sharing.size_of, handle))

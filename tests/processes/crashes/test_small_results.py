@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from dragonfly_executor.errors import RunnerLostError
-from dragonfly_executor.runner.result_ring import HIGH_NUMBER, MAX_RESULT
+from dragonfly_executor.runner.result_ring import MAX_RESULT
+from dragonfly_executor.util.descriptors import HIGH_NUMBER
 from tests.processes.conftest import Make
 from tests.support import payloads
 from tests.support.helpers import PATIENCE, error_of

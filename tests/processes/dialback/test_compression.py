@@ -79,6 +79,20 @@ def test_numbers_take_less_on_the_wire_both_ways(make: MakeExecutor, backend: Pr
     assert max(shares(make, backend, numbers(SIZE), compression="auto")) < 0.6
 
 
+@pytest.mark.parametrize("way", ["carried", "shared"])
+def test_what_a_runner_gets_once_takes_less_on_the_wire(make: MakeExecutor, backend: ProxiedBackend, way: str) -> None:
+    """What a function carries, and shared objects."""
+    executor, data = make(1, backend=backend, compression="auto"), numbers(SIZE)
+    executor.submit(echo, 0).result(PATIENCE)
+    before = backend.passed()[1]
+    if way == "carried":
+        found = executor.submit(lambda: (len(data), data[-100:])).result(PATIENCE)
+    else:
+        found = executor.submit(lambda held=executor.share(data): (len(held), held[-100:])).result(PATIENCE)
+    assert found == (SIZE, data[-100:])
+    assert backend.passed()[1] - before < 0.6 * SIZE
+
+
 def test_random_bytes_take_no_more_than_without_compression(make: MakeExecutor, backend: ProxiedBackend) -> None:
     for share in shares(make, backend, os.urandom(SIZE), compression="auto"):
         assert 1 <= share < 1 + OVERHEAD

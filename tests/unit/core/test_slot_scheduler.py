@@ -199,6 +199,20 @@ def test_only_cheap_calls_are_queued_ahead(cost: float | None, depth: int) -> No
     assert len(slots_of(made)[0].record.in_flight) == 1 + depth
 
 
+def test_slots_are_filled_again_once_half_of_the_calls_of_one_are_done() -> None:
+    """So that many calls are handed over in one step."""
+    made = world(2)
+    made.arrive(*range(1, 4 * MAX_PREFETCH))
+    one, other = slots_of(made)
+    for left in range(MAX_PREFETCH, MAX_PREFETCH // 2, -1):
+        made.answer(one, SHORT)
+        assert [len(slot.record.in_flight) for slot in (one, other)] == [left, MAX_PREFETCH + 1]
+    made.answer(other, SHORT)
+    assert [len(slot.record.in_flight) for slot in (one, other)] == [MAX_PREFETCH // 2 + 1, MAX_PREFETCH]
+    made.answer(one, SHORT)
+    assert [len(slot.record.in_flight) for slot in (one, other)] == [MAX_PREFETCH + 1, MAX_PREFETCH + 1]
+
+
 def test_the_cost_of_a_call_is_learned_and_old_costs_fade() -> None:
     made = world(1, cost=None)
     made.arrive(1, 2)

@@ -204,6 +204,7 @@ FLAGS = {
     "STDERR": 32,  # of other kinds than SHARED
     "ITEM": 64,
     "LOG": 64,  # of other kinds than ITEM
+    "PIECES": 128,
     "END": 128,
 }
 TABLE_OF_VERSION = 6

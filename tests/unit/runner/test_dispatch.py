@@ -78,10 +78,11 @@ class FakeSlot:
     def is_starved(self, call: SlotCall) -> bool:
         return self.lacks_time
 
-    def hand(self, packet: bytes) -> bool:
-        if not self.is_full:
-            self.packets.append(packet)
-        return not self.is_full
+    def hand(self, calls: Sequence[SlotCall]) -> int:
+        if self.is_full:
+            return 0
+        self.packets += [call.packet for call in calls]
+        return len(calls)
 
     def take(self) -> None:
         """Take the first call: from now on it cannot be taken back."""

@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 
 import pytest
 
-from dragonfly_executor.runner import new_slot
+from dragonfly_executor.runner import new_slot, slot_calls
 from dragonfly_executor.runner.new_slot import NewSlot, NewSlotOutput, fork_all
 from dragonfly_executor.runner.slot_progress import Progress
 
@@ -29,7 +29,7 @@ def test_all_that_is_open_is_known_and_closed_if_the_fork_fails() -> None:
     assert all(os.fstat(fd) for fd in made)
     slot.close()
     assert open_descriptors() == before
-    assert len(set(made)) == len(made) == 6 + hasattr(os, "eventfd")
+    assert len(set(made)) == len(made) == 8 + hasattr(os, "eventfd")
 
 
 @pytest.mark.parametrize("works", range(3))
@@ -46,6 +46,7 @@ def test_without_descriptors_nothing_stays_open(works: int, monkeypatch: pytest.
         return make_pair(*arguments)
 
     monkeypatch.setattr(new_slot, "socketpair", few)
+    monkeypatch.setattr(slot_calls, "socketpair", few)
     if works < 2:
         with pytest.raises(OSError, match=os.strerror(errno.EMFILE)):
             make()

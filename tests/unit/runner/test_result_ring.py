@@ -15,7 +15,9 @@ from hypothesis import strategies as st
 from dragonfly_executor.core.slot_state import MAX_PREFETCH
 from dragonfly_executor.errors import ProtocolError
 from dragonfly_executor.runner import result_ring
-from dragonfly_executor.runner.result_ring import HIGH_NUMBER, MAX_RESULT, SIZE, ResultRing
+from dragonfly_executor.runner.result_ring import MAX_RESULT, SIZE, ResultRing
+from dragonfly_executor.util import descriptors
+from dragonfly_executor.util.descriptors import HIGH_NUMBER
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "eventfd"), reason="the ring needs an eventfd")
 
@@ -123,7 +125,7 @@ def test_the_slots_descriptor_gets_a_high_number() -> None:
 
 
 def test_without_a_high_number_the_slot_keeps_its_descriptor(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(result_ring, "HIGH_NUMBER", 1 << 30)
+    monkeypatch.setattr(descriptors, "HIGH_NUMBER", 1 << 30)
     ring = make()
     before = ring.fileno()
     try:

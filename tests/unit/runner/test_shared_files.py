@@ -14,7 +14,10 @@ import pytest
 from dragonfly_executor.core.slot_records import SlotCall
 from dragonfly_executor.protocol.frames import FORGOTTEN_AT_ONCE, Decoder, Flag, Frame, Kind, encode
 from dragonfly_executor.protocol.shared_entries import (
+    IN_AGENT,
     NO_DESCRIPTOR,
+    NO_DIGEST,
+    PIECE_PLACE,
     SharedEntry,
     pack_entries,
     pack_numbers,
@@ -22,7 +25,9 @@ from dragonfly_executor.protocol.shared_entries import (
 )
 from dragonfly_executor.runner import shared_files
 from dragonfly_executor.runner.content_cache import ContentWriter
+from dragonfly_executor.runner.piece_memory import PieceRoom
 from dragonfly_executor.runner.shared_files import AT_ONCE, ATTEMPTS, WINDOW, SharedFiles
+from dragonfly_executor.transport.codecs import Codecs
 
 ONE, TWO = os.urandom(100), os.urandom(200)
 
@@ -57,7 +62,7 @@ class Agent:
         self.one, self.two = Slot(1), Slot(2)
         self.slots = {1: self.one, 2: self.two}
         self.calls = {number: SlotCall(number, 1, b"", 0) for number in range(1, 20)}
-        self.files = SharedFiles(self.send, self, self.run_helper)  # type: ignore[arg-type]
+        self.files = SharedFiles(self.send, self, self.run_helper, Codecs())  # type: ignore[arg-type]
 
     def send(self, raw: bytes) -> None:
         self.frames += Decoder().feed(raw)
@@ -311,3 +316,43 @@ def test_a_runner_that_ends_removes_what_is_incomplete(agent: Agent, cache: Path
     agent.files.remove()
     assert not list(cache.iterdir())
     agent.files._files.clear()
+
+
+# -- pieces of payloads ------------------------------------------------------------------------------------------------
+
+
+def piece(number: int, data: bytes) -> SharedEntry:
+    return SharedEntry(number, len(data), NO_DIGEST, IN_AGENT, 0, b"")
+
+
+@pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="there is no memfd")
+def test_a_piece_is_received_once_for_all_slots_and_leaves_no_file(agent: Agent, cache: Path) -> None:
+    agent.want(agent.one, piece(1, ONE))
+    agent.want(agent.two, piece(1, ONE), call=2)
+    assert agent.asked() == [(1, WINDOW, False)]
+    agent.data(1, ONE[:40], 0, Flag.MORE)
+    agent.data(1, ONE[40:], 1)
+    (answer,) = agent.one.frames
+    assert (answer.call_id, answer.flags) == (1, Flag.PIECES)
+    pid, descriptor, inode = PIECE_PLACE.unpack(answer.payload)
+    assert (pid, os.fstat(descriptor).st_ino, os.pread(descriptor, 1000, 0)) == (os.getpid(), inode, ONE)
+    assert agent.files.descriptors() == [descriptor]
+    assert not cache.exists()
+    agent.want(agent.one, piece(1, ONE), call=3)
+    assert [bytes(frame.payload) for frame in agent.one.frames] == [bytes(answer.payload)] * 2
+    agent.forget(1)
+    assert agent.files.descriptors() == []
+
+
+@pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="there is no memfd")
+def test_pieces_make_room_and_are_received_again(agent: Agent, monkeypatch: pytest.MonkeyPatch) -> None:
+    agent.files._room = PieceRoom(lambda: "", len(TWO) + len(ONE) - 1)
+    for number, data in ((1, ONE), (2, TWO), (1, ONE)):
+        agent.want(agent.one, piece(number, data))
+        assert agent.asked() == [(number, WINDOW, False)]
+        agent.data(number, data)
+        assert len(agent.files.descriptors()) == 1
+    agent.want(agent.one, piece(3, ONE + TWO))
+    assert agent.asked() == []
+    assert [frame.flags for frame in agent.one.frames] == [Flag.PIECES] * 3 + [Flag.ERROR]
+    agent.forget(1)

@@ -1,7 +1,7 @@
 """Fixtures of pytest for programs that use dragonfly_executor; docs/testing.md describes them.
 
-pytest loads this module in every run where the package is installed. So it stands outside the package, and imports
-nothing of it until a test asks for a fixture.
+pytest loads this module in every run where the package is installed. So it imports nothing else of the package until a
+test asks for a fixture.
 """
 
 from __future__ import annotations
@@ -10,7 +10,8 @@ from collections.abc import Iterator
 
 import pytest
 
-TYPE_CHECKING = False
+from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
+
 if TYPE_CHECKING:
     from typing import Any
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from dragonfly_executor.serialization.plain_pickle import load_plain
+from dragonfly_executor.serialization.plain_unpickler import load_plain
 
 ran: list[str] = []
 
