@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
         def next(self, left: int | None) -> int:
             """Return the number of items of the next chunk; `left` are not submitted, as far as it is known."""
+            ...
 
         def ended(self, items: int, seconds: float) -> None:
             """Record that a chunk has run `items` of its items in `seconds` seconds."""

@@ -125,7 +125,7 @@ class Submitter:
             chunksize: int | Literal["auto"] = ...,
             buffersize: int | None = ...,
             ordered: bool = ...,
-            return_exceptions: bool = ...,
+            return_exceptions: Literal[False] = ...,
         ) -> Iterator[T]: ...  # `fn` is an ``async def``
 
         @overload
@@ -139,7 +139,7 @@ class Submitter:
             chunksize: int | Literal["auto"] = ...,
             buffersize: int | None = ...,
             ordered: bool = ...,
-            return_exceptions: bool = ...,
+            return_exceptions: Literal[False] = ...,
         ) -> Iterator[T]: ...
 
         @overload
@@ -154,7 +154,7 @@ class Submitter:
             chunksize: int | Literal["auto"] = ...,
             buffersize: int | None = ...,
             ordered: bool = ...,
-            return_exceptions: bool = ...,
+            return_exceptions: Literal[False] = ...,
         ) -> Iterator[T]: ...
 
         @overload
@@ -170,7 +170,7 @@ class Submitter:
             chunksize: int | Literal["auto"] = ...,
             buffersize: int | None = ...,
             ordered: bool = ...,
-            return_exceptions: bool = ...,
+            return_exceptions: Literal[False] = ...,
         ) -> Iterator[T]: ...
 
         @overload
@@ -187,8 +187,34 @@ class Submitter:
             chunksize: int | Literal["auto"] = ...,
             buffersize: int | None = ...,
             ordered: bool = ...,
-            return_exceptions: bool = ...,
+            return_exceptions: Literal[False] = ...,
         ) -> Iterator[T]: ...
+
+        @overload
+        def map(
+            self,
+            fn: Callable[..., Coroutine[Any, Any, T]],
+            /,
+            *iterables: Iterable[Any],
+            timeout: float | None = ...,
+            chunksize: int | Literal["auto"] = ...,
+            buffersize: int | None = ...,
+            ordered: bool = ...,
+            return_exceptions: bool,
+        ) -> Iterator[T | BaseException]: ...
+
+        @overload
+        def map(
+            self,
+            fn: Callable[..., T],
+            /,
+            *iterables: Iterable[Any],
+            timeout: float | None = ...,
+            chunksize: int | Literal["auto"] = ...,
+            buffersize: int | None = ...,
+            ordered: bool = ...,
+            return_exceptions: bool,
+        ) -> Iterator[T | BaseException]: ...
 
     def map(
         self,

@@ -109,6 +109,7 @@ if TYPE_CHECKING:
         @property
         def is_settled(self) -> bool:
             """Return whether the wait is over."""
+            ...
 
 
 class MapCalls:

@@ -65,6 +65,7 @@ def maps(executor: DragonflyExecutor, model: Model) -> None:
     assert_type(executor.map(lambda text: f"{text}!", ["1"]), Iterator[str])
     assert_type(executor.map(int, ["1"]), Iterator[int])
     assert_type(executor.map(of_four, [1], [2], [3], [4]), Iterator[str])
+    assert_type(executor.map(model.predict, ["1"], return_exceptions=True), Iterator[float | BaseException])
     executor.map(max, *columns)
 
     executor.map(model.predict, [1])  # error: arg-type, reportArgumentType, reportCallIssue
