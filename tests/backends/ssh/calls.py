@@ -1,4 +1,7 @@
-"""What tests run on hosts, which cannot import this module: each of these makes a function that travels by value."""
+"""What tests run on hosts, which cannot import this module: each of these makes a function that travels by value.
+
+PYTEST_DONT_REWRITE: a rewritten ``assert`` needs pytest on the host.
+"""
 
 from __future__ import annotations
 

@@ -407,7 +407,11 @@ def test_nothing_imports_asyncio_without_a_task(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("how", ["method", "function"])
-def test_call_in_a_running_loop_warns_once(make_pool: MakePool, run: Run, how: str) -> None:
+def test_call_in_a_running_loop_warns_once(
+    make_pool: MakePool, run: Run, how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Another test may have imported it, and notebooks get no warning.
+    monkeypatch.delitem(sys.modules, "ipykernel", raising=False)
     pool = make_pool(f"blocks {how} {run.__name__}")
 
     def blocking_call() -> int:
