@@ -124,6 +124,7 @@ def codecs_in(_payload: bytes) -> int:
 
     from dragonfly_executor.transport.codecs import Codecs
 
+    gc.unfreeze()  # else the objects that the agent has made before the fork are left out
     return sum(len(found.names) for found in gc.get_objects() if isinstance(found, Codecs))
 
 

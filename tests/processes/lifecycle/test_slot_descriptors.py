@@ -19,8 +19,8 @@ from tests.support.helpers import PATIENCE, Gate, Mailbox, values
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 SLOTS = 2 * FORKS_AT_ONCE + 3
-OWN = 2, 1
-"""A slot's sockets (its queue, and its stream) and its pipes (for its last stack)."""
+OWN = 2, 2
+"""A slot's sockets (its queue, and its stream) and its pipes (for its last stack, and for the claims of its calls)."""
 OWN_MEMORY = 2
 """A slot's progress, and its ring of results."""
 TAGGED = OWN[0] + 2, OWN[1] + 3
