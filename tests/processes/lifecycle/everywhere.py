@@ -12,8 +12,8 @@ from typing import Any
 import dragonfly_executor
 
 PACKAGE = str(Path(dragonfly_executor.__file__).parent)
-PICKLING = (str(Path(PACKAGE, "payload")), str(Path(PACKAGE, "stdlib_json")))
-"""It takes thousands of steps, and hands nothing over."""
+PICKLING = tuple(str(Path(PACKAGE, name)) for name in ("serialization", "protocol/json_text", "protocol/stdlib_json"))
+"""It takes thousands of instructions, and hands nothing over. So it is interrupted at each of its lines only."""
 Trace = Callable[[FrameType, str, Any], Any]
 
 
@@ -26,7 +26,7 @@ class Interrupt:
     Args:
         step: before which one it comes; 0 is the first.
         each_opcode: what counts as a step.
-        files: whose steps count; those of `PICKLING` only if they are named.
+        files: whose steps count; each instruction of `PICKLING` only if it is named.
 
     Attributes:
         where: it came; "" if there are not so many steps.
@@ -64,11 +64,12 @@ class Interrupt:
             counts = self._known[code] = self._counts(code.co_filename)
         if not counts:
             return None
-        frame.f_trace_opcodes = self._each_opcode
+        file = code.co_filename
+        frame.f_trace_opcodes = self._each_opcode and (file in self._files or not file.startswith(PICKLING))
         return self._take_step(frame, event, argument)
 
     def _counts(self, file: str) -> bool:
-        return file in self._files or (file.startswith(self._files) and not file.startswith(PICKLING))
+        return file in self._files or file.startswith(self._files)
 
     def _take_step(self, frame: FrameType, event: str, argument: object) -> Trace:
         if event != "exception":
