@@ -9,7 +9,7 @@ from dragonfly_executor.multiprocessing.call_group import GroupCall, forked_erro
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from typing import Any, ClassVar
+    from typing import Any
 
     from dragonfly_executor.engine.context import MapContext
     from dragonfly_executor.engine.options import CallOptions
@@ -30,7 +30,7 @@ class SingleCall(GroupCall):
 
     __slots__ = ("_callbacks", "_end", "_engine", "_pool", "_runs_on", "stop_error")
 
-    is_fed: ClassVar[bool] = True
+    is_fed = True
     is_item = False
 
     def __init__(

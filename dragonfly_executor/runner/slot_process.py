@@ -11,11 +11,6 @@ import gc
 import os
 import sys
 import time
-
-# `signal.signal` looks up the enumeration members of both handlers, which takes longer than all else that a slot does
-# to become a session leader.
-from _signal import SIG_DFL  # type: ignore[import-not-found]
-from _signal import signal as set_handler
 from collections.abc import Callable
 
 from dragonfly_executor import errors
@@ -119,8 +114,8 @@ def become_session_leader(agent_pid: int) -> None:
     process_tree.become_subreaper()
     signal.set_wakeup_fd(-1)
     for number in DEFAULT_SIGNALS:
-        set_handler(number, SIG_DFL)
-    set_handler(signal.SIGINT, signal.default_int_handler)
+        signal.signal(number, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     # A garbage collection here that visits the agent's objects copies each page of them.
     gc.freeze()
     gc.enable()

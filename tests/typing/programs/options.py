@@ -29,7 +29,7 @@ def calls(executor: DragonflyExecutor) -> None:
     executor.options(timeout=3).options(cancel_running=False)
     CallOptions(timeout=3, retries=2)
 
-    executor.options(timeot=3)  # error: call-arg, reportCallIssue
+    executor.options(time_out=3)  # error: call-arg, reportCallIssue
     executor.options(timeout="3")  # error: arg-type, reportArgumentType
     executor.options(max=3)  # error: call-arg, reportCallIssue
     executor.options(3)  # error: call-arg, reportCallIssue
