@@ -94,7 +94,14 @@ class MapCall(Call):
 
     def take_outcome(self) -> tuple[Any, BaseException | None]:
         """Return the value and None, or None and the exception, of a settled call, and forget it."""
-        outcome, self.outcome = self.outcome, None
+        try:
+            return self.open_outcome()
+        finally:
+            self.outcome = None
+
+    def open_outcome(self) -> tuple[Any, BaseException | None]:
+        """Return the same, and keep the outcome."""
+        outcome = self.outcome
         if type(outcome) is Outcome:
             return outcome.open()
         return None, CancelledError() if outcome is CANCELLED else outcome  # type: ignore[return-value]  # an exception

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from dragonfly_executor.backends.base import Backend
     from dragonfly_executor.engine.option_keywords import ExecutorKeywords
-    from dragonfly_executor.multiprocessing.call_group import Group
+    from dragonfly_executor.multiprocessing.group import Group
 
     T = TypeVar("T")
     Callback = Callable[[T], object]

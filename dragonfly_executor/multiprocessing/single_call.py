@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from dragonfly_executor.engine.latch import Latch
-from dragonfly_executor.multiprocessing.call_group import GroupCall, forked_error
+from dragonfly_executor.multiprocessing.call_group import GroupCall
+from dragonfly_executor.multiprocessing.group import Group
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -13,12 +14,12 @@ if TYPE_CHECKING:
 
     from dragonfly_executor.engine.context import MapContext
     from dragonfly_executor.engine.options import CallOptions
-    from dragonfly_executor.multiprocessing.call_group import GroupPool
     from dragonfly_executor.multiprocessing.callbacks import ResultCallbacks
+    from dragonfly_executor.multiprocessing.group import GroupPool
     from dragonfly_executor.serialization.layout import Buffer
 
 
-class SingleCall(GroupCall):
+class SingleCall(Group, GroupCall):
     """A call that is its whole group, in one object: the core's record, the receiver of the outcome, and the result.
 
     Args:
@@ -81,48 +82,16 @@ class SingleCall(GroupCall):
         """Cancel the call, and stop it if it runs."""
         self._engine.cancel((self,), running=not self._runs_on)
 
-    def stop(self, error: Exception) -> None:
-        """Cancel the call. `error` stands for its result, and no callback is called any more."""
-        if self._end.is_open:
-            return
-        self.stop_error = self.stop_error or error
+    def cancel_unsettled(self) -> None:
+        """See `Group`."""
         if not self.is_settled:
             self.cancel()
-        self.end()
-
-    def feed_all(self) -> None:
-        """Do nothing: the call was submitted."""
-
-    def end(self) -> None:
-        """Let the threads go on that wait for the end, and let go of the pool. Calling it twice is fine."""
-        pool, self._pool = self._pool, None
-        self._end.open()
-        if pool is not None:
-            pool.group_ended(self)
-
-    @property
-    def is_stopped(self) -> bool:
-        """Return whether the result was given up."""
-        return self.stop_error is not None
-
-    @property
-    def has_ended(self) -> bool:
-        """Return whether the call is settled and its callback has run, or it was stopped."""
-        return self._end.is_open
 
     @property
     def may_be_opened(self) -> bool:
         """Return whether `result` has it: it is there for its own callback before others see it."""
         callbacks = self._callbacks
         return self._end.is_open or (callbacks is not None and callbacks.are_running_here)
-
-    def wait_for_end(self, timeout: float | None = None) -> bool:
-        """Wait until the call has ended, at most `timeout` seconds. Raises and returns as `CallGroup`'s method does."""
-        if self._end.is_open:
-            return True
-        if self._engine.forked:
-            raise forked_error()
-        return self._end.wait(None if timeout is None else max(0.0, timeout))
 
     def result(self) -> tuple[Any, BaseException | None]:
         """Return the value and None, or None and the error."""
