@@ -17,6 +17,7 @@ from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from typing import Any
 
+    from dragonfly_executor.api.call_stream import CallStream
     from dragonfly_executor.api.executor import DragonflyExecutor
     from dragonfly_executor.api.named_pools import call, cast, configure
     from dragonfly_executor.api.pool import Pool
@@ -78,6 +79,7 @@ __all__ = [
     "CallDeserializationError",
     "CallOptions",
     "CallSerializationError",
+    "CallStream",
     "CallTimeoutError",
     "Capacity",
     "DaskBackend",
@@ -128,6 +130,7 @@ _ROOMS = {
     "BootRequest": "backends.base",
     "Budget": "backends.budget",
     "CallOptions": "engine.options",
+    "CallStream": "api.call_stream",
     "Capacity": "core.capacity",
     "DaskBackend": "backends.dask.backend",
     "DockerBackend": "backends.docker.backend",

@@ -37,6 +37,7 @@ class PoolExecutor(Submitter, Executor):  # type: ignore[misc]  # `map` checks m
         self._options = options
         self._owns_pool = owns_pool
         self._submit_with = pool.submit_with
+        self._open_stream = pool.open_stream
         self._calls_of_map = pool.calls_of_map
         self._begin = pool.begin
         self._check_open = pool.check_open

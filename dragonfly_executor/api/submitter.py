@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from typing import Any, ClassVar, Literal, ParamSpec, TypeVar
 
     from dragonfly_executor.api.async_map import AsyncMapResults
+    from dragonfly_executor.api.call_stream import CallStream
     from dragonfly_executor.engine.future import Future
     from dragonfly_executor.engine.map_calls import MapCalls, Split
     from dragonfly_executor.engine.options import CallOptions
@@ -32,6 +33,8 @@ class Submitter:
     _options: CallOptions
     _submit_with: Callable[..., Future[Any]]
     """`Pool.submit_with` of the pool."""
+    _open_stream: Callable[..., CallStream[Any]]
+    """`Pool.open_stream` of the pool."""
     _calls_of_map: Callable[..., MapCalls]
     """`Pool.calls_of_map` of the pool."""
     _begin: Callable[[CallOptions], object]
@@ -95,6 +98,27 @@ class Submitter:
 
         running_loop()
         return await self.submit(fn, *args, **kwargs)
+
+    @overload
+    def stream(self, fn: Callable[P, Iterable[T]], /, *args: P.args, **kwargs: P.kwargs) -> CallStream[T]: ...
+    @overload
+    def stream(self, fn: Callable[P, AsyncIterable[T]], /, *args: P.args, **kwargs: P.kwargs) -> CallStream[T]: ...
+    def stream(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> CallStream[Any]:
+        """Run ``fn(*args, **kwargs)`` on a runner, and return an iterator over the items that it yields.
+
+        `fn` is a generator function, also an asynchronous one, or another function that returns an iterable. Its items
+        come while it runs: ``for item in pool.stream(fn)``, or ``async for`` in a task. The call is submitted at once.
+        It goes on while fewer than `stream_buffersize` items (an option of calls) and 1 MiB are not taken, and waits
+        otherwise. An error of the call is raised after the items before it. With `retries`, the call runs again only if
+        none of its items has come, so no item comes twice. docs/streams.md has the rules.
+
+        Raises:
+            TypeError: `fn` is a coroutine function, or no function.
+            RuntimeError: the pool is shut down.
+            CallSerializationError: the call cannot be pickled.
+            FrameTooLargeError: the call is larger than ``max_payload``.
+        """
+        return self._open_stream(self._options, fn, args, kwargs)
 
     def share(self, obj: T) -> SharedObject[T]:
         """Pickle an object once, and return a handle that stands for it in the arguments of calls, at any depth.

@@ -13,6 +13,9 @@ from dragonfly_executor.protocol.output_window import weight
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
+    from typing import Any
+
+    from dragonfly_executor.core.call_table import Call
     from dragonfly_executor.engine.context import EngineContext
     from dragonfly_executor.engine.large_payloads import LargePayloads
     from dragonfly_executor.engine.runner_messages import Result
@@ -50,6 +53,10 @@ class Peer(Protocol):
 
     def has_call(self, ref: Ref) -> bool | None:
         """Return whether the call is on this runner; None if the runner was told to stop: its calls are not tracked."""
+
+    def call(self, call_id: int) -> Call | None:
+        """Return a call that is on this runner."""
+        ...
 
 
 class FrameHandler:
@@ -158,6 +165,8 @@ class FrameHandler:
                 self._transfers.upload_whole(ref, frame.detail)
             case Kind.PULL:
                 self._transfers.upload(ref, frame.detail)
+            case Kind.ITEMS:
+                self._on_items(ref, frame)
             case Kind.STARTED:
                 said.started.append(ref)
             case Kind.RETURNED:
@@ -175,6 +184,15 @@ class FrameHandler:
                 if len(self._gone) > MAX_GONE:
                     del self._gone[next(iter(self._gone))]
                 said.gone.append(ref)
+
+    def _on_items(self, ref: Ref, frame: Frame) -> None:
+        call = self._peer.call(ref[0]) if self._is_here(ref, "items") else None
+        if call is None:
+            return
+        if not call.is_stream:
+            raise ProtocolError(f"items of call {ref[0]}, which is no stream")
+        stream: Any = call
+        stream.items_arrived(frame, self._peer.reply)
 
     def _shared_result(self, frame: Frame) -> Result:
         """Return a result whose payload is in shared memory.

@@ -32,6 +32,7 @@ class CallKeywords(TypedDict, total=False):
     requires: Mapping[str, Any] | None
     priority: float
     key: Hashable
+    stream_buffersize: int
     cancel_running: bool
 
 

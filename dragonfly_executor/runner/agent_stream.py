@@ -5,12 +5,16 @@ from __future__ import annotations
 import os
 from _thread import allocate_lock
 
+from dragonfly_executor.protocol.frames import HEADER, HEADER_SIZE, Kind
+from dragonfly_executor.transport.sockets import MSG_DONTWAIT
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from dragonfly_executor.transport.sockets import Socket
 
     Buffer = bytes | bytearray | memoryview
+
+ITEMS = int(Kind.ITEMS)
 
 
 class AgentStream:
@@ -65,3 +69,26 @@ class AgentStream:
             if not size:
                 os._exit(1)
             view = view[size:]
+
+    def receive_header(self, header: memoryview) -> None:
+        """Fetch the header of the next frame, except those of messages to calls that have ended."""
+        self.receive_into(header)
+        while header[0] == ITEMS:
+            self.receive_into(header)  # a message has no payload
+
+    def receive_message(self, *, wait: bool) -> tuple[int, tuple[int, int], int] | None:
+        """Return the parent's next message to a call; None if none is there, and `wait` is False.
+
+        Returns:
+            The flags, id and attempt of the call, and the number that the message brings.
+        """
+        header = memoryview(bytearray(HEADER_SIZE))
+        try:
+            size = self._sock.recv_into(header, 0, 0 if wait else MSG_DONTWAIT)
+        except BlockingIOError:
+            return None
+        if not size:
+            os._exit(1)
+        self.receive_into(header[size:])
+        _, flags, attempt, number, call_id, _ = HEADER.unpack(header)
+        return flags, (call_id, attempt), number

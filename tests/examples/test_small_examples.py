@@ -64,3 +64,14 @@ def test_trio_calls(run_example: Run) -> None:
     assert sorted(together) == ["together: 5df6e0e2761359d3", "together: aa6ac2d4961882f4"]
     assert stopped.startswith("stopped")
     assert after == "after that: e3b0c44298fc1c14"
+
+
+def test_streams(run_example: Run) -> None:
+    ran = run_example("streams.py")
+    assert (ran.returncode, ran.stderr) == (0, "")
+    lines = ran.stdout.splitlines()
+    closed = [line for line in lines if line.endswith("closes the generator")]
+    first, second, million, tick = [line for line in lines if line not in closed]
+    assert (len(closed), first, second) == (2, "2 3 5 7 11 13 17 19 23 29", "1000003")
+    assert million.startswith("499999500000 from a million items in ")
+    assert tick.startswith("a tick is here after ")
