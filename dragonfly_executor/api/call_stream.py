@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from typing import Any, Final, Self, TypeVar
 
     from dragonfly_executor.engine.stream_call import Batch, StreamCall
+    from dragonfly_executor.protocol.call_progress import CallProgress
 
     T = TypeVar("T")
 else:
@@ -48,6 +49,10 @@ class CallStream(Iterator[T], AsyncIterator[T]):
         self._has_ended = False
         self._is_closed = False
 
+    def progress(self) -> CallProgress | None:
+        """Return how far the call is, as it has reported last by `dragonfly_executor.progress`; None before that."""
+        return self._call.progress
+
     # -- a thread ------------------------------------------------------------------------------------------------------
 
     def __next__(self) -> T:
@@ -59,8 +64,9 @@ class CallStream(Iterator[T], AsyncIterator[T]):
         if len(values) > 1:
             item: T = values.pop()
             return item
-        self._begin()
+        self._check_free()
         try:
+            self._begin()
             while not self._is_closed:
                 # First: the outcome follows the last batch.
                 is_settled = self._call.is_settled
@@ -104,8 +110,9 @@ class CallStream(Iterator[T], AsyncIterator[T]):
         from dragonfly_executor.engine.awaiting import running_loop
 
         running_loop()
-        self._begin()
+        self._check_free()
         try:
+            self._begin()
             while not self._is_closed:
                 is_settled = self._call.is_settled
                 found = self._next_item()
@@ -140,9 +147,11 @@ class CallStream(Iterator[T], AsyncIterator[T]):
 
     # -- both ----------------------------------------------------------------------------------------------------------
 
-    def _begin(self) -> None:
+    def _check_free(self) -> None:
         if self._is_taking:
             raise RuntimeError("another thread or task takes the next item of this stream")
+
+    def _begin(self) -> None:
         self._is_taking = True
         self._call.consumer = current_consumer()
 

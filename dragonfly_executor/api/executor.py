@@ -73,6 +73,9 @@ class PoolExecutor(Submitter, Executor):  # type: ignore[misc]  # `map` checks m
     def _slots(self) -> int:
         return self._pool.max_calls
 
+    def _runners(self) -> int:
+        return self._pool.stats().runners_up
+
     def options(self, **changes: Unpack[CallKeywords]) -> PoolExecutor:
         """Return a view of this executor with other call options. The view is an `Executor` itself.
 

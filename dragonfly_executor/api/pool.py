@@ -223,6 +223,9 @@ class Pool(Submitter):
     def _slots(self) -> int:
         return self.max_calls
 
+    def _runners(self) -> int:
+        return self.stats().runners_up
+
     # -- calls --------------------------------------------------------------------------------------------------------
 
     def submit_with(
@@ -236,7 +239,9 @@ class Pool(Submitter):
         engine = self._ready or self.begin(options)
         self._check(engine, options)
         parts = engine.codec.encode_call(fn, args, kwargs, options.retry_on)
-        return engine.submit(parts, options.limits(), cancel_running=options.cancel_running)
+        return engine.submit(
+            parts, options.limits(), cancel_running=options.cancel_running, on_progress=options.on_progress
+        )
 
     def open_stream(
         self, options: CallOptions, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]

@@ -149,6 +149,7 @@ class Submitter:
             chunksize: int | Literal["auto"] = ...,
             buffersize: int | None = ...,
             ordered: bool = ...,
+            progress: bool | str = ...,
             return_exceptions: Literal[False] = ...,
         ) -> Iterator[T]: ...  # `fn` is an ``async def``
 
@@ -163,6 +164,7 @@ class Submitter:
             chunksize: int | Literal["auto"] = ...,
             buffersize: int | None = ...,
             ordered: bool = ...,
+            progress: bool | str = ...,
             return_exceptions: Literal[False] = ...,
         ) -> Iterator[T]: ...
 
@@ -178,6 +180,7 @@ class Submitter:
             chunksize: int | Literal["auto"] = ...,
             buffersize: int | None = ...,
             ordered: bool = ...,
+            progress: bool | str = ...,
             return_exceptions: Literal[False] = ...,
         ) -> Iterator[T]: ...
 
@@ -194,6 +197,7 @@ class Submitter:
             chunksize: int | Literal["auto"] = ...,
             buffersize: int | None = ...,
             ordered: bool = ...,
+            progress: bool | str = ...,
             return_exceptions: Literal[False] = ...,
         ) -> Iterator[T]: ...
 
@@ -211,6 +215,7 @@ class Submitter:
             chunksize: int | Literal["auto"] = ...,
             buffersize: int | None = ...,
             ordered: bool = ...,
+            progress: bool | str = ...,
             return_exceptions: Literal[False] = ...,
         ) -> Iterator[T]: ...
 
@@ -224,6 +229,7 @@ class Submitter:
             chunksize: int | Literal["auto"] = ...,
             buffersize: int | None = ...,
             ordered: bool = ...,
+            progress: bool | str = ...,
             return_exceptions: bool,
         ) -> Iterator[T | BaseException]: ...
 
@@ -237,6 +243,7 @@ class Submitter:
             chunksize: int | Literal["auto"] = ...,
             buffersize: int | None = ...,
             ordered: bool = ...,
+            progress: bool | str = ...,
             return_exceptions: bool,
         ) -> Iterator[T | BaseException]: ...
 
@@ -248,6 +255,7 @@ class Submitter:
         chunksize: int | Literal["auto"] = 1,
         buffersize: int | None = None,
         ordered: bool = True,
+        progress: bool | str = False,
         return_exceptions: bool = False,
     ) -> Iterator[Any]:
         """Return an iterator like the builtin ``map``'s, but the calls run on the runners.
@@ -272,6 +280,9 @@ class Submitter:
                 above.
             ordered: return the results in the order of the items. If False, each result comes as soon as it is there,
                 and the first error is raised as soon as it is there. An error of an iterable comes last.
+            progress: draw one bar for the items on stderr, with their rate, the failures and the runners, from the
+                first result on: a widget in notebooks, a bar of rich or tqdm on a terminal, otherwise lines. A text
+                names it. docs/progress.md has the rules.
             return_exceptions: return the exception of an item in place of its value, as ``asyncio.gather`` does. Then
                 an exception ends its own item alone in chunks as well. Only the TimeoutError of `timeout` and errors of
                 the iterables are raised.
@@ -285,6 +296,7 @@ class Submitter:
         from dragonfly_executor.api.map import MapOptions, map_calls
 
         options = MapOptions(timeout, chunksize, buffersize, ordered=ordered, return_exceptions=return_exceptions)
+        options.show(progress, self._runners)
         if options.items_end_alone and (self._options.retries or self._options.run_timeout is not None):
             options.size = 1  # these options are for each call
         return map_calls(self._map_calls, fn, iterables, options, self._slots, lambda: self._begin(self._options))
@@ -341,4 +353,8 @@ class Submitter:
 
     def _slots(self) -> int:
         """Return the number of calls that may run at once."""
+        raise NotImplementedError
+
+    def _runners(self) -> int:
+        """Return the number of runners that are up."""
         raise NotImplementedError

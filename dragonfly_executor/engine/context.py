@@ -117,6 +117,9 @@ class MapContext(Protocol):
     def cancel(self, calls: Sequence[Call], *, running: bool) -> None:
         """Stop calls that were cancelled."""
 
+    def call_back(self, callback: Callable[[Any], object], future: Any) -> None:
+        """Run a callback on the callback thread."""
+
     def waker_of(self, loop: AbstractEventLoop) -> LoopWaker:
         """Return what resumes the tasks of a loop. Only the thread that runs the loop may call this."""
         ...
@@ -142,6 +145,9 @@ class StreamContext(Protocol):
 
     def tell(self, call: Call, frame: bytes) -> None:
         """Send a frame to the runner that has the call, if there is one."""
+
+    def call_back(self, callback: Callable[[Any], object], future: Any) -> None:
+        """Run a callback on the callback thread."""
 
     def close_stream(self, stream: StreamCall) -> None:
         """Have a stream's function stopped."""

@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from dragonfly_executor.engine.shared_memory import SharedSegments
     from dragonfly_executor.engine.stream_call import StreamCall
     from dragonfly_executor.engine.tier_settings import TierSettings
+    from dragonfly_executor.protocol.call_progress import CallProgress
     from dragonfly_executor.serialization import CallCodec
     from dragonfly_executor.transport.sockets import Buffer
 
@@ -119,8 +120,17 @@ class Engine:
 
     # -- from any thread ----------------------------------------------------------------------------------------------
 
-    def submit(self, parts: Sequence[Buffer], limits: CallLimits, *, cancel_running: bool = True) -> Future[Any]:
+    def submit(
+        self,
+        parts: Sequence[Buffer],
+        limits: CallLimits,
+        *,
+        cancel_running: bool = True,
+        on_progress: Callable[[CallProgress], object] | None = None,
+    ) -> Future[Any]:
         """Accept a call. Without `cancel_running` its future cannot be cancelled once the call was sent to a runner.
+
+        `on_progress` is called with what the call reports.
 
         Raises:
             RuntimeError: the pool is shut down, or broken (`PoolBrokenError`), or belongs to another process
@@ -133,6 +143,8 @@ class Engine:
         call = future.call = Call(next(self.ids), payload, future, limits, limits.kind)
         if not cancel_running:
             future.cancels_running = False
+        if on_progress is not None:
+            future.on_progress = on_progress
         self.accept((call,))
         return future
 

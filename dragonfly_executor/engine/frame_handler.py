@@ -109,6 +109,10 @@ class FrameHandler:
             self._on_output(frame)
         elif frame.kind == Kind.SHARED_WANT:
             self._shared.requested(frame)
+        elif frame.kind == Kind.ITEMS:
+            self._on_items((frame.call_id, frame.attempt), frame)
+        elif frame.kind == Kind.PROGRESS:
+            self._on_progress((frame.call_id, frame.attempt), frame)
         elif frame.call_id:
             self._on_call_frame((frame.call_id, frame.attempt), frame, said)
         else:
@@ -165,8 +169,6 @@ class FrameHandler:
                 self._transfers.upload_whole(ref, frame.detail)
             case Kind.PULL:
                 self._transfers.upload(ref, frame.detail)
-            case Kind.ITEMS:
-                self._on_items(ref, frame)
             case Kind.STARTED:
                 said.started.append(ref)
             case Kind.RETURNED:
@@ -193,6 +195,15 @@ class FrameHandler:
             raise ProtocolError(f"items of call {ref[0]}, which is no stream")
         stream: Any = call
         stream.items_arrived(frame, self._peer.reply)
+
+    def _on_progress(self, ref: Ref, frame: Frame) -> None:
+        # A thread that a call has left behind may report after its call.
+        call = self._peer.call(ref[0]) if self._peer.has_call(ref) else None
+        progressed = getattr(None if call is None else call.token, "progressed", None)
+        if progressed is not None:
+            from dragonfly_executor.protocol.call_progress import read_progress
+
+            progressed(read_progress(frame.payload))
 
     def _shared_result(self, frame: Frame) -> Result:
         """Return a result whose payload is in shared memory.

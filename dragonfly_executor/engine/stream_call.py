@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from dragonfly_executor.engine.context import StreamContext
     from dragonfly_executor.engine.loop_waker import LoopWaker
     from dragonfly_executor.engine.options import CallOptions
+    from dragonfly_executor.engine.progress_relay import ProgressRelay
+    from dragonfly_executor.protocol.call_progress import CallProgress
     from dragonfly_executor.protocol.frames import Frame
 
     Batch: TypeAlias = tuple[bytes | bytearray, int]
@@ -47,11 +49,13 @@ class StreamCall(Call):
         is_settled: whether it has its outcome.
         is_closed: whether no more items are wanted.
         consumer: what took items last.
+        progress: what the call has reported last.
     """
 
     __slots__ = (
-        "__weakref__", "_arrived", "_bell", "_engine", "_is_awaited", "_kills", "_max_payload", "_partial", "_resume",
-        "_taken", "_waker", "_window", "batches", "consumer", "has_items", "is_closed", "is_settled", "outcome",
+        "__weakref__", "_arrived", "_bell", "_engine", "_hook", "_is_awaited", "_kills", "_max_payload", "_partial",
+        "_relay", "_resume", "_taken", "_waker", "_window", "batches", "consumer", "has_items", "is_closed",
+        "is_settled", "outcome", "progress",
     )  # fmt: skip
     is_stream = True
 
@@ -61,9 +65,12 @@ class StreamCall(Call):
         self._engine = engine
         self._window = options.stream_buffersize
         self._kills = options.cancel_running
+        self._hook = options.on_progress
+        self._relay: ProgressRelay | None = None
         self._max_payload = engine.options.max_payload
         self.batches: deque[Batch] = deque()
         self.outcome: object = None
+        self.progress: CallProgress | None = None
         self.is_settled = self.is_closed = self.has_items = False
         self.consumer = current_consumer()
         self._partial: bytearray | None = None
@@ -126,6 +133,16 @@ class StreamCall(Call):
         size = self._arrived[1] - self._taken[1]
         if size > STREAM_BYTES + self._max_payload + BATCH_ROOM:
             raise ProtocolError(f"{size} bytes of stream {self.id} are not taken yet")
+
+    def progressed(self, progress: CallProgress) -> None:
+        """Keep a report of the call, and have the callback called."""
+        self.progress = progress
+        if self._hook is not None:
+            if self._relay is None:
+                from dragonfly_executor.engine.progress_relay import ProgressRelay
+
+                self._relay = ProgressRelay(self._hook, self._engine.call_back)
+            self._relay.add(progress)
 
     def settle(self, outcome: object) -> None:
         """Keep the outcome, which follows the items."""

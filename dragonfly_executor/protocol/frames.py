@@ -144,6 +144,7 @@ class Kind(IntEnum):
     # follows. parent -> agent -> slot, without a payload: `detail` items were taken. Flag.MORE: `detail` bytes of
     # pieces have arrived. Flag.END: no more items are wanted
     ITEMS = 41
+    PROGRESS = 42  # slot -> agent -> parent: how far the call is; see `call_progress`
 
 
 class ScriptImport:

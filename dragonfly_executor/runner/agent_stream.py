@@ -10,11 +10,17 @@ from dragonfly_executor.transport.sockets import MSG_DONTWAIT
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import ClassVar
+
+    from dragonfly_executor.runner.progress_reports import ProgressReports
     from dragonfly_executor.transport.sockets import Socket
 
     Buffer = bytes | bytearray | memoryview
 
 ITEMS = int(Kind.ITEMS)
+NO_CALL = (0, 0)
+"""The id and attempt of no call."""
 
 
 class AgentStream:
@@ -22,9 +28,20 @@ class AgentStream:
 
     Args:
         sock: the slot's end of a socket pair, in blocking mode.
+
+    Attributes:
+        of_process: the stream of this process; None if it is no slot.
+        is_here: returns False in children that this process forks.
+        running: id and attempt of the call that runs; `NO_CALL` for none. It is the same object while the call runs.
+        reports: what calls report of their progress; None before the first report.
     """
 
-    def __init__(self, sock: Socket) -> None:
+    of_process: ClassVar[AgentStream | None] = None
+    running: tuple[int, int] = NO_CALL
+    reports: ProgressReports | None = None
+
+    def __init__(self, sock: Socket, is_here: Callable[[], bool] = lambda: True) -> None:
+        self.is_here = is_here
         self._sock = sock
         self._send = sock.sendall
         self._lock = allocate_lock()

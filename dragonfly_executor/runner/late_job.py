@@ -25,17 +25,18 @@ class LateJob:
         self.is_armed = False
         self._job = job
         self._delay = delay
-        self._bell = allocate_lock()
-        self._done = allocate_lock()
+        self._bell, self._done = allocate_lock(), allocate_lock()
         self._has_thread = self._has_ended = False
 
     def arm(self) -> bool:
-        """Have the job done, after the delay. Only the call's own thread calls this, and only if it is not armed.
+        """Have the job done, after the delay. One thread at a time may call this, and only if it is not armed.
 
         Returns:
             False if there is no room for a thread.
         """
         if not self._has_thread:
+            self._has_ended = False
+            self._bell, self._done = allocate_lock(), allocate_lock()
             self._bell.acquire()
             self._done.acquire()
             self.is_armed = True
@@ -43,8 +44,6 @@ class LateJob:
                 start_new_thread(self._run, ())
             except RuntimeError:
                 self.is_armed = False
-                self._bell.release()
-                self._done.release()
                 return False
             self._has_thread = True
             return True
@@ -60,7 +59,7 @@ class LateJob:
             if self._bell.locked():
                 self._bell.release()
             self._done.acquire()
-            self._has_thread = False
+            self._has_thread = self.is_armed = False
 
     def _run(self) -> None:
         try:

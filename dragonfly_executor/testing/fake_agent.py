@@ -11,6 +11,7 @@ from typing import Any
 
 from dragonfly_executor import errors
 from dragonfly_executor.protocol import handshake
+from dragonfly_executor.protocol.call_progress import pack_progress
 from dragonfly_executor.protocol.frames import (
     CALL_OPTIONS,
     HEADER_SIZE,
@@ -27,6 +28,7 @@ from dragonfly_executor.protocol.frames import (
 from dragonfly_executor.protocol.handshake import Versions
 from dragonfly_executor.protocol.memory_bounds import max_result_bytes
 from dragonfly_executor.protocol.parent import PARENT_OF_FAKE, Parent
+from dragonfly_executor.runner.progress_reports import REPORT_OF_FAKE
 from dragonfly_executor.serialization import SlotCodec, perform
 from dragonfly_executor.serialization.slot_loop import SlotLoop
 from dragonfly_executor.testing.fake_items import FakeItems
@@ -243,6 +245,7 @@ class FakeAgent(threading.Thread):
     def _run(self, ref: Ref, data: Received) -> None:
         """Run a call on a slot's thread."""
         PARENT_OF_FAKE.set(self._parent._replace(slot=self._live.get(ref, 0)))
+        REPORT_OF_FAKE.set(lambda *report: self._say(Kind.PROGRESS, ref, pack_progress(*report)))
         self._say(Kind.STARTED, ref)
         is_error, retryable, parts = perform(self._codec, data, open_sink=lambda window: self._stream(ref, window))
         flags = (Flag.ERROR if is_error else 0) | (Flag.RETRYABLE if retryable else 0)

@@ -75,3 +75,16 @@ def test_streams(run_example: Run) -> None:
     assert (len(closed), first, second) == (2, "2 3 5 7 11 13 17 19 23 29", "1000003")
     assert million.startswith("499999500000 from a million items in ")
     assert tick.startswith("a tick is here after ")
+
+
+def test_progress(run_example: Run) -> None:
+    ran = run_example("progress.py")
+    assert ran.returncode == 0
+    *reports, last, primes = [
+        line for line in ran.stdout.splitlines() if not line.startswith("the integral is 2.000000")
+    ]
+    assert len(reports) > 1
+    assert reports[-1] == "100% done"
+    assert last == "last: CallProgress(done=300000.0, total=300000.0, text='done', item=None)"
+    assert primes == "152 primes"
+    assert ran.stderr.startswith("primes: 2000 of 2000 (100 %) items, ")

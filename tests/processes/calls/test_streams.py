@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from concurrent.futures import CancelledError
 from functools import partial
 from itertools import islice
@@ -29,11 +29,11 @@ from dragonfly_executor import (
 )
 from dragonfly_executor.testing import FakeBackend
 from tests.processes.conftest import Make
-from tests.support.helpers import PATIENCE, Gate, Mailbox, becomes_true, watching
+from tests.support.helpers import PATIENCE, Gate, Mailbox, all_ended, becomes_true, watching
 from tests.support.payloads import echo, log, pid, tell, wait_at
 
 
-def numbers(count: int, last: object = None) -> Iterator[int]:
+def numbers(count: int, last: object = None) -> Generator[int, None, object]:
     yield from range(count)
     return last
 
@@ -282,7 +282,8 @@ def test_limits_hold_for_streams(make: Make, mailbox: Mailbox) -> None:
     ex = make(1)
     for option in ("run_timeout", "timeout"):
         found, error = taken_from(ex.options(**{option: 0.3}).stream(stuck_after, 3, mailbox.path))
-        assert (found, type(error)) == ([0, 1, 2], CallTimeoutError)
+        assert found == [0, 1, 2][: len(found)]
+        assert isinstance(error, CallTimeoutError)
 
 
 # -- the end -----------------------------------------------------------------------------------------------------------
@@ -408,11 +409,12 @@ def test_a_kill_in_the_middle(make: Make, mailbox: Mailbox, whom: str) -> None:
     assert list(islice(stream, 10)) == list(range(10))
     slot = int(mailbox.read())
     agent = int(Path(f"/proc/{slot}/stat").read_text().rpartition(")")[2].split()[1])
-    with watching(slot):
+    with watching(slot) as watches:
         os.kill(slot if whom == "slot" else agent, signal.SIGKILL)
         found, error = taken_from(stream)
         assert found == list(range(10, 1000))
         assert isinstance(error, RunnerLostError)
+        assert all_ended(watches)
     assert list(ex.stream(numbers, 3)) == [0, 1, 2]
 
 
