@@ -50,7 +50,8 @@ def _run(iterator: Iterator[Any], sink: ItemSink) -> Any:
 
     def items() -> Generator[Any, None, None]:
         nonlocal value
-        value = yield from iterator
+        # mypy: an iterator that is no generator has no value.
+        value = yield from iterator  # type: ignore[func-returns-value]
 
     each = items()
     try:

@@ -139,7 +139,7 @@ def test_a_widget_in_a_notebook(
     notebook = ModuleType("tqdm.notebook")
     notebook.tqdm = Widget  # type: ignore[attr-defined]
     shell = SimpleNamespace(kernel=object())
-    monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(get_ipython=lambda: shell))  # type: ignore[arg-type]
+    monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(get_ipython=lambda: shell))
     monkeypatch.setitem(sys.modules, "ipywidgets", ModuleType("ipywidgets"))
     monkeypatch.setitem(sys.modules, "tqdm.notebook", notebook)
     assert list(executor.map(echo, range(3), progress=True)) == [0, 1, 2]
@@ -166,7 +166,7 @@ def test_a_map_without_results_taken_draws_nothing(executor: DragonflyExecutor, 
     del results
     assert file.getvalue() == ""
     with pytest.raises(TypeError, match="progress must be"):
-        executor.map(echo, range(3), progress=5)  # type: ignore[arg-type]
+        executor.map(echo, range(3), progress=5)  # type: ignore[call-overload]
 
 
 def test_control_characters_do_not_reach_the_terminal(file: io.StringIO) -> None:

@@ -160,7 +160,8 @@ def test_reports_of_maps_tasks_and_streams(make: Make, gate: Gate) -> None:
         assert list(view.map(report_item, range(20))) == list(range(20))
         assert asyncio.run(view.acall(report_item, 50)) == 50
         ex.shutdown()
-        assert {report.item: report.done for report in seen} == {**{n: n for n in range(20)}, None: 50}
+        expected: dict[int | None, float] = {number: number for number in range(20)}
+        assert {report.item: report.done for report in seen} == expected | {None: 50}
     ex = make(1)
     stream = ex.stream(report_items, 3, gate.path)
     assert [next(stream) for _ in range(3)] == [0, 1, 2]
