@@ -23,6 +23,9 @@ def fail_at_three(number: int) -> int:
     return number
 
 
+Redirect = Callable[[io.StringIO], io.StringIO]
+
+
 class Terminal(io.StringIO):
     """A file that says that it is a terminal."""
 
@@ -36,20 +39,18 @@ def executor(make: MakeExecutor) -> DragonflyExecutor:
 
 
 @pytest.fixture
-def file(monkeypatch: pytest.MonkeyPatch) -> io.StringIO:
-    file = io.StringIO()
-    monkeypatch.setattr(sys, "stderr", file)
-    return file
+def redirect(monkeypatch: pytest.MonkeyPatch) -> Redirect:
+    """Makes a file this process's stderr. In the test's own phase, because pytest replaces it before each phase."""
+
+    def to(file: io.StringIO) -> io.StringIO:
+        monkeypatch.setattr(sys, "stderr", file)
+        return file
+
+    return to
 
 
-@pytest.fixture
-def terminal(monkeypatch: pytest.MonkeyPatch) -> Terminal:
-    terminal = Terminal()
-    monkeypatch.setattr(sys, "stderr", terminal)
-    return terminal
-
-
-def test_lines_without_a_terminal(executor: DragonflyExecutor, file: io.StringIO) -> None:
+def test_lines_without_a_terminal(executor: DragonflyExecutor, redirect: Redirect) -> None:
+    file = redirect(io.StringIO())
     assert list(executor.map(echo, range(20), progress=True)) == list(range(20))
     assert list(executor.map(echo, range(20), progress="numbers", chunksize=3, ordered=False))
     assert list(executor.map(echo, iter(range(5)), progress="some", chunksize="auto")) == list(range(5))
@@ -90,8 +91,9 @@ def test_a_line_every_ten_seconds() -> None:
 
 @pytest.mark.parametrize("library", ["tqdm", "rich"])
 def test_a_bar_on_a_terminal(
-    executor: DragonflyExecutor, terminal: Terminal, library: str, monkeypatch: pytest.MonkeyPatch
+    executor: DragonflyExecutor, redirect: Redirect, library: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    terminal = redirect(Terminal())
     pytest.importorskip(library, reason=f"{library} is not installed here")
     if library == "tqdm":
         monkeypatch.setitem(sys.modules, "rich.progress", None)
@@ -104,8 +106,9 @@ def test_a_bar_on_a_terminal(
 
 
 def test_without_a_library_there_are_lines(
-    executor: DragonflyExecutor, terminal: Terminal, monkeypatch: pytest.MonkeyPatch
+    executor: DragonflyExecutor, redirect: Redirect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    terminal = redirect(Terminal())
     for module in ("rich.console", "rich.progress", "tqdm"):
         monkeypatch.setitem(sys.modules, module, None)
     assert list(executor.map(echo, range(3), progress=True)) == [0, 1, 2]
@@ -113,8 +116,9 @@ def test_without_a_library_there_are_lines(
 
 
 def test_a_widget_in_a_notebook(
-    executor: DragonflyExecutor, file: io.StringIO, monkeypatch: pytest.MonkeyPatch
+    executor: DragonflyExecutor, redirect: Redirect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    file = redirect(io.StringIO())
     widgets: list[Widget] = []
 
     class Widget:
@@ -160,7 +164,8 @@ def test_a_display_that_fails_harms_nothing(executor: DragonflyExecutor, monkeyp
         assert list(executor.map(echo, range(3), progress=True)) == [0, 1, 2]
 
 
-def test_a_map_without_results_taken_draws_nothing(executor: DragonflyExecutor, file: io.StringIO) -> None:
+def test_a_map_without_results_taken_draws_nothing(executor: DragonflyExecutor, redirect: Redirect) -> None:
+    file = redirect(io.StringIO())
     results: Iterator[int] = executor.map(echo, range(3), progress=True)
     results.close()  # type: ignore[attr-defined]
     del results
@@ -169,7 +174,8 @@ def test_a_map_without_results_taken_draws_nothing(executor: DragonflyExecutor, 
         executor.map(echo, range(3), progress=5)  # type: ignore[call-overload]
 
 
-def test_control_characters_do_not_reach_the_terminal(file: io.StringIO) -> None:
+def test_control_characters_do_not_reach_the_terminal(redirect: Redirect) -> None:
+    file = redirect(io.StringIO())
     make: Callable[[str, int | None], progress_display.Display] = progress_display.make_display
     display = make("a\x1b[2J\x07b", None)
     display.update(1, 0, 1)
