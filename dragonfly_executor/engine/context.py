@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from dragonfly_executor.engine.options import PoolOptions
     from dragonfly_executor.engine.output.router import OutputRouter
     from dragonfly_executor.engine.shared_memory import SharedSegments
-    from dragonfly_executor.engine.stream_call import StreamCall
     from dragonfly_executor.engine.tier_settings import TierSettings
     from dragonfly_executor.serialization import CallCodec
     from dragonfly_executor.transport.sockets import Buffer
@@ -138,7 +137,7 @@ class StreamContext(Protocol):
     options: PoolOptions
     ids: Iterator[int]
     forked: bool
-    streams: WeakSet[StreamCall]
+    streams: WeakSet[Any]
 
     def cancel(self, calls: Sequence[Call], *, running: bool) -> None:
         """Stop calls that were cancelled."""
@@ -149,7 +148,7 @@ class StreamContext(Protocol):
     def call_back(self, callback: Callable[[Any], object], future: Any) -> None:
         """Run a callback on the callback thread."""
 
-    def close_stream(self, stream: StreamCall) -> None:
+    def close_stream(self, stream: Any) -> None:
         """Have a stream's function stopped."""
 
     def waker_of(self, loop: AbstractEventLoop) -> LoopWaker:

@@ -1,4 +1,4 @@
-"""What takes the items of a stream: a thread, or a task of an asyncio event loop."""
+"""Consumers of a stream's items: a thread, or a task of an asyncio event loop."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a call reports about its progress, and its form in a PROGRESS frame."""
+"""`CallProgress`: a report of a call about its progress, and its form in a PROGRESS frame."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     Buffer = bytes | bytearray | memoryview
 
 _NUMBERS = Struct("!dd")
-"""How much is done, and of how much; the latter is not a number if it is unknown. The text follows."""
+"""The amount that is done, and the total, which is not a number if it is unknown. The text follows."""
 MOST_TEXT = 1000
 """Maximum number of characters of a text."""
 UNKNOWN = float("nan")

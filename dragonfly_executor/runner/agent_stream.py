@@ -11,12 +11,18 @@ from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import ClassVar
+    from typing import ClassVar, Protocol
 
-    from dragonfly_executor.runner.progress_reports import ProgressReports
     from dragonfly_executor.transport.sockets import Socket
 
     Buffer = bytes | bytearray | memoryview
+
+    class CallReports(Protocol):
+        """The reports of calls about their progress."""
+
+        def add(self, done: float, total: float | None, text: str) -> None: ...
+        def end_call(self) -> None: ...
+
 
 ITEMS = int(Kind.ITEMS)
 NO_CALL = (0, 0)
@@ -38,7 +44,7 @@ class AgentStream:
 
     of_process: ClassVar[AgentStream | None] = None
     running: tuple[int, int] = NO_CALL
-    reports: ProgressReports | None = None
+    reports: CallReports | None = None
 
     def __init__(self, sock: Socket, is_here: Callable[[], bool] = lambda: True) -> None:
         self.is_here = is_here
