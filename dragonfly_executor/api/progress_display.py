@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 import threading
+from importlib import import_module
 from time import monotonic
 
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING, Protocol
@@ -108,8 +109,9 @@ class NotebookBar(TqdmBar):
     """
 
     def _bar_type(self) -> Any:
-        import ipywidgets  # noqa: F401  # tqdm imports without it, and fails later
         from tqdm.notebook import tqdm
+
+        import_module("ipywidgets")  # tqdm can be imported without it, and fails later
 
         return without_monitor(tqdm)
 
