@@ -19,6 +19,7 @@ from tests.support.codec_pair import CodecPair
 from tests.support.helpers import PATIENCE
 
 REF = (7, 1)
+CODEC = CodecPair()
 
 
 class Parent:
@@ -41,7 +42,7 @@ class Parent:
         assert (frame.kind, frame.call_id, frame.attempt, frame.flags) == (Kind.ITEMS, *REF, 0)
         plain, encoded = pickle.loads(frame.payload)
         assert len(plain) + len(encoded) == frame.detail
-        return [*plain, *map(pickle.loads, encoded)]
+        return [*plain, *map(CODEC.codec.decode_result, encoded)]
 
     def say(self, detail: int = 0, flags: int = 0, ref: tuple[int, int] = REF) -> None:
         self._sock.sendall(encode(Kind.ITEMS, ref[0], attempt=ref[1], detail=detail, flags=flags))
@@ -85,7 +86,7 @@ def ends() -> Iterator[tuple[AgentStream, Parent]]:
 
 
 def sending(agent: AgentStream, items: Any, window: int) -> threading.Thread:
-    sender = ItemSender(agent, CodecPair().slot, REF, window, 1 << 30)
+    sender = ItemSender(agent, CODEC.slot, REF, window, 1 << 30)
     thread = threading.Thread(target=lambda: sender.send(iter(items)))
     thread.start()
     return thread
@@ -117,6 +118,7 @@ def test_bytes_fill_the_window_too(ends: tuple[AgentStream, Parent]) -> None:
     assert steps.asked == 8
     parent.say(1)
     assert len(parent.items()[0]) == size
+    parent.say(1)  # the iterator is asked for its end only when there is room
     thread.join()
 
 
@@ -142,8 +144,9 @@ def test_a_large_item_comes_in_pieces_that_are_confirmed(ends: tuple[AgentStream
         if not frame.flags & Flag.MORE:
             break
         parent.say(len(frame.payload), flags=Flag.MORE)
+    parent.say(1)
     thread.join()
-    assert pickle.loads(pickle.loads(data)[1][0]) == item
+    assert CODEC.codec.decode_result(pickle.loads(data)[1][0]) == item
 
 
 def test_messages_to_calls_that_have_ended_are_skipped(ends: tuple[AgentStream, Parent]) -> None:
