@@ -15,19 +15,21 @@ from dragonfly_executor.core.shutdown_mode import ShutdownMode
 from dragonfly_executor.engine.option_set import OptionSignature
 from dragonfly_executor.engine.tier_settings import capacities_of, most_calls, most_runners, names_of
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING, overload
-from dragonfly_executor.util.validation import whole
+from dragonfly_executor.util.validation import duration, whole
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Mapping, Sequence
     from typing import Any, ParamSpec, Self, TypeVar, Unpack
 
     from dragonfly_executor.backends.base import Backend
+    from dragonfly_executor.core.calls import Call
     from dragonfly_executor.core.stats import PoolStats
     from dragonfly_executor.engine.engine import Engine
     from dragonfly_executor.engine.future import Future
     from dragonfly_executor.engine.map_calls import MapCalls, Split
     from dragonfly_executor.engine.option_keywords import PoolKeywords
     from dragonfly_executor.serialization.shared_object import SharedObject
+    from dragonfly_executor.util.validation import Seconds
 
     T = TypeVar("T")
     P = ParamSpec("P")
@@ -48,6 +50,9 @@ class Pool(Submitter):
         min: number of runners that are always kept up, and replaced when one is lost. 0 inside a runner.
         max: maximum number of runners, including those that boot, of all backends together. A backend's own `max` holds
             too.
+        spare: number of runners that are kept ahead of the load: while calls run or wait, so many more runners are up or
+            boot than the calls fill, within `max`, `max_workers` and the budget. Without calls they are idle runners,
+            and stop after `idle_shutdown_after`. 0 (the default): a runner boots when a call waits. 0 inside a runner.
         max_concurrency: maximum number of calls at once on one runner.
         single_use: stop a runner after its first call.
         limit_threads: whether numeric libraries in a slot use no more threads than the slot's share of the runner's
@@ -231,11 +236,36 @@ class Pool(Submitter):
 
         Raises:
             RequirementsError: no runner can have what the call requires.
+            QueueFullError: with ``when_full="raise"``, as many calls wait as may.
         """
         engine = self._ready or self.begin(options)
         self._check(engine, options)
         parts = engine.codec.encode_call(fn, args, kwargs, options.retry_on)
+        if options.max_queued is not None:
+            at_most, waits, bound = options.max_queued, options.when_full == "wait", engine.queue_bound()
+            return engine.submit(
+                parts,
+                options.limits(),
+                cancel_running=options.cancel_running,
+                accept=lambda calls: bound.submit(calls, at_most, waits=waits),
+            )
         return engine.submit(parts, options.limits(), cancel_running=options.cancel_running)
+
+    async def submit_in_task(
+        self, options: CallOptions, fn: Callable[..., T], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Future[T]:
+        """Do the same in a task of an asyncio event loop, whose loop goes on while the task waits for room."""
+        if options.max_queued is None or options.when_full != "wait":
+            return self.submit_with(options, fn, args, kwargs)
+        engine = self._ready or self.begin(options)
+        self._check(engine, options)
+        parts = engine.codec.encode_call(fn, args, kwargs, options.retry_on)
+        calls: list[Call] = []
+        future = engine.submit(
+            parts, options.limits(), cancel_running=options.cancel_running, accept=calls.extend
+        )
+        await engine.queue_bound().submit_async(calls, options.max_queued)
+        return future
 
     def check_open(self) -> None:
         """Raise the error that a submit would raise now."""
@@ -312,6 +342,7 @@ class Pool(Submitter):
         return self._engine.failed(error)
 
     # On the class: an instance that holds a bound method of its own is never freed without the garbage collector.
+    _submit_in_task = submit_in_task  # pyright: ignore[reportAssignmentType]  # an instance binds it
     _submit_with = submit_with  # pyright: ignore[reportAssignmentType]  # an instance binds it
     _calls_of_map = calls_of_map  # pyright: ignore[reportAssignmentType]  # and this
     _share = share_object  # pyright: ignore[reportAssignmentType]  # and this
@@ -374,6 +405,37 @@ class Pool(Submitter):
     def stats(self) -> PoolStats:
         """Return the statistics of the pool, and the reason why it does not grow."""
         return self._engine.stats()
+
+    def wait_for(self, *, runners: int, timeout: Seconds | None = None) -> None:
+        """Wait until this many runners are up. It boots none: `min`, `spare` and the calls that wait do.
+
+        Args:
+            runners: the number of runners, at most `max`.
+            timeout: seconds to wait, or a `timedelta`; None for no limit.
+
+        Raises:
+            TimeoutError: fewer runners were up in time. The text says why, as ``stats().explain`` does.
+            BootError: no runner is up, and `max_boot_failures` boots have failed during the wait.
+            RuntimeError: the pool is shut down, or broken (`PoolBrokenError`).
+            ValueError: `runners` is more than `max`.
+        """
+        seconds = self._check_wait(runners, timeout)
+        self._engine.runner_waits().wait(runners, seconds)
+
+    async def await_for(self, *, runners: int, timeout: Seconds | None = None) -> None:
+        """Wait until this many runners are up, in a task of an asyncio event loop; see `wait_for`."""
+        seconds = self._check_wait(runners, timeout)
+        await self._engine.runner_waits().wait_async(runners, seconds)
+
+    def _check_wait(self, runners: int, timeout: Seconds | None) -> float | None:
+        """Check what to wait for, and start the pool. Returns the seconds to wait; None for no limit."""
+        count = whole(runners, "runners", 1)
+        seconds = None if timeout is None else duration(timeout, "timeout")
+        self.start()
+        most = self.stats().max
+        if count > most:
+            raise ValueError(f"runners must be at most max, and {count} is more than {most}")
+        return seconds
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Shut the pool down; see `DragonflyExecutor.shutdown`."""

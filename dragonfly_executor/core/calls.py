@@ -47,6 +47,7 @@ class CallLimits(Record):
             no limit.
         run_timeout: seconds that the call may run, enforced by the agent; None = no limit.
         retries: how often the call may run again after its slot was lost, or after an error that allows a retry.
+        retries_timeouts: whether it may also run again after the runner has stopped it at its run_timeout.
         retry_delays: seconds before each retry, in order. The last one applies to all that follow. 0 if there are none.
         requirements: what the call requires of its runner; None if nothing. Their key is the call's kind.
         priority: calls with a larger priority are sent first.
@@ -64,6 +65,7 @@ class CallLimits(Record):
         "queue_timeout",
         "run_timeout",
         "retries",
+        "retries_timeouts",
         "retry_delays",
         "requirements",
         "priority",
@@ -78,6 +80,7 @@ class CallLimits(Record):
         queue_timeout: float | None = None,
         run_timeout: float | None = None,
         retries: int = 0,
+        retries_timeouts: bool = False,
         retry_delays: tuple[float, ...] = (),
         requirements: Requirements | None = None,
         priority: float = 0,
@@ -87,6 +90,7 @@ class CallLimits(Record):
         self.queue_timeout = queue_timeout
         self.run_timeout = run_timeout
         self.retries = retries
+        self.retries_timeouts = retries_timeouts
         self.retry_delays = retry_delays
         self.requirements = requirements
         self.kind = DEFAULT_KIND if requirements is None else requirements.key

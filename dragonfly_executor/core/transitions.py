@@ -155,6 +155,9 @@ def _call_lost(pool: PoolState, event: events.CallLost, now: float) -> None:
 def _call_timed_out(pool: PoolState, event: events.CallTimedOut, now: float) -> None:
     call = gone_from(pool, event.runner_id, event.call_id, event.attempt, now)
     if call is not None:
+        if pool.may_retry_timeout(call, now):
+            pool.retry(call, now)
+            return
         pool.counters.calls_timed_out += 1
         if event.unopened:
             pool.call_table.settle(call, call_errors.not_opened(call, event.unopened))

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from dragonfly_executor.core.call_table import Call
     from dragonfly_executor.core.machine import Machine
     from dragonfly_executor.core.shutdown_mode import ShutdownMode
+    from dragonfly_executor.core.stats import PoolStats
     from dragonfly_executor.engine.loop_waker import LoopWaker
     from dragonfly_executor.engine.options import PoolOptions
     from dragonfly_executor.engine.output.router import OutputRouter
@@ -118,6 +119,52 @@ class MapContext(Protocol):
     def waker_of(self, loop: AbstractEventLoop) -> LoopWaker:
         """Return what resumes the tasks of a loop. Only the thread that runs the loop may call this."""
         ...
+
+
+class QueueBoundContext(Protocol):
+    """An engine as the bound on its waiting calls uses it, from any thread."""
+
+    def prepare(self) -> None:
+        """Scan the files that calls may need, and start the engine, before calls are appended. This may block."""
+
+    def append(self, calls: Sequence[Call]) -> None:
+        """Accept new calls after `prepare`. This does not block."""
+
+    def check_open(self) -> None:
+        """Raise the error that a submit would raise now."""
+
+    def post(self, event: object) -> None:
+        """Hand the core an event, on the engine thread."""
+
+    def waker_of(self, loop: AbstractEventLoop) -> LoopWaker:
+        """Return what resumes the tasks of a loop. Only the thread that runs the loop may call this."""
+        ...
+
+
+class RunnerWaitsContext(Protocol):
+    """An engine as the waits for its runners use it, from any thread."""
+
+    def check_open(self) -> None:
+        """Raise the error that a submit would raise now."""
+
+    def ask(self, question: Callable[[Machine], T]) -> T:
+        """Return the answer to a question about the pool's state."""
+        ...
+
+    def stats(self) -> PoolStats:
+        """Return the statistics of the pool."""
+        ...
+
+    def waker_of(self, loop: AbstractEventLoop) -> LoopWaker:
+        """Return what resumes the tasks of a loop. Only the thread that runs the loop may call this."""
+        ...
+
+
+class Observer(Protocol):
+    """An object that looks at the core after each event, on the engine thread."""
+
+    def review(self, machine: Machine, *, is_open: bool) -> None:
+        """Look at the core. It must not raise. `is_open`: whether the pool still takes calls."""
 
 
 class ShutdownContext(Protocol):

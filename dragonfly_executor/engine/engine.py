@@ -41,11 +41,14 @@ if TYPE_CHECKING:
 
     from dragonfly_executor.core.stats import PoolStats
     from dragonfly_executor.engine.boot.launched_node import LaunchedNode
+    from dragonfly_executor.engine.context import Observer
     from dragonfly_executor.engine.loop_waker import LoopWaker
     from dragonfly_executor.engine.map_calls import MapCalls, Split
     from dragonfly_executor.engine.options import CallOptions, PoolOptions
     from dragonfly_executor.engine.output.router import OutputRouter
+    from dragonfly_executor.engine.queue_bound import QueueBound
     from dragonfly_executor.engine.runner_links import RunnerLinks
+    from dragonfly_executor.engine.runner_waits import RunnerWaits
     from dragonfly_executor.engine.shared_memory import SharedSegments
     from dragonfly_executor.engine.tier_settings import TierSettings
     from dragonfly_executor.serialization import CallCodec
@@ -88,6 +91,10 @@ class Engine:
         self._submit_queue = SubmitQueue()
         self._taken: list[Call] = []
         self._untold: list[Call] = []
+        self._bound: QueueBound | None = None
+        self._waits: RunnerWaits | None = None
+        self._observers: list[Observer] = []
+        """Those who look at the core after each event. Only the engine thread changes the list."""
         self._questions = Queries(self._machine)
         self._modes: list[ShutdownMode] = []
         self._refusal: str | None = None
@@ -116,8 +123,21 @@ class Engine:
 
     # -- from any thread ----------------------------------------------------------------------------------------------
 
-    def submit(self, parts: Sequence[Buffer], limits: CallLimits, *, cancel_running: bool = True) -> Future[Any]:
-        """Accept a call. Without `cancel_running` its future cannot be cancelled once the call was sent to a runner.
+    def submit(
+        self,
+        parts: Sequence[Buffer],
+        limits: CallLimits,
+        *,
+        cancel_running: bool = True,
+        accept: Callable[[Sequence[Call]], object] | None = None,
+    ) -> Future[Any]:
+        """Accept a call.
+
+        Args:
+            parts: the encoded call.
+            limits: its limits.
+            cancel_running: if False, its future cannot be cancelled once the call was sent to a runner.
+            accept: gets the call in place of `Engine.accept`.
 
         Raises:
             RuntimeError: the pool is shut down, or broken (`PoolBrokenError`), or belongs to another process
@@ -130,7 +150,10 @@ class Engine:
         call = future.call = Call(next(self.ids), payload, future, limits, limits.kind)
         if not cancel_running:
             future.cancels_running = False
-        self.accept((call,))
+        if accept is None:
+            self.accept((call,))
+        else:
+            accept((call,))
         return future
 
     def failed(self, error: Exception) -> Future[Any]:
@@ -177,10 +200,18 @@ class Engine:
 
     def accept(self, calls: Sequence[Call]) -> None:
         """Accept new calls, all or none. Raises as `submit` does."""
+        self.prepare()
+        self.append(calls)
+
+    def prepare(self) -> None:
+        """Scan the files that calls may need, and start the engine, before calls are appended. This may block."""
         for file_snapshot in self._file_snapshots:
             file_snapshot.scan_again()
         if self._thread is None:
             self._start.wait()
+
+    def append(self, calls: Sequence[Call]) -> None:
+        """Accept new calls after `prepare`. This does not block."""
         self.check_open()
         try:
             # From this step on, the calls are accepted.
@@ -193,6 +224,34 @@ class Engine:
         except BaseException:
             self._submit_queue.withdraw(calls)
             raise
+
+    def queue_bound(self) -> QueueBound:
+        """Return what bounds the number of waiting calls. Raises as `submit` does."""
+        if self._bound is None:
+            # The engine thread makes it, because it knows how many calls wait.
+            self.prepare()
+            return self.ask(self._make_bound)
+        return self._bound
+
+    def _make_bound(self, machine: Machine) -> QueueBound:
+        if self._bound is None:
+            from dragonfly_executor.engine.queue_bound import QueueBound
+
+            self._bound = QueueBound(self, self._submit_queue, machine.waiting)
+            self._observers.append(self._bound)
+        return self._bound
+
+    def runner_waits(self) -> RunnerWaits:
+        """Return what waits for runners, on a pool that is started."""
+        return self._waits or self.ask(self._make_waits)
+
+    def _make_waits(self, _machine: Machine) -> RunnerWaits:
+        if self._waits is None:
+            from dragonfly_executor.engine.runner_waits import RunnerWaits
+
+            self._waits = RunnerWaits(self)
+            self._observers.append(self._waits)
+        return self._waits
 
     def payload_of(self, parts: Sequence[Buffer]) -> bytes | Sequence[Buffer]:
         """Return an encoded call in the form in which a `Call` keeps it: a snapshot of its arguments.
@@ -388,7 +447,10 @@ class Engine:
     def _take_inbox(self) -> None:
         calls: list[Call] = []
         self._taken = calls
-        self._submit_queue.take(calls)
+        if self._bound is None:
+            self._submit_queue.take(calls)
+        else:
+            self._bound.take(calls)
         if calls:
             self.handle(events.Submitted(calls))
         self._taken = []
@@ -426,6 +488,14 @@ class Engine:
                 if type(action) is actions.Settle:
                     self._untold += [call for call, _ in action.outcomes]
             raise
+        if self._observers:
+            self._tell_observers()
+
+    def _tell_observers(self) -> None:
+        is_open = self._refusal is None and self._failure is None
+        for observer in self._observers:
+            observer.review(self._machine, is_open=is_open)
+        self._wake_loops()
 
     def _wake_loops(self) -> None:
         """Wake the event loops with tasks whose calls were settled, each once."""
@@ -479,5 +549,5 @@ class Engine:
                 self._runner_links.abandon()
             finally:
                 fail_each(left, error)  # again, if memory was short: the release has freed some
-                self._wake_loops()
+                self._tell_observers()
                 self._components.notifications.log_error(str(error))

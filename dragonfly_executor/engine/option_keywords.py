@@ -32,12 +32,15 @@ class CallKeywords(TypedDict, total=False):
     requires: Mapping[str, Any] | None
     priority: float
     key: Hashable
+    max_queued: int | None
+    when_full: Literal["wait", "raise"]
     cancel_running: bool
 
 
 class SharedKeywords(CallKeywords, total=False):
     """Options that `Pool` and `DragonflyExecutor` take by ``**options``; see `Pool`."""
 
+    spare: int
     max_concurrency: int | None
     single_use: bool
     limit_threads: bool

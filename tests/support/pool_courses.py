@@ -22,6 +22,7 @@ LIMITS = [
     CallLimits(queue_timeout=2.0),
     CallLimits(timeout=8.0, queue_timeout=3.0, run_timeout=5.0),
     CallLimits(retries=1),
+    CallLimits(retries=1, run_timeout=2.0, retries_timeouts=True),
     CallLimits(retries=2, retry_delays=(1.0,)),
     CallLimits(timeout=6.0, queue_timeout=1.5, retries=3, retry_delays=(0.5, 2.0, 5.0)),
     CallLimits(retries=1, retry_delays=(1.0,), priority=2),
@@ -42,6 +43,7 @@ BOTH = [False, True]
 POOLS: dict[str, Collection[Any]] = {
     "min": range(3),
     "max": range(1, 4),
+    "spare": [0, 0, 0, 1, 2],
     "max_workers": [None, None, 1, 3],
     "slots_hint": range(1, 4),
     "idle_after": [None, 5.0],
