@@ -78,9 +78,9 @@ class PoolExecutor(Submitter, Executor):  # type: ignore[misc]  # `map` checks m
         """Wait until this many runners are up; see `Pool.wait_for`."""
         self._pool.wait_for(runners=runners, timeout=timeout)
 
-    async def await_for(self, *, runners: int, timeout: Seconds | None = None) -> None:
-        """Wait until this many runners are up, in a task of an asyncio event loop; see `Pool.wait_for`."""
-        await self._pool.await_for(runners=runners, timeout=timeout)
+    async def await_for(self, *, runners: int) -> None:
+        """Wait until this many runners are up, in a task of an asyncio event loop; see `Pool.await_for`."""
+        await self._pool.await_for(runners=runners)
 
     def options(self, **changes: Unpack[CallKeywords]) -> PoolExecutor:
         """Return a view of this executor with other call options. The view is an `Executor` itself.

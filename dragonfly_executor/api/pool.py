@@ -14,6 +14,7 @@ from dragonfly_executor.api.submitter import Submitter
 from dragonfly_executor.core.shutdown_mode import ShutdownMode
 from dragonfly_executor.engine.option_set import OptionSignature
 from dragonfly_executor.engine.tier_settings import capacities_of, most_calls, most_runners, names_of
+from dragonfly_executor.errors import CallSerializationError
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING, overload
 from dragonfly_executor.util.validation import duration, whole
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from dragonfly_executor.backends.base import Backend
     from dragonfly_executor.core.calls import Call
     from dragonfly_executor.core.stats import PoolStats
+    from dragonfly_executor.engine.dependent_calls import DependentSubmit
     from dragonfly_executor.engine.engine import Engine
     from dragonfly_executor.engine.future import Future
     from dragonfly_executor.engine.map_calls import MapCalls, Split
@@ -50,9 +52,10 @@ class Pool(Submitter):
         min: number of runners that are always kept up, and replaced when one is lost. 0 inside a runner.
         max: maximum number of runners, including those that boot, of all backends together. A backend's own `max` holds
             too.
-        spare: number of runners that are kept ahead of the load: while calls run or wait, so many more runners are up or
-            boot than the calls fill, within `max`, `max_workers` and the budget. Without calls they are idle runners,
-            and stop after `idle_shutdown_after`. 0 (the default): a runner boots when a call waits. 0 inside a runner.
+        spare: number of runners that are kept ahead of the load: while calls run or wait, so many more runners are up
+            or boot than the calls fill, within `max`, `max_workers` and the budget. Without calls they are idle
+            runners, and stop after `idle_shutdown_after`. 0 (the default): a runner boots when a call waits. 0 inside a
+            runner.
         max_concurrency: maximum number of calls at once on one runner.
         single_use: stop a runner after its first call.
         limit_threads: whether numeric libraries in a slot use no more threads than the slot's share of the runner's
@@ -240,16 +243,34 @@ class Pool(Submitter):
         """
         engine = self._ready or self.begin(options)
         self._check(engine, options)
-        parts = engine.codec.encode_call(fn, args, kwargs, options.retry_on)
+        accept = None
         if options.max_queued is not None:
             at_most, waits, bound = options.max_queued, options.when_full == "wait", engine.queue_bound()
-            return engine.submit(
-                parts,
-                options.limits(),
-                cancel_running=options.cancel_running,
-                accept=lambda calls: bound.submit(calls, at_most, waits=waits),
-            )
-        return engine.submit(parts, options.limits(), cancel_running=options.cancel_running)
+            accept = lambda calls: bound.submit(calls, at_most, waits=waits)  # noqa: E731
+        try:
+            parts = engine.codec.encode_call(fn, args, kwargs, options.retry_on)
+        except CallSerializationError:
+            submit = self._dependent(engine, options, fn, args, kwargs)
+            if submit is None:
+                raise
+            (accept or engine.accept)((submit.call,))
+            submit.begin()
+            return submit.future
+        return engine.submit(parts, options.limits(), cancel_running=options.cancel_running, accept=accept)
+
+    def _dependent(
+        self,
+        engine: Engine,
+        options: CallOptions,
+        fn: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> DependentSubmit | None:
+        """Return the submit of a call with futures among its arguments; None if it has none."""
+        # Imported here, because most programs pass no futures.
+        from dragonfly_executor.engine.dependent_calls import dependent_submit
+
+        return dependent_submit(engine, options, fn, args, kwargs)
 
     async def submit_in_task(
         self, options: CallOptions, fn: Callable[..., T], args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -259,12 +280,19 @@ class Pool(Submitter):
             return self.submit_with(options, fn, args, kwargs)
         engine = self._ready or self.begin(options)
         self._check(engine, options)
-        parts = engine.codec.encode_call(fn, args, kwargs, options.retry_on)
+        bound = engine.queue_bound()
+        try:
+            parts = engine.codec.encode_call(fn, args, kwargs, options.retry_on)
+        except CallSerializationError:
+            submit = self._dependent(engine, options, fn, args, kwargs)
+            if submit is None:
+                raise
+            await bound.submit_async((submit.call,), options.max_queued)
+            submit.begin()
+            return submit.future
         calls: list[Call] = []
-        future = engine.submit(
-            parts, options.limits(), cancel_running=options.cancel_running, accept=calls.extend
-        )
-        await engine.queue_bound().submit_async(calls, options.max_queued)
+        future = engine.submit(parts, options.limits(), cancel_running=options.cancel_running, accept=calls.extend)
+        await bound.submit_async(calls, options.max_queued)
         return future
 
     def check_open(self) -> None:
@@ -422,16 +450,20 @@ class Pool(Submitter):
         seconds = self._check_wait(runners, timeout)
         self._engine.runner_waits().wait(runners, seconds)
 
-    async def await_for(self, *, runners: int, timeout: Seconds | None = None) -> None:
-        """Wait until this many runners are up, in a task of an asyncio event loop; see `wait_for`."""
-        seconds = self._check_wait(runners, timeout)
-        await self._engine.runner_waits().wait_async(runners, seconds)
+    async def await_for(self, *, runners: int) -> None:
+        """Wait until this many runners are up, in a task of an asyncio event loop; see `wait_for`.
+
+        For a limit use `asyncio.timeout`.
+        """
+        self._check_wait(runners, None)
+        await self._engine.runner_waits().wait_async(runners)
 
     def _check_wait(self, runners: int, timeout: Seconds | None) -> float | None:
         """Check what to wait for, and start the pool. Returns the seconds to wait; None for no limit."""
         count = whole(runners, "runners", 1)
         seconds = None if timeout is None else duration(timeout, "timeout")
-        self.start()
+        self.check_open()
+        self._engine.start()
         most = self.stats().max
         if count > most:
             raise ValueError(f"runners must be at most max, and {count} is more than {most}")

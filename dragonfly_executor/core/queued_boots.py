@@ -35,7 +35,7 @@ def abort_needless(pool: PoolState, now: float) -> None:
 
 
 def needless(pool: PoolState, group: RunnerGroup) -> int:
-    """Return how many of a kind's boots in a queue neither calls nor `min` nor `spare` need; not positive if all are needed."""
+    """Return how many of a kind's boots in a queue neither calls, `min` nor `spare` need; not positive if none is."""
     # A call that waits for its retry needs a runner soon, and a new boot would wait at the end of the queue.
     calls = pool.waiting_for(group) + pool.call_table.queue_of(group.kind).delayed + calls_to_replace(pool, group)
     staying = group.up - len(group.yielding) - len(group.ending.runners)

@@ -19,7 +19,7 @@ from dragonfly_executor.core.runner_group import RunnerGroup
 from dragonfly_executor.core.scaling import boots_for
 from dragonfly_executor.core.sharing import fit_yields, grow
 from dragonfly_executor.core.shutdown_mode import ShutdownMode
-from dragonfly_executor.core.spares import boot_spares, note_use
+from dragonfly_executor.core.spares import keep_spares
 from dragonfly_executor.core.state import PoolState
 from dragonfly_executor.core.tier_budgets import fail_unpaid, spend_tiers
 
@@ -60,9 +60,7 @@ def reconcile(pool: PoolState, now: float, *, in_turn: bool) -> None:
         fit(pool)
         assign(pool, now)
     if pool.limits.spare:
-        note_use(pool, now)
-        if not is_late:
-            boot_spares(pool, now)
+        keep_spares(pool, now, is_late=is_late)
     if runners.idle or runners.retired or pool.mode is not None:
         shrink(pool, now, is_late=is_late)
         tell_settled(pool)

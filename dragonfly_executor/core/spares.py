@@ -38,11 +38,14 @@ def ahead(pool: PoolState) -> int:
     return count
 
 
-def note_use(pool: PoolState, now: float) -> None:
-    """Note until when the pool is used: the idle time of spare runners begins then."""
+def keep_spares(pool: PoolState, now: float, *, is_late: bool) -> None:
+    """Note whether the pool is used, and boot the spare runners that are missing, unless calls are late."""
     was_used, pool.is_used = pool.is_used, is_used(pool)
     if was_used or pool.is_used:
+        # The idle time of spare runners begins at the last of these events.
         pool.used_at = now
+    if pool.is_used and not is_late:
+        boot_spares(pool, now)
 
 
 def holds(pool: PoolState, group: RunnerGroup) -> bool:
@@ -52,7 +55,7 @@ def holds(pool: PoolState, group: RunnerGroup) -> bool:
 
 def boot_spares(pool: PoolState, now: float) -> None:
     """Boot the spare runners that are missing, after the boots that calls need."""
-    if not pool.is_used or pool.mode is not None or pool.broken is not None or pool.usage.exhausted:
+    if pool.mode is not None or pool.broken is not None or pool.usage.exhausted:
         return
     if any(group.gate is not None for group in pool.runner_table.all_groups):
         return  # calls of a kind without a runner wait for room

@@ -43,8 +43,8 @@ class PoolState:
         usage: the usage of the runners.
         mode: the shutdown mode, or None. closed: True once the shutdown is complete.
         broken: the error that broke the pool, or None.
-        is_used, used_at: with `PoolLimits.spare`, whether calls without requirements ran or waited at the last event, and
-            the monotonic seconds of the last event of which that is true.
+        is_used, used_at: with `PoolLimits.spare`, whether calls without requirements ran or waited at the last event,
+            and the monotonic seconds of the last event of which that is true.
         idled_below_min: number of runners within `min` that stopped because they were idle; it is subtracted from `min`
             until calls come.
         has_told_of_budget: True once the warning that the budget is used up was given.

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from dragonfly_executor.core.machine import Machine
     from dragonfly_executor.engine.boot.launched_node import LaunchedNode
     from dragonfly_executor.engine.context import EngineContext
+    from dragonfly_executor.engine.worker_threads import WorkerThreads
     from dragonfly_executor.serialization import CallCodec
 
 JOIN_TIMEOUT = 5.0
@@ -41,6 +42,7 @@ class EngineComponents:
         options = engine.options
         self._machine = machine
         self._codec = engine.codec
+        self._argument_threads: WorkerThreads | None = None
         self.loop = engine.tiers[0].backend.make_loop()
         self.notifications = Notifications(options, machine, names_backends=len(engine.tiers) > 1)
         failed = self.notifications.callback_failed
@@ -63,6 +65,17 @@ class EngineComponents:
         except BaseException:
             self.undo()
             raise
+
+    def argument_threads(self) -> WorkerThreads:
+        """Return the threads that encode the values of futures for calls: not that of the user's callbacks, which may
+        wait for such a call.
+        """
+        if self._argument_threads is None:
+            try:
+                self._argument_threads = self.worker_groups.make("arguments", 2)
+            except (RuntimeError, MemoryError):
+                return self.callbacks  # no thread can be started now
+        return self._argument_threads
 
     def _forget_freed(self) -> None:
         """Tell all runners which shared objects were freed."""

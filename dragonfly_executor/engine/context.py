@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from dragonfly_executor.engine.loop_waker import LoopWaker
     from dragonfly_executor.engine.options import PoolOptions
     from dragonfly_executor.engine.output.router import OutputRouter
+    from dragonfly_executor.engine.shared_contents import SharedContents
     from dragonfly_executor.engine.shared_memory import SharedSegments
     from dragonfly_executor.engine.tier_settings import TierSettings
     from dragonfly_executor.serialization import CallCodec
@@ -158,6 +159,30 @@ class RunnerWaitsContext(Protocol):
     def waker_of(self, loop: AbstractEventLoop) -> LoopWaker:
         """Return what resumes the tasks of a loop. Only the thread that runs the loop may call this."""
         ...
+
+
+class DependentContext(FutureContext, Protocol):
+    """An engine as calls that wait for futures use it, from any thread.
+
+    Attributes:
+        codec: encodes the calls.
+        ids: the numbers of the next calls.
+        shared: encodes the values of futures.
+    """
+
+    codec: CallCodec
+    ids: Iterator[int]
+    shared: SharedContents
+
+    def payload_of(self, parts: Sequence[Buffer]) -> bytes | Sequence[Buffer]:
+        """Return an encoded call in the form in which a `Call` keeps it: a snapshot of its arguments."""
+        ...
+
+    def on_argument_thread(self, job: Callable[[], object]) -> None:
+        """Run a job on a worker thread."""
+
+    def post_behind_submits(self, event: object) -> None:
+        """Hand the core an event, on the engine thread, after all calls that were submitted before."""
 
 
 class Observer(Protocol):

@@ -315,6 +315,20 @@ class Engine:
         if self._thread is not None and not self.forked:
             self._loop.call_soon_threadsafe(lambda: self._cancel(calls, running))
 
+    def post_behind_submits(self, event: object) -> None:
+        """Hand the core an event, on the engine thread, after all calls that were submitted before."""
+        if self._thread is not None and not self.forked:
+            self._loop.call_soon_threadsafe(lambda: self._handle_behind_submits(event))
+
+    def _handle_behind_submits(self, event: object) -> None:
+        self._take_inbox()
+        self.handle(event)
+
+    def on_argument_thread(self, job: Callable[[], object]) -> None:
+        """Run a job on a worker thread that encodes arguments of calls."""
+        if self._thread is not None and not self.forked:
+            self._loop.call_soon_threadsafe(lambda: self._components.argument_threads().run(job))
+
     def _cancel(self, calls: Sequence[Call], running: bool) -> None:
         ids = [call.id for call in calls if running or (call.state is QUEUED and call.attempt == 1)]
         self.handle(events.CancelRequested(tuple(ids)))

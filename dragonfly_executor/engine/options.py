@@ -53,8 +53,8 @@ class CallOptions(OptionSet, Record):
         run_timeout: time limit of its function, on each attempt. Imports that the call needs before its function begins
             do not count. They may take `boot_timeout`, or `run_timeout` if that is longer, and count for `timeout`.
         retries: maximum number of further attempts when the call's slot or runner is lost.
-        retry_on: exception types that are retried as well when the call itself raises them. With `CallTimeoutError`, or a
-            base class of it such as `TimeoutError`, an attempt that was stopped at `run_timeout` is retried too.
+        retry_on: exception types that are retried as well when the call itself raises them. With `CallTimeoutError`, or
+            a base class of it such as `TimeoutError`, an attempt that was stopped at `run_timeout` is retried too.
             `timeout` is for all attempts together.
         retry_wait: a tenacity wait strategy for the pauses between attempts; None for exponential backoff with jitter,
             from 0.1 s to 10 s. The strategy is asked for the first 32 pauses. Later pauses are as long as the last of
@@ -66,8 +66,8 @@ class CallOptions(OptionSet, Record):
         priority: a number. Waiting calls with a larger priority run first; with the same priority, in order of arrival.
         key: a hashable object. A call goes to the slot that had a call with an equal key last, if that slot is free or
             soon will be, so that it finds there what the earlier call left in memory; otherwise it goes to any slot.
-        max_queued: a submit needs that fewer calls of the pool than this wait for a slot; None for no bound. The limits of
-            the call begin after that. `map` and `amap` submit at most this many calls ahead of the results that were
+        max_queued: a submit needs that fewer calls of the pool than this wait for a slot; None for no bound. The limits
+            of the call begin after that. `map` and `amap` submit at most this many calls ahead of the results that were
             taken, unless `buffersize` says another number.
         when_full: what a submit does otherwise: "wait" (the default) until there is room, as `queue.Queue.put` does, or
             "raise" a `QueueFullError`. `acall` waits without blocking its loop.

@@ -62,8 +62,8 @@ class QueueBound:
             while not self._try(calls, at_most):
                 if not waits:
                     raise errors.QueueFullError(
-                        f"the call was not submitted: max_queued is {at_most}, and so many calls of the pool wait for a "
-                        "slot. Submit it again later, or use when_full='wait'"
+                        f"the call was not submitted: max_queued is {at_most}, and so many calls of the pool wait for "
+                        "a slot. Submit it again later, or use when_full='wait'"
                     )
                 waiter = ThreadWaiter()
                 try:

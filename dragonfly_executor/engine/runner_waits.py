@@ -71,22 +71,16 @@ class RunnerWaits:
             self._waits.pop(id(wait), None)
         self._check(wait, timeout)
 
-    async def wait_async(self, count: int, timeout: float | None) -> None:
-        """Do the same in a task, whose loop goes on meanwhile."""
-        import asyncio
-
+    async def wait_async(self, count: int) -> None:
+        """Do the same in a task, without a limit. Its loop goes on meanwhile."""
         waiter = TaskWaiter(self._engine.waker_of)
         wait = RunnerWait(waiter, count)
         try:
             if self._begin(wait):
-                async with asyncio.timeout(timeout) as limit:
-                    await waiter.wait()
-        except TimeoutError:
-            if not limit.expired():
-                raise
+                await waiter.wait()
         finally:
             self._waits.pop(id(wait), None)
-        self._check(wait, timeout)
+        self._check(wait, None)
 
     def _begin(self, wait: RunnerWait) -> bool:
         """Begin a wait. Returns False if it is over already."""

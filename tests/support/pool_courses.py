@@ -6,7 +6,7 @@ from collections.abc import Collection
 from typing import Any
 
 from dragonfly_executor import errors
-from dragonfly_executor.core import events
+from dragonfly_executor.core import actions, events
 from dragonfly_executor.core.call_table import CallLimits
 from dragonfly_executor.core.calls import DEFAULT_KIND
 from dragonfly_executor.core.capacity import Capacity
@@ -135,6 +135,22 @@ class MachineAndWorld(StateMachine):
     def submit(self, first: CallLimits, count: int, last: CallLimits, kind: int, other: int) -> None:
         kinds = [self.kinds[each % len(self.kinds)] for each in (kind, other)]
         self.world.submit([*[first] * count, last], kinds)
+
+    @step(first=LIMITS, count=[1, 1, 2], kind=SMALL)
+    def submit_dependent(self, first: CallLimits, count: int, kind: int) -> None:
+        """Submit calls that wait for their arguments."""
+        self.world.submit([first] * count, [self.kinds[kind % len(self.kinds)]], dependent=True)
+
+    @step(which=SMALL, how=["ready", "ready", "failed", "cancelled", "strange"])
+    def arguments_come(self, which: int, how: str) -> None:
+        """Or never will; or that is said of a call that does not wait for them."""
+        waiting = sorted(self.world.dependent & self.world.pending.keys()) if how != "strange" else []
+        call_id = waiting[which % len(waiting)] if waiting else which
+        outcome: dict[str, object] = {"failed": ValueError("no value"), "cancelled": actions.CANCELLED}
+        if how in outcome:
+            self.world.feed(events.ArgumentsFailed(call_id, outcome[how]))
+        else:
+            self.world.feed(events.ArgumentsReady(call_id))
 
     @step(which=range(1, 21), other=[None, *range(1, 21)])
     def cancel(self, which: int, other: int | None) -> None:

@@ -255,6 +255,8 @@ def check_places(pool: PoolState, survey: Survey) -> None:
         check_order(queue)
         check_key_costs(pool, queue, waits)
         delays = [calls[call_id] for _, call_id in queue.delays if call_id in calls]
+        assert queue.dependent <= calls.keys(), "a call waits for its arguments, and is settled"
+        delays += [calls[call_id] for call_id in queue.dependent]
         assert (queue.queued, queue.delayed) == (len(waits), len(delays))
         assert queue.total is call_table.total
         assert len(queue._fresh) + len(queue._early) + len(queue._late) <= 2 * queue.queued + 64

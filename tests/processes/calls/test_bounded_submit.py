@@ -146,8 +146,7 @@ def test_tasks_wait_for_room_and_their_loop_goes_on(make: Make, mailbox: Mailbox
     view = ex.options(max_queued=2)
 
     async def until(count: int) -> None:
-        while in_line(ex) != count:
-            await asyncio.sleep(0)
+        assert await asyncio.to_thread(becomes_true, ex.pool, lambda: in_line(ex) == count)
 
     async def main() -> list[int]:
         tasks = [asyncio.create_task(view.acall(echo, number)) for number in range(50)]

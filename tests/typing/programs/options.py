@@ -66,7 +66,9 @@ def executors() -> None:
 
 
 def pools() -> None:
-    with Pool("pool", min=0, max=2, spare=1, max_workers=4, initializer=prepare, initargs=(1,), single_use=True) as pool:
+    with Pool(
+        "pool", min=0, max=2, spare=1, max_workers=4, initializer=prepare, initargs=(1,), single_use=True
+    ) as pool:
         pool.resize(max=3)
         pool.resize(maximum=3)  # error: call-arg, reportCallIssue
     Pool("pool", min=0)  # error: call-arg, reportCallIssue
