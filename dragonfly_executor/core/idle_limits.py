@@ -6,7 +6,7 @@ from dragonfly_executor.core.actions import CheckIdle
 from dragonfly_executor.core.calls import DEFAULT_KIND
 from dragonfly_executor.core.runner import Runner
 from dragonfly_executor.core.runner_group import RunnerGroup
-from dragonfly_executor.core.spares import holds, is_used
+from dragonfly_executor.core.spares import ahead, is_used
 from dragonfly_executor.core.state import PoolState
 
 
@@ -28,10 +28,11 @@ def idle_until(pool: PoolState, runner: Runner, group: RunnerGroup) -> float | N
         # Its calls wait for their turn within `max_workers`.
         return None
     since = runner.idle_since
-    if pool.limits.spare and holds(pool, group):
-        if is_used(pool):
+    if pool.limits.spare and group.kind == DEFAULT_KIND and pool.mode is None:
+        if not is_used(pool):
+            since = max(since, pool.used_at)
+        elif ahead(pool) <= pool.limits.spare:
             return None
-        since = max(since, pool.used_at)
     limits = group.tier.limits
     within_min = group.kind == DEFAULT_KIND and up_to(pool, runner, group, asked=False) <= pool.floor
     if group.thrifty is not None and limits.learns_idle and not within_min:

@@ -1,8 +1,10 @@
 """Spare runners: those that a pool keeps ahead of its calls, so that the next calls need not wait for a boot.
 
 1. While calls without `requires` run or wait, so many more runners boot that, beside those whose slots the calls take,
-   `PoolLimits.spare` runners are up or boot. Every bound on boots holds, and calls come first.
-2. Such a runner is not stopped for being idle meanwhile. Its idle time begins when the last call has ended.
+   `PoolLimits.spare` runners are up or boot. Every bound on boots holds, and calls come first: none of these boots
+   begins while calls wait for which no runner boots.
+2. Such a runner is not stopped for being idle meanwhile. The idle time of all of them begins when the last call has
+   ended. So calls that come one by one do not stop a runner and boot it again, each time.
 3. A spare runner is no reason to stop another one, and it is stopped if another kind of calls needs its room.
 """
 
@@ -24,15 +26,17 @@ def is_used(pool: PoolState) -> bool:
     return any(group.in_flight for group in pool.runner_table.groups[DEFAULT_KIND])
 
 
-def ahead(pool: PoolState) -> int:
-    """Return how many runners are up or boot beyond those that the present calls fill; negative if there are too few.
-
-    Calls that wait fill the boots that there are: how many boot for them is not decided here.
-    """
+def uncovered(pool: PoolState) -> int:
+    """Return how many more runners the waiting calls fill than boot; negative if more boot than they need."""
     groups = pool.runner_table.groups[DEFAULT_KIND]
-    booting = sum([len(group.booting) for group in groups])
-    count = booting - min(booting, boots_for(pool.waiting_calls(DEFAULT_KIND), pool.slots_hint(groups[0])))
-    for group in groups:
+    needed = boots_for(pool.waiting_calls(DEFAULT_KIND), pool.slots_hint(groups[0]))
+    return needed - sum([len(group.booting) for group in groups])
+
+
+def ahead(pool: PoolState) -> int:
+    """Return how many runners are up or boot beyond those that the present calls fill; negative if more are needed."""
+    count = -uncovered(pool)
+    for group in pool.runner_table.groups[DEFAULT_KIND]:
         going = len(group.yielding) + len(group.ending.runners) + len(group.idle_check_pending)
         count += group.up - going - boots_for(group.busy, pool.slots_hint(group))
     return count
@@ -48,17 +52,12 @@ def keep_spares(pool: PoolState, now: float, *, is_late: bool) -> None:
         boot_spares(pool, now)
 
 
-def holds(pool: PoolState, group: RunnerGroup) -> bool:
-    """Return whether an idle runner of a group is one of the spare runners."""
-    return group.kind == DEFAULT_KIND and pool.mode is None and ahead(pool) <= pool.limits.spare
-
-
 def boot_spares(pool: PoolState, now: float) -> None:
     """Boot the spare runners that are missing, after the boots that calls need."""
     if pool.mode is not None or pool.broken is not None or pool.usage.exhausted:
         return
-    if any(group.gate is not None for group in pool.runner_table.all_groups):
-        return  # calls of a kind without a runner wait for room
+    if uncovered(pool) > 0 or any(group.gate is not None for group in pool.runner_table.all_groups):
+        return  # calls wait that have no boot yet, or for the room of another kind: they come first
     missing = pool.limits.spare - ahead(pool)
     for group in pool.runner_table.groups[DEFAULT_KIND]:
         if missing <= 0:

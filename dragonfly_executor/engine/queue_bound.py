@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from _thread import RLock
 from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
@@ -12,7 +11,7 @@ from dragonfly_executor.core.call_table import Call
 from dragonfly_executor.core.events import Tick
 from dragonfly_executor.engine.submit_queue import SubmitQueue
 from dragonfly_executor.engine.waiters import TaskWaiter, ThreadWaiter, Waiter
-from dragonfly_executor.util.condition import holding
+from dragonfly_executor.util.condition import RLock, holding
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
 if TYPE_CHECKING:

@@ -50,8 +50,8 @@ def test_a_wait_ends_when_so_many_runners_are_up(make_pool: MakePool, make: Make
 
 def test_a_wait_fails_once_boots_are_given_up(make_pool: MakePool) -> None:
     backend = FakeBackend()
-    backend.fail_next_boot(count=1000)
-    pool = make_pool(min=1, max=2, max_boot_failures=2, boot_wait=lambda _state: 0.0, backend=backend)
+    backend.fail_next_boot(count=100_000)
+    pool = make_pool(min=1, max=2, max_boot_failures=2, boot_wait=lambda _state: 0.01, backend=backend)
     with pytest.raises(BootError) as caught:
         pool.wait_for(runners=1, timeout=PATIENCE)
     assert caught.value.attempts >= 2

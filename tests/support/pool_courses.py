@@ -22,7 +22,6 @@ LIMITS = [
     CallLimits(queue_timeout=2.0),
     CallLimits(timeout=8.0, queue_timeout=3.0, run_timeout=5.0),
     CallLimits(retries=1),
-    CallLimits(retries=1, run_timeout=2.0, retries_timeouts=True),
     CallLimits(retries=2, retry_delays=(1.0,)),
     CallLimits(timeout=6.0, queue_timeout=1.5, retries=3, retry_delays=(0.5, 2.0, 5.0)),
     CallLimits(retries=1, retry_delays=(1.0,), priority=2),
@@ -43,7 +42,6 @@ BOTH = [False, True]
 POOLS: dict[str, Collection[Any]] = {
     "min": range(3),
     "max": range(1, 4),
-    "spare": [0, 0, 0, 1, 2],
     "max_workers": [None, None, 1, 3],
     "slots_hint": range(1, 4),
     "idle_after": [None, 5.0],
@@ -135,22 +133,6 @@ class MachineAndWorld(StateMachine):
     def submit(self, first: CallLimits, count: int, last: CallLimits, kind: int, other: int) -> None:
         kinds = [self.kinds[each % len(self.kinds)] for each in (kind, other)]
         self.world.submit([*[first] * count, last], kinds)
-
-    @step(first=LIMITS, count=[1, 1, 2], kind=SMALL)
-    def submit_dependent(self, first: CallLimits, count: int, kind: int) -> None:
-        """Submit calls that wait for their arguments."""
-        self.world.submit([first] * count, [self.kinds[kind % len(self.kinds)]], dependent=True)
-
-    @step(which=SMALL, how=["ready", "ready", "failed", "cancelled", "strange"])
-    def arguments_come(self, which: int, how: str) -> None:
-        """Or never will; or that is said of a call that does not wait for them."""
-        waiting = sorted(self.world.dependent & self.world.pending.keys()) if how != "strange" else []
-        call_id = waiting[which % len(waiting)] if waiting else which
-        outcome: dict[str, object] = {"failed": ValueError("no value"), "cancelled": actions.CANCELLED}
-        if how in outcome:
-            self.world.feed(events.ArgumentsFailed(call_id, outcome[how]))
-        else:
-            self.world.feed(events.ArgumentsReady(call_id))
 
     @step(which=range(1, 21), other=[None, *range(1, 21)])
     def cancel(self, which: int, other: int | None) -> None:
@@ -341,3 +323,49 @@ class MachineAndWorld(StateMachine):
 
     def end(self) -> None:
         self.world.play_out()
+
+
+RETRIED = CallLimits(retries=1, run_timeout=2.0, retries_timeouts=True)
+
+
+class DependentMachineAndWorld(MachineAndWorld):
+    """The same, with spare runners, calls that wait for their arguments, and time-outs that are retried.
+
+    It is a class of its own, because each further step changes the courses that a seed stands for.
+    """
+
+    @opening(
+        calls=range(10),
+        first=range(len(LIMITS)),
+        warm=[True, True, False],
+        kinds=range(1, 4),
+        sort=KINDS,
+        spare=[0, 1, 1, 2],
+        **POOLS,
+    )
+    def open(
+        self, calls: int, first: int, warm: bool, kinds: int, sort: str = "runners of their own", **limits: Any
+    ) -> None:
+        """Make a pool with spare runners."""
+        super().open(calls, first, warm, kinds, sort, **limits)
+
+    @step(count=range(1, 4))
+    def submit_retried(self, count: int) -> None:
+        """Submit calls that are tried again after their run_timeout."""
+        self.world.submit([RETRIED] * count, self.kinds)
+
+    @step(first=LIMITS, count=[1, 1, 2], kind=SMALL)
+    def submit_dependent(self, first: CallLimits, count: int, kind: int) -> None:
+        """Submit calls that wait for their arguments."""
+        self.world.submit([first] * count, [self.kinds[kind % len(self.kinds)]], dependent=True)
+
+    @step(which=SMALL, how=["ready", "ready", "failed", "cancelled", "strange"])
+    def arguments_come(self, which: int, how: str) -> None:
+        """Or never will; or that is said of a call that does not wait for them."""
+        waiting = sorted(self.world.dependent & self.world.pending.keys()) if how != "strange" else []
+        call_id = waiting[which % len(waiting)] if waiting else which
+        outcome: dict[str, object] = {"failed": ValueError("no value"), "cancelled": actions.CANCELLED}
+        if how in outcome:
+            self.world.feed(events.ArgumentsFailed(call_id, outcome[how]))
+        else:
+            self.world.feed(events.ArgumentsReady(call_id))

@@ -583,9 +583,14 @@ def runners_ahead(pool: PoolState) -> int:
         up = [runner for runner in group.runners.values() if runner.state is UP]
         busy = sum(min(runner.slots, len(runner.in_flight) + runner.extra) for runner in up)
         count += len(staying) - ceil(busy / pool.slots_hint(group))
-    booting = sum(len(group.booting) for group in groups)
+    return count - boots_missing(pool)
+
+
+def boots_missing(pool: PoolState) -> int:
+    """How many more boots the waiting calls of the default kind need than there are."""
+    groups = pool.runner_table.groups[DEFAULT_KIND]
     for_calls = ceil(pool.waiting_calls(DEFAULT_KIND) / pool.slots_hint(groups[0]))
-    return count + booting - min(booting, for_calls)
+    return for_calls - sum(len(group.booting) for group in groups)
 
 
 def check_spares(pool: PoolState, now: float) -> None:
@@ -594,7 +599,7 @@ def check_spares(pool: PoolState, now: float) -> None:
         return
     if pool.call_table.is_late(now) or not is_in_use(pool) or runners_ahead(pool) >= pool.limits.spare:
         return
-    if any(group.gate is not None for group in pool.runner_table.all_groups):
+    if boots_missing(pool) > 0 or any(group.gate is not None for group in pool.runner_table.all_groups):
         return
     for group in pool.runner_table.groups[DEFAULT_KIND]:
         full = len(pool.runner_table.runners) >= pool.max or group.tier.boots.free <= 0

@@ -43,8 +43,11 @@ def test_spare_runners_go_when_they_have_been_idle_since_the_last_call() -> None
     story.boots(1)
     story.boots(2)
     assert story.at(100.0) == [], "the call runs"
+    for call_id in range(1, 10):
+        assert story.results(1, call_id) == [f"{call_id} = result of {call_id}.1"]
+        assert story.submit_calls(1) == [f"send {call_id + 1}.1 to 1"], "no runner goes between two calls"
     story.now = 110.0
-    story.results(1, 1)
+    story.results(1, 10)
     assert story.machine.deadline() == 140.0
     assert story.at(139.0) == []
     assert story.at(140.0) == ["stop 2: idle", "stop 1: idle"]
@@ -80,8 +83,7 @@ def test_failed_boots_are_tried_again_for_calls_alone() -> None:
     assert story.submit_calls(1) == ["boot 1", "boot 2", "boot 3", "boot 4"]
     assert story.fails(1) == []
     assert story.fails(2) == []
-    assert story.boots(3) == ["send 1.1 to 3"]
-    story.at(5.0)
+    assert story.boots(3) == ["send 1.1 to 3", "boot 5", "boot 6"]
     assert story.stats.runners_up + story.stats.runners_booting == 4
 
 
