@@ -316,7 +316,7 @@ class Future(BaseFuture[T]):
 
     @property
     def has_value(self) -> bool:
-        """Whether the call has ended with a value. This does not open the value."""
+        """True if the call has ended with a value. This does not open the value."""
         return self._state == FINISHED and self._exception is None
 
     def as_argument(self) -> T:

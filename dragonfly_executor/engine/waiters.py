@@ -1,4 +1,4 @@
-"""What waits for the engine: a thread, or a task of an asyncio event loop. Only the engine thread wakes them."""
+"""Threads, and tasks of asyncio event loops, that wait for the engine. Only the engine thread wakes them."""
 
 from __future__ import annotations
 

@@ -99,7 +99,7 @@ class BudgetExceeded(DragonflyError, RuntimeError):
 
 
 class QueueFullError(DragonflyError):
-    """As many calls of the pool wait for a slot as ``max_queued`` allows. This call was not submitted."""
+    """A call was not submitted, because as many calls of the pool wait for a slot as ``max_queued`` allows."""
 
 
 class StartError(DragonflyError, RuntimeError):

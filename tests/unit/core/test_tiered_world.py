@@ -10,7 +10,10 @@ from tests.support.tiered_courses import DependentTieredMachineAndWorld, TieredM
 
 def test_any_course_of_events_keeps_the_invariants() -> None:
     check_courses(TieredMachineAndWorld, count=120, length=30)
-    check_courses(DependentTieredMachineAndWorld, count=60, length=30)
+
+
+def test_spare_runners_and_calls_that_wait_for_their_arguments_keep_them_too() -> None:
+    check_courses(DependentTieredMachineAndWorld, count=40, length=30)
 
 
 @pytest.mark.soak
