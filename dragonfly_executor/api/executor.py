@@ -39,6 +39,7 @@ class PoolExecutor(Submitter, Executor):  # type: ignore[misc]  # `map` checks m
         self._owns_pool = owns_pool
         self._submit_with = pool.submit_with
         self._submit_in_task = pool.submit_in_task
+        self._open_stream = pool.open_stream
         self._calls_of_map = pool.calls_of_map
         self._begin = pool.begin
         self._check_open = pool.check_open
@@ -81,6 +82,9 @@ class PoolExecutor(Submitter, Executor):  # type: ignore[misc]  # `map` checks m
     async def await_for(self, *, runners: int) -> None:
         """Wait until this many runners are up, in a task of an asyncio event loop; see `Pool.await_for`."""
         await self._pool.await_for(runners=runners)
+
+    def _runners(self) -> int:
+        return self._pool.stats().runners_up
 
     def options(self, **changes: Unpack[CallKeywords]) -> PoolExecutor:
         """Return a view of this executor with other call options. The view is an `Executor` itself.

@@ -107,6 +107,11 @@ class CallLimits(Record):
         limits.has_place = True
         return limits
 
+    def without_retries(self) -> CallLimits:
+        """Return the same limits for a call that must not run again."""
+        values = {name: getattr(self, name) for name in self.__match_args__}
+        return CallLimits(**values | {"retries": 0, "retry_delays": ()})
+
 
 class QueueTotal:
     """The counts of the queues of all kinds together.
@@ -184,6 +189,8 @@ class Call:
     queue: QueueCounts
     is_item = False
     """True for a call that is one item of a map, or a chunk of them."""
+    is_stream = False
+    """True for a call whose items come while it runs."""
 
     def __init__(
         self,

@@ -53,6 +53,8 @@ class DependentSubmit:
         self.call = self.future.call = DependentCall(next(engine.ids), b"", self.future, limits, limits.kind)
         if not options.cancel_running:
             self.future.cancels_running = False
+        if options.on_progress is not None:
+            self.future.on_progress = options.on_progress
 
     def begin(self) -> None:
         """Wait for the futures, once the call was accepted. If this is interrupted, the call is cancelled."""

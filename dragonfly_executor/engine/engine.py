@@ -12,7 +12,7 @@ from itertools import count
 
 from dragonfly_executor import errors
 from dragonfly_executor.core import actions, events
-from dragonfly_executor.core.calls import QUEUED, Call, CallLimits
+from dragonfly_executor.core.calls import QUEUED, SETTLED, Call, CallLimits
 from dragonfly_executor.core.machine import Machine, PoolLimits
 from dragonfly_executor.core.shutdown_mode import ShutdownMode
 from dragonfly_executor.engine.action_runner import broken_by, fail_each, settle
@@ -50,7 +50,9 @@ if TYPE_CHECKING:
     from dragonfly_executor.engine.runner_links import RunnerLinks
     from dragonfly_executor.engine.runner_waits import RunnerWaits
     from dragonfly_executor.engine.shared_memory import SharedSegments
+    from dragonfly_executor.engine.stream_call import StreamCall
     from dragonfly_executor.engine.tier_settings import TierSettings
+    from dragonfly_executor.protocol.call_progress import CallProgress
     from dragonfly_executor.serialization import CallCodec
     from dragonfly_executor.transport.sockets import Buffer
 
@@ -83,6 +85,8 @@ class Engine:
         self.forked = False
         self.unlinked: weakref.WeakSet[Future[Any]] = weakref.WeakSet()
         """The calls that outlive an interrupt of the thread that waits for them."""
+        self.streams: weakref.WeakSet[StreamCall] = weakref.WeakSet()
+        """The streams whose calls are not settled."""
         self._wakers: weakref.WeakValueDictionary[int, LoopWaker] = weakref.WeakValueDictionary()
         """The wakers of asyncio event loops in which tasks await calls, by the loop's `id`."""
         self._due_wakers: list[LoopWaker] = []
@@ -130,6 +134,7 @@ class Engine:
         *,
         cancel_running: bool = True,
         accept: Callable[[Sequence[Call]], object] | None = None,
+        on_progress: Callable[[CallProgress], object] | None = None,
     ) -> Future[Any]:
         """Accept a call.
 
@@ -138,6 +143,7 @@ class Engine:
             limits: its limits.
             cancel_running: if False, its future cannot be cancelled once the call was sent to a runner.
             accept: gets the call in place of `Engine.accept`.
+            on_progress: called with what the call reports.
 
         Raises:
             RuntimeError: the pool is shut down, or broken (`PoolBrokenError`), or belongs to another process
@@ -150,6 +156,8 @@ class Engine:
         call = future.call = Call(next(self.ids), payload, future, limits, limits.kind)
         if not cancel_running:
             future.cancels_running = False
+        if on_progress is not None:
+            future.on_progress = on_progress
         if accept is None:
             self.accept((call,))
         else:
@@ -333,6 +341,44 @@ class Engine:
         ids = [call.id for call in calls if running or (call.state is QUEUED and call.attempt == 1)]
         self.handle(events.CancelRequested(tuple(ids)))
 
+    def tell(self, call: Call, frame: bytes) -> None:
+        """Send a frame to the runner that has the call, if there is one."""
+        if self._thread is not None and not self.forked:
+            self._loop.call_soon_threadsafe(lambda: self._tell(call, frame))
+
+    def _tell(self, call: Call, frame: bytes) -> None:
+        if call.runner is not None and call.state is not SETTLED:
+            self._runner_links.get(call.runner).say(frame)
+
+    def close_stream(self, stream: StreamCall) -> None:
+        """Have a stream's function stopped."""
+        if self._thread is None or self.forked:
+            return
+
+        def cancel_later(seconds: float) -> None:
+            """Cancel the call after some seconds. A call that has ended by then is not harmed."""
+            if seconds:
+                self._loop.call_later(seconds, lambda: self._cancel((stream,), True))
+            else:
+                self._cancel((stream,), True)
+
+        self._loop.call_soon_threadsafe(lambda: stream.stop(lambda frame: self._tell(stream, frame), cancel_later))
+
+    def close_abandoned_streams(self, *, blocks: bool) -> None:
+        """Close the streams whose items this thread, or task, took, or one that has ended.
+
+        Their functions wait for items to be taken, and the caller is about to wait for their calls.
+
+        Args:
+            blocks: see `stream_consumers.is_abandoned`.
+        """
+        if self.streams:
+            from dragonfly_executor.engine.stream_consumers import is_abandoned
+
+            for stream in list(self.streams):
+                if is_abandoned(stream.consumer, blocks=blocks):
+                    stream.close()
+
     def post(self, event: object) -> None:
         """Hand the core an event, on the engine thread."""
         # In a forked child the loop's descriptors are closed, and other files may have their numbers.
@@ -395,6 +441,7 @@ class Engine:
         thread = self._thread
         if thread is None:
             return
+        self.close_abandoned_streams(blocks=True)
         # Not `Thread.join`: before Python 3.13 a thread whose join was interrupted counts as ended.
         if not self._has_ended.wait(timeout):
             return
@@ -495,7 +542,7 @@ class Engine:
             if settled is not None:
                 settle(settled)
                 if self._due_wakers:
-                    self._wake_loops()
+                    self.wake_loops()
         except BaseException:
             # The core has removed these calls from its state, so only this list has them.
             for action in decided:
@@ -509,9 +556,9 @@ class Engine:
         is_open = self._refusal is None and self._failure is None
         for observer in self._observers:
             observer.review(self._machine, is_open=is_open)
-        self._wake_loops()
+        self.wake_loops()
 
-    def _wake_loops(self) -> None:
+    def wake_loops(self) -> None:
         """Wake the event loops with tasks whose calls were settled, each once."""
         while self._due_wakers:
             self._due_wakers.pop().flush()
@@ -557,7 +604,7 @@ class Engine:
         self._submit_queue.take(left)
         try:
             fail_each(left, error)
-            self._wake_loops()
+            self.wake_loops()
         finally:
             try:
                 self._runner_links.abandon()

@@ -40,7 +40,7 @@ from dragonfly_executor.util.validation import duration, finite_number, hook, in
 if TYPE_CHECKING:
     from typing import Any, Unpack
 
-    from dragonfly_executor.engine.option_keywords import CallKeywords, GrowEndHook, Hook, Output
+    from dragonfly_executor.engine.option_keywords import CallKeywords, GrowEndHook, Hook, Output, ProgressHook
     from dragonfly_executor.util.validation import Wait
 
 
@@ -71,6 +71,9 @@ class CallOptions(OptionSet, Record):
             taken, unless `buffersize` says another number.
         when_full: what a submit does otherwise: "wait" (the default) until there is room, as `queue.Queue.put` does, or
             "raise" a `QueueFullError`. `acall` waits without blocking its loop.
+        stream_buffersize: number of items of a `stream` that its function may be ahead of those that were taken.
+        on_progress: called with each `CallProgress` that a call reports by `progress`, on the pool's callback thread.
+            If it is slower than the reports, it gets the latest one.
         cancel_running: whether `Future.cancel` stops a running call; False for the standard library's behaviour.
 
     Raises:
@@ -90,6 +93,8 @@ class CallOptions(OptionSet, Record):
     key: Hashable = option(None, hashable)
     max_queued = option(None, at_least_or_none(1))
     when_full = option("wait", one_of("wait", "raise"))
+    stream_buffersize = option(1024, at_least(1))
+    on_progress: ProgressHook | None = option(None, hook)
     cancel_running = option(True, flag)
 
     def __init__(self, **options: Unpack[CallKeywords]) -> None:
