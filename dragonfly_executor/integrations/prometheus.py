@@ -115,7 +115,7 @@ class PrometheusMetrics:
 
 
 class PoolCollector:
-    """Reads the state of the watched pools when Prometheus scrapes."""
+    """The state of the watched pools, read when Prometheus scrapes."""
 
     def __init__(self, prefix: str, watched: set[str]) -> None:
         self._prefix = prefix

@@ -27,11 +27,6 @@ def seconds(value: float | None) -> str:
     return f"{value * 1e3:.1f} ms" if value >= 1e-3 else f"{value * 1e6:.0f} us"
 
 
-def money(value: float | None) -> str:
-    """Return a cost as text."""
-    return "unknown" if value is None else f"about {value:.4f} USD"
-
-
 def title(report: Mapping[str, Any]) -> str:
     """Return the line that names a pool and its program."""
     return f"{report['program']} (process {report['pid']}): pool {report['pool']!r} on {report['backend']}"
@@ -71,13 +66,14 @@ def times(report: Mapping[str, Any]) -> str:
 
 def rows(report: Mapping[str, Any]) -> dict[str, str]:
     """Return the figures of a pool by name. Those without a value are left out."""
+    cost = report["stats"]["cost"]
     found = {
         "runners": runners(report),
         "slots": slots(report),
         "calls": calls(report),
         "times": times(report),
         "held by": ", ".join(report["held_by"]),
-        "cost": money(report["stats"]["cost"]) if report["stats"]["cost"] != 0 else "",
+        "cost": f"about {cost:.4f} USD" if cost else "",
     }
     return {name: text for name, text in found.items() if text}
 

@@ -39,7 +39,7 @@ def test_counters_and_histograms_by_pool_and_function(make_pool: MakePool) -> No
     assert scraped("dragonfly_calls_waiting", pool="media") == 0
     assert scraped("dragonfly_boots_total", pool="media") == 1
     assert scraped("dragonfly_machine_seconds_total", pool="media") > 0
-    assert scraped("dragonfly_cost_dollars", pool="media") == 0
+    assert scraped("dragonfly_cost_dollars", pool="media") == []  # the price of this machine is unknown
     assert scraped("dragonfly_runners", pool="unwatched") == []
     # Its callbacks have all run after that.
     pool.shutdown()

@@ -22,6 +22,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.trace import SpanKind, StatusCode
 
 from dragonfly_executor.integrations.opentelemetry import OpenTelemetryTracing
+from dragonfly_executor.serialization.context_call import AsyncContextCall, ContextCall
 
 
 class Tracer:
@@ -66,6 +67,24 @@ def has_context(_: object = None) -> bool:
     return trace.get_current_span().get_span_context().is_valid
 
 
+def test_a_calls_context_is_detached_again(tracer: Tracer) -> None:
+    from opentelemetry import propagate
+
+    headers: dict[str, str] = {}
+    with tracer.tracer.start_as_current_span("caller"):
+        propagate.inject(headers)
+    call = ContextCall(headers, has_context)
+    assert call()
+    assert not has_context()
+    assert asyncio.run(AsyncContextCall(headers, _has_context_later)())
+    assert not ContextCall({}, has_context)()
+
+
+async def _has_context_later() -> bool:
+    await asyncio.sleep(0)
+    return has_context()
+
+
 @pytest.mark.parametrize("record", [record_inside, record_in_coroutine])
 def test_spans_made_in_a_call_hang_under_it_and_it_hangs_under_its_caller(
     make_pool: MakePool, tracer: Tracer, record: Any
@@ -98,7 +117,7 @@ def test_spans_made_in_a_call_hang_under_it_and_it_hangs_under_its_caller(
     assert spans["boot"].parent is None
     assert spans["boot"].attributes is not None
     assert spans["boot"].attributes["dragonfly.backend"] == "local"
-    assert mapped == [False, False]  # the context of the call before it was detached
+    assert mapped == [False, False]
     assert tracer.tracing._spans == {}
 
 
