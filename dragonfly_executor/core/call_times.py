@@ -1,4 +1,4 @@
-"""How long the latest calls of a pool have waited and run."""
+"""The times that the latest calls of a pool have waited and run."""
 
 from __future__ import annotations
 

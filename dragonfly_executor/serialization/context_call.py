@@ -21,7 +21,7 @@ class ContextCall:
 
     __slots__ = ("func", "headers")
     keywords: ClassVar[Mapping[str, Any]] = {}
-    """As a `functools.partial` has them, so that the function's name is found."""
+    """Keyword arguments as a `functools.partial` has them, so that the function's name is found."""
 
     def __init__(self, headers: Mapping[str, str], func: Callable[..., Any]) -> None:
         self.headers = headers

@@ -1,4 +1,4 @@
-"""What ``dragonfly top`` shows: the pools' reports, the order of the calls, the selected call. No terminal."""
+"""The view of ``dragonfly top``: the pools' reports, the order of the calls, the selected call. No terminal."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Entry(NamedTuple):
 
     @property
     def key(self) -> tuple[str, int]:
-        """What names the call in all reports."""
+        """The name of the call in all reports: its socket and its number."""
         return str(self.address.path), self.call["id"]
 
 

@@ -50,7 +50,7 @@ class StatusSocket:
         self._socket: socket.socket | None = None
         self._clients: set[StatusClient] = set()
         self.problem: OSError | None = None
-        """Why the socket could not be opened."""
+        """The error because of which the socket could not be opened."""
         self._timer: Timer | None = None
 
     def open(self) -> None:
