@@ -10,13 +10,14 @@ from typing import Any
 import pytest
 
 from dragonfly_executor.engine.observing import runtime_directory
+from tests.backends.ssh.calls import hold
 from tests.backends.ssh.conftest import Make, MakeBackend
 from tests.processes.observing.test_status import STATUS, only
 from tests.support.helpers import Gate, Mailbox, becomes_true, error_of
-from tests.support.payloads import hold
 from tests.support.sshd.faults import FaultyConnection
 
 CELL = "<a cell on this side>"
+NAME = "hold.<locals>.call"
 SOURCE = "def fails():\n    return [1][7]\n"
 
 
@@ -35,13 +36,13 @@ def test_a_call_on_a_host_is_seen_from_here(
     exec(compile(SOURCE, CELL, "exec"), namespace)
     events: list[Mapping[str, Any]] = []
     executor = make(make_backend(way), on_call=events.append)
-    future = executor.submit(hold, mailbox.path, gate.path)
+    future = executor.submit(hold(mailbox.path, gate.path))
     mailbox.read()
     address = only(executor.pool)
     assert becomes_true(executor.pool, lambda: executor.pool.stats().calls_running == 1)
     report = address.ask(STATUS)
     (runner,), (call,) = report["runners"], report["calls"]
-    assert (report["backend"], runner["state"], call["function"], call["runner"]) == ("ssh", "up", "hold", 1)
+    assert (report["backend"], runner["state"], call["function"], call["runner"]) == ("ssh", "up", NAME, 1)
     assert runner["host"]
     assert call["slot"] is not None
     text = str(error_of(executor.submit(namespace["fails"])).__cause__)
@@ -49,6 +50,6 @@ def test_a_call_on_a_host_is_seen_from_here(
     gate.open()
     future.result()
     executor.shutdown()
-    held = [event for event in events if event["function"] == "hold"]
+    held = [event for event in events if event["function"] == NAME]
     assert [event["event"] for event in held] == ["call submitted", "call sent", "call started", "call done"]
     assert held[2]["slot"] == call["slot"]
