@@ -122,6 +122,15 @@ class OpenTelemetryTracing:
             self._boots[event["name"], event["runner_id"]] = event["time"]
         elif what in ("up", "boot failed", "boot given up"):
             self._boot_ended(event)
+        elif what == "events dropped":
+            self._forget(event["name"])
+
+    def _forget(self, pool: str) -> None:
+        """End the spans of a pool's calls: the events of some of their ends are lost."""
+        with self._lock:
+            spans = [self._spans.pop(call) for call in list(self._spans) if call[0] == pool]
+        for span in spans:
+            span.end()
 
     def _end(self, span: Span, event: Mapping[str, Any]) -> None:
         """End the span of a call, and make those of its wait and its run."""

@@ -166,3 +166,15 @@ def test_a_call_that_ends_before_its_submit_returns_is_ended(tracer: Tracer) -> 
     tracer.tracing.submit("p", "f", echo, submit)
     assert set(tracer.spans()) == {"call f", "wait", "run"}
     assert tracer.tracing._ended == {}
+
+
+def test_no_span_stays_open_when_events_are_lost(tracer: Tracer) -> None:
+    class Done:
+        class call:
+            id = 1
+
+    tracer.tracing.submit("p", "f", echo, lambda carried: Done)  # type: ignore[arg-type, return-value]
+    tracer.tracing({"event": "events dropped", "name": "other", "time": 5.0, "count": 1})
+    assert tracer.spans() == {}
+    tracer.tracing({"event": "events dropped", "name": "p", "time": 5.0, "count": 1})
+    assert set(tracer.spans()) == {"call f"}
