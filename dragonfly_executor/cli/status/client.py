@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from dragonfly_executor.engine.observing import runtime_directory
+from dragonfly_executor.engine.observing.status_report import VERSION
 
 TIMEOUT = 2.0
 """Seconds to wait for an answer. A program that is stopped (SIGSTOP) does not answer."""
@@ -110,7 +111,14 @@ def ask_all(timeout: float = TIMEOUT) -> Answers:
     answers = Answers()
     for address, future in asked:
         try:
-            answers.reports.append((address, future.result()))
+            report = future.result()
+            if report.get("version") == VERSION:
+                answers.reports.append((address, report))
+            else:
+                found = report.get("version")
+                answers.silent.append(
+                    f"process {address.pid} reports in version {found}, and this command in {VERSION}"
+                )
         except ConnectionRefusedError:
             runtime_directory.remove_stale(str(address.path))
         except (FileNotFoundError, ConnectionError):

@@ -21,7 +21,7 @@ from dragonfly_executor import Pool
 from dragonfly_executor.cli.main import main
 from dragonfly_executor.cli.status.client import PoolAddress, StatusError, addresses, ask_all
 from dragonfly_executor.engine import components
-from dragonfly_executor.engine.observing import status_socket
+from dragonfly_executor.engine.observing import status_report, status_socket
 from tests.processes.conftest import Make
 from tests.processes.observing.conftest import Start
 from tests.support.helpers import PATIENCE, Gate, Mailbox, becomes_true, error_of
@@ -218,6 +218,17 @@ def test_a_program_that_is_stopped_delays_no_other(
     assert [report["pid"] for _, report in answers.reports] == [os.getpid()]
     (silent,) = answers.silent
     assert f"process {program.pid} has not answered for 0.2 s: it may be stopped" in silent
+
+
+def test_a_pool_of_another_version_is_named(
+    sockets: Path, make: Make, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ex = make(1)
+    ex.submit(echo, 1).result(PATIENCE)
+    only(ex.pool)
+    monkeypatch.setattr(status_report, "VERSION", 9)
+    assert main(["status"]) == 1
+    assert f"process {os.getpid()} reports in version 9, and this command in 1" in capsys.readouterr().err
 
 
 def test_the_folder_of_another_user_is_not_used(
