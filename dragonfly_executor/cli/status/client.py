@@ -116,9 +116,7 @@ def ask_all(timeout: float = TIMEOUT) -> Answers:
                 answers.reports.append((address, report))
             else:
                 found = report.get("version")
-                answers.silent.append(
-                    f"process {address.pid} reports in version {found}, and this command in {VERSION}"
-                )
+                answers.silent.append(f"process {address.pid} reports in version {found}, this command in {VERSION}")
         except ConnectionRefusedError:
             runtime_directory.remove_stale(str(address.path))
         except (FileNotFoundError, ConnectionError):

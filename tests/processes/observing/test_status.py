@@ -228,7 +228,7 @@ def test_a_pool_of_another_version_is_named(
     only(ex.pool)
     monkeypatch.setattr(status_report, "VERSION", 9)
     assert main(["status"]) == 1
-    assert f"process {os.getpid()} reports in version 9, and this command in 1" in capsys.readouterr().err
+    assert f"process {os.getpid()} reports in version 9, this command in 1" in capsys.readouterr().err
 
 
 def test_the_folder_of_another_user_is_not_used(
