@@ -9,12 +9,16 @@ from dragonfly_executor.api.named_pools import pools
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from typing import Any
+    from collections.abc import Callable, Sequence
+    from typing import Any, TypeAlias
 
     from prometheus_client import CollectorRegistry, Counter, Histogram
     from prometheus_client.metrics_core import Metric
 
     from dragonfly_executor.core.stats import PoolStats
+
+    Figure: TypeAlias = tuple[str, str, Callable[[PoolStats], float]]
+    """A metric: its name, its text, and what it is of a pool."""
 
 WAIT_BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800)
 RUN_BUCKETS = (*WAIT_BUCKETS, 7200, 28800)
@@ -132,7 +136,7 @@ class PoolCollector:
         # A pool that is shut down may have its end before it, and another one its name already: the newer one counts.
         found = list({pool.name: pool.stats() for pool in pools() if pool.name in self._watched}.items())
         yield self._runners(found)
-        gauges = (
+        gauges: Sequence[Figure] = (
             ("runners_max", "Runners that the pool may have.", lambda stats: stats.max),
             ("slots_busy", "Slots that have a call.", lambda stats: stats.slots_busy),
             ("slots_free", "Slots without a call.", lambda stats: stats.slots_free),
@@ -141,7 +145,7 @@ class PoolCollector:
         )
         for name, text, value in gauges:
             yield self._family(GaugeMetricFamily, name, text, [(pool, value(stats)) for pool, stats in found])
-        counters = (
+        counters: Sequence[Figure] = (
             ("calls_retried", "Retries begun.", lambda stats: stats.calls_retried),
             ("boots", "Boots begun.", lambda stats: stats.boots_attempted),
             ("machine_seconds", "Seconds that runners existed.", lambda stats: stats.machine_seconds),
@@ -152,7 +156,7 @@ class PoolCollector:
         costs = [(pool, stats.cost) for pool, stats in found if stats.cost is not None]
         yield self._family(GaugeMetricFamily, "cost_dollars", "Estimated cost in US dollars.", costs)
 
-    def _runners(self, found: list[tuple[str, PoolStats]]) -> Metric:
+    def _runners(self, found: list[tuple[str, PoolStats]]) -> Any:
         from prometheus_client.core import GaugeMetricFamily
 
         family = GaugeMetricFamily(f"{self._prefix}_runners", "Runners by state.", labels=("pool", "state"))

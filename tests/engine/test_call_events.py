@@ -1,4 +1,7 @@
-"""What a pool tells about its calls: the events of `on_call`, of observers and in the log. On fake runners."""
+"""What a pool tells about its calls: the events of `on_call`, of observers and in the log.
+
+On fake runners, which report the start of every call.
+"""
 
 from __future__ import annotations
 
@@ -36,8 +39,8 @@ def test_each_call_is_told_from_its_submit_to_its_end(make_pool: MakePool) -> No
     pool.shutdown()
     assert good.call is not None
     assert bad.call is not None
-    assert told(events, good.call.id) == ["call submitted", "call sent", "call done"]
-    assert told(events, bad.call.id) == ["call submitted", "call sent", "call failed"]
+    assert told(events, good.call.id) == ["call submitted", "call sent", "call started", "call done"]
+    assert told(events, bad.call.id) == ["call submitted", "call sent", "call started", "call failed"]
     last = next(event for event in events if event["event"] == "call done")
     assert (last["name"], last["pid"], last["function"], last["attempt"]) == ("told", os.getpid(), "echo", 1)
     assert last["runner_id"] == 1
@@ -91,7 +94,7 @@ def test_observers_hear_of_runners_and_calls_and_disturb_nobody(
     pool = make_pool(backend=FakeBackend(), observers=[fails, events.append])
     assert pool.call(echo, 1) == 1
     pool.shutdown()
-    assert sorted(told(events)) == ["boot", "call done", "call sent", "call submitted", "down", "up"]
+    assert sorted(told(events)) == ["boot", "call done", "call sent", "call started", "call submitted", "down", "up"]
     assert all(event["time"] > 1e9 for event in events)
     assert any("exception in a callback" in record.getMessage() for record in caplog.records)
 
@@ -117,7 +120,7 @@ def test_events_that_nobody_takes_are_dropped_and_counted(make_pool: MakePool, m
     pool.call(echo, 1)
     pool.shutdown()
     (dropped,) = [event for event in events if event["event"] == "events dropped"]
-    assert dropped["count"] + len(events) - 1 == 3 * 52
+    assert dropped["count"] + len(events) - 1 == 4 * 52
 
 
 def test_a_pool_without_observers_notes_nothing(make_pool: MakePool) -> None:
@@ -133,8 +136,8 @@ def test_events_are_logged_a_line_each(make_pool: MakePool, tmp_path: Path) -> N
         pool.call(echo, 1)
         pool.shutdown()
     events = [json.loads(line) for line in path.read_text().splitlines()]
-    assert [event["name"] for event in events] == ["one"] * 6 + ["two"] * 6
-    assert {"boot", "up", "call submitted", "call sent", "call done", "down"} == set(told(events))
+    assert [event["name"] for event in events] == ["one"] * 7 + ["two"] * 7
+    assert {"boot", "up", "call submitted", "call sent", "call started", "call done", "down"} == set(told(events))
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")

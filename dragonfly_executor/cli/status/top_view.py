@@ -34,8 +34,9 @@ class Entry(NamedTuple):
 
 
 def _age(entry: Entry) -> float:
-    for_ = entry.call["running_for"]
-    return -(entry.call["age"] if for_ is None else for_)
+    running_for: float | None = entry.call["running_for"]
+    age: float = entry.call["age"]
+    return -(age if running_for is None else running_for)
 
 
 ORDERS: dict[str, Callable[[Entry], Any]] = {
