@@ -71,13 +71,16 @@ class EngineComponents:
             syncs = any(tier.file_snapshot is not None for tier in engine.tiers)
             self._engine = engine
             self._status_socket: StatusSocket | None = None
-            self.loop.call_later(STATUS_AFTER, self._open_status)
             self.action_runner = ActionRunner(
                 self.loop, self.runner_links, self.outputs, self.notifications, syncs=syncs
             )
         except BaseException:
             self.undo()
             raise
+
+    def expect_questions(self) -> None:
+        """Open the socket for ``dragonfly status`` in a moment. Runs on the engine thread."""
+        self.loop.call_later(STATUS_AFTER, self._open_status)
 
     def status(self) -> PoolStatus:
         """Return what answers questions about the pool, on the engine thread."""

@@ -396,6 +396,7 @@ class Engine:
     def _run(self) -> None:
         self._thread_id = threading.get_ident()
         try:
+            self._components.expect_questions()
             self._loop.run()
         except BaseException as error:
             self._fail_with_bug(error)
