@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Coroutine, Mapping, Sequence
     from typing import Any, ParamSpec, Self, TypeVar, Unpack
 
+    from dragonfly_executor.api.call_stream import CallStream
     from dragonfly_executor.backends.base import Backend
     from dragonfly_executor.core.stats import PoolStats
     from dragonfly_executor.engine.engine import Engine
@@ -246,6 +247,9 @@ class Pool(Submitter):
     def _slots(self) -> int:
         return self.max_calls
 
+    def _runners(self) -> int:
+        return self.stats().runners_up
+
     # -- calls --------------------------------------------------------------------------------------------------------
 
     def submit_with(
@@ -262,7 +266,13 @@ class Pool(Submitter):
         if self._carrier is not None:
             return self._submit_carried(self._carrier, engine, options, fn, args, kwargs)
         parts = engine.codec.encode_call(fn, args, kwargs, options.retry_on)
-        return engine.submit(parts, options.limits(), name=name, cancel_running=options.cancel_running)
+        return engine.submit(
+            parts,
+            options.limits(),
+            name=name,
+            cancel_running=options.cancel_running,
+            on_progress=options.on_progress,
+        )
 
     def _submit_carried(
         self,
@@ -279,9 +289,38 @@ class Pool(Submitter):
         def submit(carried: Callable[..., T]) -> Future[T]:
             """Submit the function that travels in the place of `fn`."""
             parts = engine.codec.encode_call(carried, args, kwargs, options.retry_on)
-            return engine.submit(parts, options.limits(), name=name, cancel_running=options.cancel_running)
+            return engine.submit(
+                parts,
+                options.limits(),
+                name=name,
+                cancel_running=options.cancel_running,
+                on_progress=options.on_progress,
+            )
 
         return carrier.submit(self.name, name, fn, submit)
+
+    def open_stream(
+        self, options: CallOptions, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> CallStream[Any]:
+        """Submit the call of a stream with these options; see `Submitter.stream`."""
+        # Imported for the first stream.
+        from dragonfly_executor.api.call_stream import CallStream
+        from dragonfly_executor.engine.stream_call import StreamCall
+        from dragonfly_executor.serialization.map_chunk import run_stream
+        from dragonfly_executor.util.validation import refuse_stream
+
+        refuse_stream(fn)
+        engine = self._ready or self.begin(options)
+        self._check(engine, options)
+        given = fn, args, kwargs, options.stream_buffersize
+        parts = engine.codec.encode_call(run_stream, given, {}, options.retry_on)
+        call = StreamCall(engine, engine.payload_of(parts), options)
+        call.name = call_name(fn)
+        # First, so that an interrupt closes it.
+        stream: CallStream[Any] = CallStream(call, engine.codec.decode_result)
+        engine.streams.add(call)
+        engine.accept((call,))
+        return stream
 
     def check_open(self) -> None:
         """Raise the error that a submit would raise now."""
@@ -359,6 +398,7 @@ class Pool(Submitter):
 
     # On the class: an instance that holds a bound method of its own is never freed without the garbage collector.
     _submit_with = submit_with  # pyright: ignore[reportAssignmentType]  # an instance binds it
+    _open_stream = open_stream  # pyright: ignore[reportAssignmentType]  # and this
     _calls_of_map = calls_of_map  # pyright: ignore[reportAssignmentType]  # and this
     _share = share_object  # pyright: ignore[reportAssignmentType]  # and this
     _begin = begin  # pyright: ignore[reportAssignmentType]  # and this
@@ -474,6 +514,8 @@ class Pool(Submitter):
     ) -> None:
         from dragonfly_executor.api.async_exit import leave_async
 
+        if self._ready is not None:
+            self._ready.close_abandoned_streams(blocks=False)
         await leave_async(self, kind)
 
 
