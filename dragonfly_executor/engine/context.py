@@ -53,6 +53,9 @@ class EngineContext(Protocol):
         """Return the answer to a question about the pool's state."""
         ...
 
+    def cancel(self, calls: Sequence[Call]) -> None:
+        """Stop calls."""
+
     def setup_failed(self, payload: bytes, is_error: bool) -> None:
         """Break the pool: the initializer failed in a slot."""
 
@@ -189,7 +192,7 @@ class DependentContext(FutureContext, Protocol):
         """Hand the core an event, on the engine thread, after all calls that were submitted before."""
 
 
-class Observer(Protocol):
+class CoreObserver(Protocol):
     """An object that looks at the core after each event, on the engine thread."""
 
     def review(self, machine: Machine, *, is_open: bool) -> None:
