@@ -5,7 +5,8 @@ No pool loads this module. Defaults and checks are in `engine/options.py`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from os import PathLike
 from typing import Any, Literal, TypeAlias, TypedDict
 
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
@@ -34,6 +35,8 @@ class CallKeywords(TypedDict, total=False):
     requires: Mapping[str, Any] | None
     priority: float
     key: Hashable
+    max_queued: int | None
+    when_full: Literal["wait", "raise"]
     stream_buffersize: int
     on_progress: ProgressHook | None
     cancel_running: bool
@@ -42,6 +45,7 @@ class CallKeywords(TypedDict, total=False):
 class SharedKeywords(CallKeywords, total=False):
     """Options that `Pool` and `DragonflyExecutor` take by ``**options``; see `Pool`."""
 
+    spare: int
     max_concurrency: int | None
     single_use: bool
     limit_threads: bool
@@ -57,6 +61,9 @@ class SharedKeywords(CallKeywords, total=False):
     on_grow_end: GrowEndHook | None
     on_shrink: Hook | None
     on_event: Hook | None
+    on_call: Hook | None
+    observers: Hook | Sequence[Hook]
+    log_events: str | PathLike[str] | None
     serializer: Any
     output: Output
     max_payload: int
