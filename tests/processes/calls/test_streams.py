@@ -24,13 +24,14 @@ from dragonfly_executor import (
     DragonflyExecutor,
     FrameTooLargeError,
     LocalBackend,
+    QueueFullError,
     ResultSerializationError,
     RunnerLostError,
 )
 from dragonfly_executor.testing import FakeBackend
 from tests.processes.conftest import Make
 from tests.support.helpers import PATIENCE, Gate, Mailbox, all_ended, becomes_true, watching
-from tests.support.payloads import echo, log, pid, tell, wait_at
+from tests.support.payloads import echo, hold, log, pid, tell, wait_at
 
 
 def numbers(count: int, last: object = None) -> Generator[int, None, object]:
@@ -367,6 +368,19 @@ def test_a_stream_that_waits_for_a_slot_is_cancelled(make: Make, gate: Gate) -> 
     gate.open()
     first.result(PATIENCE)
     assert ex.pool.stats().calls_queued == 0
+
+
+def test_the_bound_on_waiting_calls_holds_for_streams(make: Make, mailbox: Mailbox, gate: Gate) -> None:
+    ex = make(1)
+    ex.submit(hold, mailbox.path, gate.path)
+    mailbox.read()
+    waiting = ex.submit(echo, 1)
+    view = ex.options(max_queued=1, when_full="raise")
+    with pytest.raises(QueueFullError):
+        view.stream(numbers, 3)
+    gate.open()
+    assert waiting.result(PATIENCE) == 1
+    assert list(view.stream(numbers, 3)) == [0, 1, 2]
 
 
 def test_messages_that_come_late_harm_no_other_call(make: Make) -> None:
