@@ -29,9 +29,10 @@ from dragonfly_executor import (
     RunnerLostError,
 )
 from dragonfly_executor.testing import FakeBackend
+from tests.processes.calls.test_bounded_submit import fill
 from tests.processes.conftest import Make
 from tests.support.helpers import PATIENCE, Gate, Mailbox, all_ended, becomes_true, watching
-from tests.support.payloads import echo, hold, log, pid, tell, wait_at
+from tests.support.payloads import echo, log, pid, tell, wait_at
 
 
 def numbers(count: int, last: object = None) -> Generator[int, None, object]:
@@ -372,14 +373,12 @@ def test_a_stream_that_waits_for_a_slot_is_cancelled(make: Make, gate: Gate) -> 
 
 def test_the_bound_on_waiting_calls_holds_for_streams(make: Make, mailbox: Mailbox, gate: Gate) -> None:
     ex = make(1)
-    ex.submit(hold, mailbox.path, gate.path)
-    mailbox.read()
-    waiting = ex.submit(echo, 1)
+    futures = fill(ex, mailbox, gate, 1)
     view = ex.options(max_queued=1, when_full="raise")
     with pytest.raises(QueueFullError):
         view.stream(numbers, 3)
     gate.open()
-    assert waiting.result(PATIENCE) == 1
+    assert futures[-1].result(PATIENCE) == 1
     assert list(view.stream(numbers, 3)) == [0, 1, 2]
 
 
