@@ -140,6 +140,12 @@ class Kind(IntEnum):
     # that of the whole request
     SHARED_FILE = 39
     SHARED_FORGET = 40  # parent -> agent -> slot: these objects are not needed any more, a list of numbers
+    # slot -> agent -> parent: a method call on one of multiprocessing's objects, which the parent serves; detail =
+    # process id of the slot; `call id` = number of the request, 0 for no reply. Flag.LARGE: a part of a long one;
+    # Flag.MORE: not the last part
+    OBJECT_REQUEST = 41
+    # parent -> agent -> slot: the outcome; the fields and flags are those of the request. Flag.ERROR: an exception
+    OBJECT_REPLY = 42
 
 
 class ScriptImport:

@@ -8,6 +8,8 @@ from _thread import allocate_lock
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from dragonfly_executor.transport.sockets import Socket
 
     Buffer = bytes | bytearray | memoryview
@@ -25,6 +27,8 @@ class AgentStream:
         self._send = sock.sendall
         self._lock = allocate_lock()
         self._acquire = self._lock.acquire
+        self.receive: Callable[[memoryview], int] = sock.recv_into
+        """Reads the next bytes that the agent sends. A `ReplyReader` replaces it."""
         self.sent = 0
         """Number of frames that were sent, or are being sent."""
 
@@ -58,10 +62,14 @@ class AgentStream:
             if sent < len(header) + len(piece):
                 self._send(memoryview(piece)[sent - len(header) :])
 
+    def read(self, size: int) -> bytes:
+        """Return the next bytes that the agent sends, at most `size`; none if the agent is gone."""
+        return self._sock.recv(size)
+
     def receive_into(self, view: memoryview) -> None:
         """Fill the view with the next bytes that the agent sends. If the stream ends early, exit: the agent is gone."""
         while view:
-            size = self._sock.recv_into(view)
+            size = self.receive(view)
             if not size:
                 os._exit(1)
             view = view[size:]

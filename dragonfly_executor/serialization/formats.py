@@ -35,11 +35,13 @@ class SerializerFormat:
         standard_flags: the flags of a box written without the user's object.
         codes: the code objects that were written.
         least_buffer: size in bytes of the smallest buffer that is written beside the pickle.
+        refer: see `NameTracking`.
     """
 
     def __init__(self, serializer: object, least_buffer: int = IN_BAND_BELOW) -> None:
         self.least_buffer = least_buffer
         self.custom: Any = None
+        self.refer: Callable[[Any, list[object]], Any] | None = None
         self.codes = CodeTable()
         self.flags = self.standard_flags = 0
         if isinstance(serializer, str):
@@ -148,5 +150,6 @@ class SerializerFormat:
         sink, buffers = Sink(), Buffers(self.least_buffer)
         pickler = kind(sink, protocol=5, buffer_callback=None if inline else buffers.add)
         pickler.track(main, owners, returning, self.codes)
+        pickler.refer = self.refer
         pickler.dump(value)
         return sink, buffers, pickler

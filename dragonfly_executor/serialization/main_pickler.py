@@ -17,6 +17,7 @@ from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 from dragonfly_executor.util.plain_pickle import Pickler, PicklingError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from types import CodeType
     from typing import Any
 
@@ -27,6 +28,13 @@ if TYPE_CHECKING:
 MAIN_NAMES = frozenset({"__main__", "__mp_main__"})
 
 
+OBJECT_MODULES = frozenset(
+    f"multiprocessing.{name}"
+    for name in ("connection", "managers", "queues", "shared_memory", "sharedctypes", "synchronize")
+)
+"""The modules whose objects the parent serves to slots."""
+OBJECT_MARK = b"multiprocessing."
+"""In every pickle that refers to one of these modules."""
 _ALWAYS_FOUND = frozenset({"builtins", rebuild.__name__})
 _DEFAULT_REDUCE: tuple[Any, Any] = (object.__reduce_ex__, object.__reduce__)
 
@@ -90,6 +98,8 @@ class NameTracking:
         codes: the code objects in this pickle, each with the package that its relative imports start from.
         table: the code objects that this side has written.
         shared: the shared objects in this pickle, and those inside them, by number.
+        held: multiprocessing's objects in this pickle, which must exist as long as the pickle is used.
+        refer: returns the reduction of one of these, and adds it to `held`; None if they cannot travel.
     """
 
     main: MainView
@@ -101,12 +111,14 @@ class NameTracking:
     codes: list[tuple[CodeType, str]]
     table: CodeTable
     shared: dict[int, SharedContent]
+    held: list[object]
+    refer: Callable[[Any, list[object]], Any] | None = None
 
     def track(self, main: MainView, owners: frozenset[str], returning: bool, table: CodeTable) -> None:
         """Set the parameters, and clear the recorded names."""
         self.main, self.owners, self.returning, self.table = main, owners, returning, table
         self.hard, self.soft, self.attributes, self.codes = set(), set(), set(), []
-        self.shared = {}
+        self.shared, self.held = {}, []
 
     def reducer_override(self, found: Any) -> Any:
         """Reduce functions, classes and objects that may pickle by name. The C pickler calls this."""
@@ -117,6 +129,8 @@ class NameTracking:
             return self._named(found)
         if kind is SharedObject:
             return self._shared(found)
+        if kind.__module__ in OBJECT_MODULES and self.refer is not None:
+            return self.refer(found, self.held)
         return NotImplemented
 
     def _shared(self, found: SharedObject[Any]) -> Any:

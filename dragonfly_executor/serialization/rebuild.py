@@ -6,12 +6,13 @@ Their names and arguments are a wire format. The handshake ensures that both end
 from __future__ import annotations
 
 import sys
+from _contextvars import ContextVar  # `contextvars` is this module, in one more file
 from functools import lru_cache
 from importlib import import_module
 from marshal import loads
 from types import CellType, CodeType, FunctionType, ModuleType
 
-from dragonfly_executor.errors import SharedObjectError
+from dragonfly_executor.errors import MultiprocessingObjectError, SharedObjectError
 from dragonfly_executor.serialization.code_table import LARGEST
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
@@ -52,6 +53,29 @@ def shared_object(number: int) -> Any:
         SharedObjectError: another unpickler opens the pickle.
     """
     raise SharedObjectError(f"shared object {number} exists only in the slots that its calls run on")
+
+
+OBJECT_SOURCE: ContextVar[Callable[[str, int, Any], Any] | None] = ContextVar("OBJECT_SOURCE", default=None)
+"""Makes the stand-in of an object of multiprocessing, which the parent serves. A slot sets it."""
+
+
+def served_object(kind: str, number: int, detail: Any) -> Any:
+    """Return the stand-in of an object of multiprocessing that the parent serves.
+
+    Args:
+        kind: the name of its class.
+        number: its number in the parent.
+        detail: values of built-in types, which depend on the kind.
+
+    Raises:
+        MultiprocessingObjectError: this is not a slot.
+    """
+    make = OBJECT_SOURCE.get()
+    if make is None:
+        raise MultiprocessingObjectError(
+            f"this {kind} of multiprocessing can be used only in slots of real runners, and on the thread of a call"
+        )
+    return make(kind, number, detail)
 
 
 def module(name: str, submodules: tuple[str, ...] = ()) -> ModuleType:

@@ -191,6 +191,8 @@ KINDS = [
     "SHARED_DATA",
     "SHARED_FILE",
     "SHARED_FORGET",
+    "OBJECT_REQUEST",
+    "OBJECT_REPLY",
 ]
 FLAGS = {
     "ERROR": 1,
