@@ -234,6 +234,11 @@ class Pool(Submitter):
         """
         engine = self._ready or self.begin(options)
         self._check(engine, options)
+        if options.has_setting:
+            # Few calls need the import.
+            from dragonfly_executor.api.call_settings import with_setting
+
+            fn = with_setting(fn, options)
         parts = engine.codec.encode_call(fn, args, kwargs, options.retry_on)
         return engine.submit(parts, options.limits(), cancel_running=options.cancel_running)
 

@@ -263,6 +263,10 @@ class Submitter:
         options = MapOptions(timeout, chunksize, buffersize, ordered=ordered, return_exceptions=return_exceptions)
         if options.items_end_alone and (self._options.retries or self._options.run_timeout is not None):
             options.size = 1  # these options are for each call
+        if self._options.has_setting:
+            from dragonfly_executor.api.call_settings import items_with_setting
+
+            fn, iterables = items_with_setting(fn, iterables, self._options)
         return map_calls(self._map_calls, fn, iterables, options, self._slots, lambda: self._begin(self._options))
 
     @overload
@@ -307,6 +311,10 @@ class Submitter:
         """
         from dragonfly_executor.api.async_map import map_async
 
+        if self._options.has_setting:
+            from dragonfly_executor.api.call_settings import items_with_setting
+
+            fn, iterables = items_with_setting(fn, iterables, self._options)
         return map_async(self._awaited_calls, fn, iterables, buffersize, ordered=ordered)
 
     def _awaited_calls(self, fn: Callable[..., Any], calls_type: Any) -> Any:

@@ -5,7 +5,8 @@ No pool loads this module. Defaults and checks are in `engine/options.py`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from contextvars import ContextVar
 from typing import Any, Literal, TypeAlias, TypedDict
 
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
@@ -33,6 +34,8 @@ class CallKeywords(TypedDict, total=False):
     priority: float
     key: Hashable
     cancel_running: bool
+    seed: int | None
+    context: ContextVar[Any] | Sequence[ContextVar[Any]]
 
 
 class SharedKeywords(CallKeywords, total=False):

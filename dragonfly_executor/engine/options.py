@@ -16,6 +16,7 @@ from dragonfly_executor.engine.option_checks import (
     arguments,
     at_least,
     compression,
+    context_variables,
     exception_types,
     flag,
     hashable,
@@ -27,6 +28,7 @@ from dragonfly_executor.engine.option_checks import (
     positive_or_none,
     requirements_or_none,
     seconds_or_none,
+    seed_or_none,
     tasks_per_child,
     text,
 )
@@ -63,6 +65,9 @@ class CallOptions(OptionSet, Record):
         key: a hashable object. A call goes to the slot that had a call with an equal key last, if that slot is free or
             soon will be, so that it finds there what the earlier call left in memory; otherwise it goes to any slot.
         cancel_running: whether `Future.cancel` stops a running call; False for the standard library's behaviour.
+        seed: a whole number from which the calls' random numbers follow (`random`, and NumPy's legacy generator), in
+            maps for each item its own; None to seed nothing. docs/calls-in-context.md has the details.
+        context: context variables (`contextvars.ContextVar`), one or several, whose values at the submit the calls see.
 
     Raises:
         TypeError: a value has the wrong type.
@@ -80,10 +85,14 @@ class CallOptions(OptionSet, Record):
     priority = option(0, finite_number)
     key: Hashable = option(None, hashable)
     cancel_running = option(True, flag)
+    seed = option(None, seed_or_none)
+    context = option((), context_variables)
 
     def __init__(self, **options: Unpack[CallKeywords]) -> None:
         self._take(options)
         self._limits: CallLimits | None = None
+        self.has_setting = self.seed is not None or bool(self.context)
+        """True if calls run under a `CallSetting`."""
 
     __signature__ = OptionSignature()
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copyreg
 import sys
+from _contextvars import Context, ContextVar  # `contextvars` is this module, in one more file
 from types import FunctionType
 
 from dragonfly_executor.serialization import rebuild
@@ -129,9 +130,25 @@ class NameTracking:
             return self._named(found)
         if kind is SharedObject:
             return self._shared(found)
+        if kind is ContextVar:
+            return self._context_variable(found)
         if kind.__module__ in OBJECT_MODULES and self.refer is not None:
             return self.refer(found, self.held)
         return NotImplemented
+
+    def _context_variable(self, found: ContextVar[Any]) -> Any:
+        """Refer to a context variable by its name in its module. If slots do not find that, they make a new one."""
+        home, name = rebuild.home_of_variable(found) or (None, found.name)
+        if home in MAIN_NAMES and name not in self.owners:
+            self.hard.add(name)
+            return rebuild.main_attribute, (name,)
+        if home not in MAIN_NAMES and importable(home):
+            return rebuild.context_variable, (home, name)
+        try:
+            default = (Context().run(found.get),)
+        except LookupError:
+            default = ()
+        return rebuild.new_context_variable, (found.name, default)
 
     def _shared(self, found: SharedObject[Any]) -> Any:
         """Refer to a shared object by its number.

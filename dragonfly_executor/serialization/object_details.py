@@ -56,6 +56,10 @@ def _shared_memory(value: Any) -> tuple[Any, Any]:
     return value, (value.name, value.size, machine(), os.fstat(value._fd).st_ino)  # noqa: SLF001
 
 
+def _proxy(value: Any) -> tuple[Any, Any]:
+    return value, (machine(), value.__reduce__(), tuple(getattr(value, "_exposed_", ())))
+
+
 DESCRIBED = {
     "Synchronized": _value,
     "SynchronizedArray": _value,
@@ -63,5 +67,6 @@ DESCRIBED = {
     "SynchronizedBase": _value,
     "Connection": _connection,
     "SharedMemory": _shared_memory,
+    "BaseProxy": _proxy,
 }
 """By kind: returns what the parent keeps of an object, and the detail for stand-ins."""

@@ -16,7 +16,7 @@ KINDS = frozenset(
     {
         "Lock", "RLock", "Semaphore", "BoundedSemaphore", "Condition", "Event", "Barrier", "Queue", "JoinableQueue",
         "SimpleQueue", "Synchronized", "SynchronizedArray", "SynchronizedString", "SynchronizedBase", "Connection",
-        "SharedMemory",
+        "SharedMemory", "BaseProxy",
     }
 )  # fmt: skip
 """The classes whose objects the parent serves."""

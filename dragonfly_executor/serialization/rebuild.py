@@ -59,6 +59,26 @@ OBJECT_SOURCE: ContextVar[Callable[[str, int, Any], Any] | None] = ContextVar("O
 """Makes the stand-in of an object of multiprocessing, which the parent serves. A slot sets it."""
 
 
+def context_variable(module_name: str, name: str) -> ContextVar[Any]:
+    """Return a context variable by its name in a module."""
+    return getattr(import_module(module_name), name)  # type: ignore[no-any-return]
+
+
+def new_context_variable(name: str, default: tuple[Any, ...]) -> ContextVar[Any]:
+    """Make a context variable. `default` has its default, or nothing."""
+    return ContextVar(name, default=default[0]) if default else ContextVar(name)
+
+
+@lru_cache(maxsize=256)
+def home_of_variable(variable: ContextVar[Any]) -> tuple[str, str] | None:
+    """Return the module in which a context variable is, and its name there; None if it is in no module."""
+    for module_name, found in list(sys.modules.items()):
+        for name, value in list(getattr(found, "__dict__", {}).items()):
+            if value is variable:
+                return module_name, name
+    return None
+
+
 def served_object(kind: str, number: int, detail: Any) -> Any:
     """Return the stand-in of an object of multiprocessing that the parent serves.
 
@@ -71,6 +91,9 @@ def served_object(kind: str, number: int, detail: Any) -> Any:
         MultiprocessingObjectError: this is not a slot.
     """
     make = OBJECT_SOURCE.get()
+    if make is None and kind == "BaseProxy":
+        function, args = detail[1]  # a fake runner, in the process that has the manager's key
+        return function(*args)
     if make is None:
         raise MultiprocessingObjectError(
             f"this {kind} of multiprocessing can be used only in slots of real runners, and on the thread of a call"

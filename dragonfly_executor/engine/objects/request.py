@@ -9,8 +9,8 @@ if TYPE_CHECKING:
 
     from dragonfly_executor.serialization.object_registry import ServedEntry
 
-    class HeldSemaphore(Protocol):
-        """A semaphore that threads of slots hold."""
+    class Held(Protocol):
+        """What threads of slots hold: a semaphore, or connections."""
 
         def slot_is_gone(self, session: Session) -> None:
             """Release what the slot held."""
@@ -45,7 +45,7 @@ class Session:
         entries: the objects for which the slot has a stand-in, by number.
         requests: its requests that are not answered, by number.
         long: the number of the long request that is arriving, and its parts.
-        held: the semaphores that its threads hold.
+        held: what its threads hold: semaphores, and connections to managers.
         is_gone: whether the slot has ended. Set by the engine thread, read by all.
     """
 
@@ -55,8 +55,23 @@ class Session:
         self.entries: dict[int, ServedEntry] = {}
         self.requests: dict[int, Request] = {}
         self.long: tuple[int, bytearray] | None = None
-        self.held: set[HeldSemaphore] = set()
+        self.held: set[Held] = set()
         self.is_gone = False
+        self._stand_ins: dict[int, int] = {}
+        """How many stand-ins of each object the slot has: a new one may be made before the end of one is told."""
+
+    def adopt(self, entry: ServedEntry) -> None:
+        """Note a stand-in."""
+        self.entries[entry.number] = entry
+        self._stand_ins[entry.number] = self._stand_ins.get(entry.number, 0) + 1
+
+    def drop(self, number: int) -> None:
+        """Note that a stand-in is gone."""
+        left = self._stand_ins.pop(number, 0) - 1
+        if left > 0:
+            self._stand_ins[number] = left
+        else:
+            self.entries.pop(number, None)
 
 
 class Request:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pickle
 
-from dragonfly_executor.engine.objects import pipes, queues, synchronization, values
+from dragonfly_executor.engine.objects import pipes, proxies, queues, synchronization, values
 from dragonfly_executor.engine.objects.request import LATER, Cancelled, Peer, Request, Session
 from dragonfly_executor.engine.objects.semaphores import HeldSemaphores
 from dragonfly_executor.errors import MultiprocessingObjectError, ProtocolError
@@ -25,6 +25,7 @@ SERVED: dict[str, Any] = {
     **queues.SERVED,
     **values.SERVED,
     **pipes.SERVED,
+    **proxies.SERVED,
 }
 MAX_WAITING = 1024
 """Maximum number of requests that wait at once, each on a thread of its own. Further ones queue."""
@@ -81,9 +82,9 @@ class ObjectServer:
         if method == "adopt":
             entry = self._registry.find(number)
             if entry is not None:
-                session.entries[number] = entry
+                session.adopt(entry)
         elif method == "drop":
-            session.entries.pop(number, None)
+            session.drop(number)
         elif method == "cancel":
             if (pending := session.requests.get(number)) is not None:
                 pending.is_cancelled = True

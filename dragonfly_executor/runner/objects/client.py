@@ -11,7 +11,7 @@ from itertools import count
 from dragonfly_executor.errors.base import FrameTooLargeError, MultiprocessingObjectError
 from dragonfly_executor.protocol.frames import CHUNK_SIZE, HEADER, MAX_INLINE, Flag, Frame, Kind, encode
 from dragonfly_executor.runner.objects.reply_reader import ReplyReader
-from dragonfly_executor.runner.objects.stand_ins import STAND_INS, StandIn
+from dragonfly_executor.runner.objects.stand_ins import STAND_INS
 from dragonfly_executor.util import plain_pickle as pickle
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
@@ -53,7 +53,7 @@ class ObjectClient:
         self._numbers = count(1)
         self._waiting: dict[int, Waiter] = {}
         self._given_up: dict[int, Waiter] = {}
-        self._stand_ins: weakref.WeakValueDictionary[int, StandIn] = weakref.WeakValueDictionary()
+        self._stand_ins: weakref.WeakValueDictionary[int, Any] = weakref.WeakValueDictionary()
         self._dropped: deque[int] = deque()
         self._long = allocate_lock()
         """Held while a long request is sent: the parent takes one after another."""
@@ -71,9 +71,9 @@ class ObjectClient:
 
                 make = VALUE_STAND_INS[kind]
             found = make(self, number, detail)
-            if isinstance(found, StandIn):
+            if kind != "SharedMemory":
+                # A call may close the block itself, which is no stand-in.
                 self._stand_ins[number] = found
-                self.tell(number, "adopt")
         return found
 
     def drop(self, number: int) -> None:

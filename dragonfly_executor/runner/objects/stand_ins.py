@@ -38,6 +38,7 @@ class StandIn:
     def __init__(self, client: ObjectClient, number: int, detail: Any) -> None:
         self._client = client
         self._number = number
+        client.tell(number, "adopt")
 
     def _call(self, method: str, *args: Any) -> Any:
         return self._client.call(self._number, method, *args)

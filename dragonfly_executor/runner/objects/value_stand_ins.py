@@ -7,6 +7,7 @@ import sys
 from mmap import mmap
 
 from dragonfly_executor.errors.base import MultiprocessingObjectError
+from dragonfly_executor.runner.objects.proxy_stand_ins import proxy
 from dragonfly_executor.runner.objects.stand_ins import LockableStandIn, StandIn
 from dragonfly_executor.serialization.object_details import machine
 from dragonfly_executor.util import plain_pickle as pickle
@@ -339,5 +340,6 @@ VALUE_STAND_INS: dict[str, Any] = {
         for kind in (ValueStandIn, StructureStandIn, ArrayStandIn, StringStandIn, ConnectionStandIn)
     },
     "SharedMemory": shared_memory,
+    "BaseProxy": proxy,
 }
 """By kind: makes the stand-in."""

@@ -268,3 +268,15 @@ def fill_block(block: Any) -> list[Any]:
 def error_name_of(found: Any, method: str, *args: Any) -> str:
     """Return the type and the text of what a method raises."""
     return error_name(getattr(found, method), *args)
+
+
+def use_proxies(table: Any, lock: Any, names: Any, counter: Any, items: Any) -> list[Any]:
+    """Use proxies of several kinds."""
+    found = [table["number"]]
+    with lock, lock:
+        table["number"] += 1
+    found += [table.copy(), names.text, counter.value, error_name(lambda: table["absent"])]
+    names.text = "other"
+    counter.value += 1
+    items.put("item")
+    return [*found, items.get()]

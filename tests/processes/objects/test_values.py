@@ -103,6 +103,19 @@ def test_a_slot_that_is_killed_closes_its_end(make: Make, mailbox: Mailbox) -> N
         assert executor.submit(programs.invoke, reader, "poll", 0.02).result(PATIENCE) is False
 
 
+def test_proxies_of_a_manager(make: Make, place: Callable[[], Any]) -> None:
+    executor = make(2, backend=place())
+    with multiprocessing.Manager() as manager:
+        table, lock, names = manager.dict(), manager.RLock(), manager.Namespace()
+        table["number"], names.text = 1, "text"
+        counter = manager.Value("i", 3)
+        found = executor.submit(programs.use_proxies, table, lock, names, counter, manager.Queue()).result(PATIENCE)
+        assert found == [1, {"number": 2}, "text", 3, "KeyError: 'absent'", "item"]
+        assert (table.copy(), names.text, counter.value) == ({"number": 2}, "other", 4)
+        assert lock.acquire(True, PATIENCE)
+        lock.release()
+
+
 def test_shared_memory(make: Make, place: Callable[[], Any]) -> None:
     executor, block = make(1, backend=place()), shared_memory.SharedMemory(create=True, size=4096)
     try:
