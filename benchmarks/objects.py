@@ -19,7 +19,7 @@ ROUNDS = 7
 
 
 def operations(objects: dict[str, Any]) -> dict[str, Callable[[], Any]]:
-    """The operations, by what the report calls them."""
+    """Return the operations by the names in the report."""
     lock, event, queue, value = objects["lock"], objects["event"], objects["queue"], objects["value"]
 
     def add() -> None:

@@ -60,6 +60,11 @@ class Session:
         self._stand_ins: dict[int, int] = {}
         """How many stand-ins of each object the slot has: a new one may be made before the end of one is told."""
 
+    def check(self) -> None:
+        """Raise `Cancelled` if the slot has ended."""
+        if self.is_gone:
+            raise Cancelled
+
     def adopt(self, entry: ServedEntry) -> None:
         """Note a stand-in."""
         self.entries[entry.number] = entry

@@ -164,6 +164,16 @@ class HeldSemaphore:
             raise Cancelled
         return True
 
+    def acquire_again(self, request: Request) -> bool:
+        """Acquire the semaphore at the end of a wait in a condition, also if the slot has given the wait up.
+
+        Raises:
+            Cancelled: the slot has ended.
+        """
+        acquire_in_steps(self.raw, request.session.check)
+        self._note(request.owner)
+        return True
+
     def _again(self, owner: Owner) -> bool:
         if self._is_recursive:
             with self._lock:
@@ -310,9 +320,11 @@ class LentSemaphore:
     def _semlock(self) -> LentSemaphore:
         return self
 
-    def acquire(self, block: bool = True, timeout: float | None = None) -> bool:
-        """Acquire it."""
-        return self._held.acquire(self._request, block, timeout)
+    def acquire(self) -> bool:
+        """Acquire it, as a `Condition` does at the end of a wait."""
+        if self._held.count(self._request.owner):
+            return self._held.acquire(self._request)
+        return self._held.acquire_again(self._request)
 
     def release(self) -> None:
         """Release it."""

@@ -114,7 +114,12 @@ class ObjectClient:
             self._send(token, number, method, args)
             waiter.lock.acquire()
         except BaseException:
-            self._give_up(token, waiter)
+            if method == "wait" and token in self._waiting:
+                # The wait in a condition ends with its lock, so this thread goes on only then.
+                self.tell(token, "cancel")
+                waiter.lock.acquire()
+            else:
+                self._give_up(token, waiter)
             raise
         value = pickle.loads(waiter.data or b"")
         if waiter.is_error:

@@ -280,3 +280,9 @@ def use_proxies(table: Any, lock: Any, names: Any, counter: Any, items: Any) -> 
     counter.value += 1
     items.put("item")
     return [*found, items.get()]
+
+
+def interrupted_in(condition: Any, mailbox: str) -> str:
+    """Wait for a notification, and end the wait by a signal handler that raises. The lock is held then."""
+    with condition:
+        return interrupted(mailbox, condition, "wait")

@@ -186,6 +186,13 @@ def test_a_signal_handler_ends_a_wait_and_nothing_is_lost(make: Make, mailbox: M
         os.kill(mailbox.numbers(1)[0], signal.SIGUSR1)
         assert future.result(PATIENCE) == "interrupted"
     assert lock.acquire(True, PATIENCE)
+    condition = multiprocessing.Condition()
+    future = executor.submit(programs.interrupted_in, condition, mailbox.path)
+    (pid,) = mailbox.numbers(1)
+    with condition:  # the slot has released it, so it waits
+        os.kill(pid, signal.SIGUSR1)
+    assert future.result(PATIENCE) == "interrupted"
+    assert condition.acquire(True, PATIENCE)
     future = executor.submit(programs.interrupted, mailbox.path, items, "get")
     os.kill(mailbox.numbers(1)[0], signal.SIGUSR1)
     assert future.result(PATIENCE) == "interrupted"
