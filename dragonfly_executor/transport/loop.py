@@ -8,6 +8,7 @@ For the same reason nothing here imports logging.
 from __future__ import annotations
 
 import heapq
+import os
 from collections import deque
 from collections.abc import Callable, Collection
 from itertools import count
@@ -39,6 +40,12 @@ If other threads need the processors, polling only gets in their way: on a machi
 itself waits for the end of the polling. The first skip is one wait long, and each further skip is twice as long.
 Polling that was not in vain halves the next skip.
 """
+LOOKS = 8
+"""Number of polls after which a loop that polls lets a thread run that waits for the same processor.
+
+The kernel often runs the thread that was woken where it ran last. If a loop polls there, the thread would wait until
+the polling ends, although the loop polls for what that thread is about to send.
+"""
 WINDOW = 0.005
 """Seconds of a window in which a loop that expects news polls in any case."""
 WINDOW_PERIOD = 8
@@ -52,6 +59,10 @@ the same windows.
 
 def _nothing() -> None:
     """Do nothing: the default for a loop without a queue."""
+
+
+_let_others_run: Callable[[], object] = getattr(os, "sched_yield", _nothing)
+"""Not every system has it."""
 
 
 class Timer:
@@ -244,7 +255,11 @@ class Loop:
     def _spin(self, until: float) -> list[tuple[int, int]]:
         """Poll repeatedly until `until`, and adjust how many waits to skip next time."""
         poll = self._poller.poll
+        looks = 0
         while not (ready := poll(0.0)):
+            looks += 1
+            if looks % LOOKS == 0:
+                _let_others_run()
             if monotonic() >= until:
                 self._abstains = self._next_abstention
                 self._next_abstention = min(2 * self._next_abstention, MAX_ABSTENTION)

@@ -8,11 +8,13 @@ import subprocess
 import sys
 import tempfile
 import uuid
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import psutil
+import pytest
 
 from tests.stdlib.upstream import SOURCE
 
@@ -39,6 +41,15 @@ class Harness:
         ids, troubles, output = self._spawn()
         assert not troubles, f"{troubles}\n{output}"
         return list(ids)
+
+    def check(self, test_id: str, excluded: Mapping[str, str]) -> None:
+        """Let pytest's test pass, fail or be skipped as this test does. `excluded` has a reason for each left out."""
+        if test_id in excluded:
+            pytest.skip(excluded[test_id])
+        outcome, detail = self.run(test_id)
+        if outcome == "skipped":
+            pytest.skip(f"upstream: {detail}")
+        assert outcome == "passed", detail
 
     def run(self, test_id: str) -> tuple[str, str]:
         """Run one test: ("passed" | "failed" | "skipped", detail)."""

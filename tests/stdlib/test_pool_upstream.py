@@ -31,12 +31,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(LIMIT + 4 * GRACE)
 def test_upstream(upstream_id: str) -> None:
-    if CHOSEN == "dragonfly" and upstream_id in pool_table.EXCLUDED:
-        pytest.skip(pool_table.EXCLUDED[upstream_id])
-    outcome, detail = HARNESS.run(upstream_id)
-    if outcome == "skipped":
-        pytest.skip(f"upstream: {detail}")
-    assert outcome == "passed", detail
+    HARNESS.check(upstream_id, pool_table.EXCLUDED if CHOSEN == "dragonfly" else {})
 
 
 def test_the_table_names_tests_that_exist() -> None:

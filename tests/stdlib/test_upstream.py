@@ -33,9 +33,4 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(LIMIT + 4 * GRACE)
 def test_upstream(upstream_id: str) -> None:
-    if CHOSEN == "dragonfly" and upstream_id in table.EXCLUDED:
-        pytest.skip(table.EXCLUDED[upstream_id])
-    outcome, detail = HARNESS.run(upstream_id)
-    if outcome == "skipped":
-        pytest.skip(f"upstream: {detail}")
-    assert outcome == "passed", detail
+    HARNESS.check(upstream_id, table.EXCLUDED if CHOSEN == "dragonfly" else {})

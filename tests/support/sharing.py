@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,13 +14,29 @@ from typing import Any
 import pytest
 
 from dragonfly_executor.engine import shared_contents
-from tests.support.helpers import TamperingBackend
+from tests.support.helpers import TamperingBackend, all_ended, watching
 
 SIZE = 3 * 1024 * 1024
 """Bytes of an object that has memory of its own."""
 MIDDLE = 100 * 1024
 """Bytes of an object that neither stands in a payload nor has memory of its own."""
 SIZES = {"small": 100, "middle": MIDDLE, "large": SIZE}
+
+
+def kill_when_stalled(program: str) -> None:
+    """Run a parent that prints the numbers of its processes, kill it when it says "stalled", and see them end."""
+    parent = subprocess.Popen(
+        [sys.executable, "-c", program],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+    assert parent.stdout
+    with parent, watching(*map(int, parent.stdout.readline().split())) as watches:
+        assert parent.stdout.readline() == "stalled\n"
+        parent.kill()
+        assert all_ended(watches)
 
 
 def without_sealed_memory(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
 import sys
-import textwrap
 import time
 from typing import Any
 
@@ -15,7 +13,7 @@ import pytest
 from dragonfly_executor import LocalBackend
 from tests.processes.conftest import Make
 from tests.support import payloads, sharing
-from tests.support.helpers import PATIENCE, Stall, TamperingBackend, all_ended, bytes_streamed, error_of, watching
+from tests.support.helpers import PATIENCE, Stall, TamperingBackend, bytes_streamed, error_of
 from tests.support.sharing import SIZE, Block, CountingBackend
 
 
@@ -153,18 +151,7 @@ sys.stdin.read()
 
 
 def test_a_parent_that_is_killed_in_the_middle_of_a_transfer_leaves_nothing() -> None:
-    program = subprocess.Popen(
-        [sys.executable, "-c", textwrap.dedent(PARENT)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
-    )
-    assert program.stdout
-    with program, watching(*map(int, program.stdout.readline().split())) as watches:
-        assert program.stdout.readline() == "stalled\n"
-        program.kill()
-        assert all_ended(watches)
+    sharing.kill_when_stalled(PARENT)
 
 
 def test_a_piece_that_no_call_needs_is_freed_everywhere(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
 import sys
-import textwrap
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,7 +15,7 @@ from dragonfly_executor.engine import shared_contents
 from dragonfly_executor.runner import content_cache
 from tests.processes.conftest import Make
 from tests.support import payloads, sharing
-from tests.support.helpers import PATIENCE, Stall, TamperingBackend, all_ended, error_of, watching
+from tests.support.helpers import PATIENCE, Stall, TamperingBackend, error_of
 from tests.support.sharing import SIZE, CountingBackend
 
 
@@ -131,18 +129,7 @@ sys.stdin.read()
 
 
 def test_a_parent_that_is_killed_in_the_middle_of_a_transfer_leaves_nothing(cache: Path) -> None:
-    program = subprocess.Popen(
-        [sys.executable, "-c", textwrap.dedent(PARENT)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
-    )
-    assert program.stdout
-    with program, watching(*map(int, program.stdout.readline().split())) as watches:
-        assert program.stdout.readline() == "stalled\n"
-        program.kill()
-        assert all_ended(watches)
+    sharing.kill_when_stalled(PARENT)
     assert sharing.blobs(cache) == []
 
 

@@ -8,7 +8,7 @@ from itertools import pairwise
 import pytest
 
 from dragonfly_executor.transport import loop as loop_module
-from dragonfly_executor.transport.loop import LINGER, MAX_ABSTENTION, WINDOW, WINDOW_PERIOD, Loop
+from dragonfly_executor.transport.loop import LINGER, LOOKS, MAX_ABSTENTION, WINDOW, WINDOW_PERIOD, Loop
 from dragonfly_executor.transport.poller import Poller
 
 LOOK = LINGER / 10
@@ -95,6 +95,21 @@ def test_lingering_in_vain_ends_and_is_not_repeated_after_a_long_wait(
     assert set(poller.looks) == {2}
     assert len(poller.looks) <= LINGER / LOOK + 1
     assert poller.sleeps == [1, 2, 3, 4]
+
+
+def test_a_loop_that_looks_lets_others_run(loop: Loop, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thread that waits for the same processor would otherwise wait for the end of the looking."""
+    others_ran: list[int] = []
+    monkeypatch.setattr(loop_module, "_let_others_run", lambda: others_ran.append(len(poller.looks)))
+    poller = ScriptedPoller([])
+    monkeypatch.setattr(loop_module, "monotonic", lambda: poller.now)
+    loop._poller = poller
+    loop.expects_news = True
+    for _ in range(2):
+        poller.begin_contended()
+        assert loop._wait() == NEWS
+    assert LOOKS < len(poller.looks) < 2 * LOOKS
+    assert others_ran == [LOOKS]
 
 
 def test_where_it_is_in_vain_again_and_again_most_waits_are_free_of_it(
