@@ -41,6 +41,7 @@ class ServedConnection(ServedObject):
                 wait_in_steps(self._has_room, request, None)
                 return self._real.send_bytes(argument)
             wait_in_steps(self._real.poll, request, None)
+            request.check()
             return self._real.recv_bytes(argument)
         finally:
             lock.release()

@@ -57,6 +57,7 @@ def received(real: Any, request: Request, block: bool, timeout: float | None) ->
         left = None if deadline is None else max(0.0, deadline - time.monotonic())
         if not wait_in_steps(real._reader.poll, request, left):  # noqa: SLF001
             raise queue.Empty
+        request.check()
         return real._reader.recv_bytes()  # type: ignore[no-any-return]  # noqa: SLF001
     finally:
         lock.release()

@@ -146,7 +146,7 @@ class ObjectServer:
         if isinstance(error, Cancelled):
             error = MultiprocessingObjectError("the wait was given up")
         try:
-            data = pickle.dumps(value if error is None else error.with_traceback(None), 5)
+            data = pickle.dumps(value if error is None else error, 5)
         except Exception as unpicklable:  # the error is of the user's own type
             error = MultiprocessingObjectError(f"{type(error).__name__}: {error} ({unpicklable})")
             data = pickle.dumps(error, 5)
@@ -193,4 +193,6 @@ def _outcome(method: Callable[[Request], Any], request: Request) -> tuple[Any, B
     try:
         return method(request), None
     except (Exception, Cancelled) as error:
-        return None, error
+        # Its frames hold the object, and themselves: a pipe would be closed only by the garbage collector.
+        error.__context__ = error.__cause__ = None
+        return None, error.with_traceback(None)

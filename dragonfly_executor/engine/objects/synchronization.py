@@ -22,9 +22,9 @@ def seconds(timeout: Any) -> float | None:
     """Return a timeout as multiprocessing takes it: None for no limit, never less than 0.
 
     Raises:
-        TypeError, ValueError: it is no number.
+        TypeError: it is no number.
     """
-    return None if timeout is None else max(0.0, float(timeout))
+    return None if timeout is None else max(0.0, timeout + 0.0)
 
 
 def condition_on(real: Any, lock: Any, check: Callable[[], object], shielded: Callable[[], object]) -> Any:

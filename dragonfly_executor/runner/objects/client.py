@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from dragonfly_executor.runner.agent_stream import AgentStream
+    from dragonfly_executor.runner.objects.stand_ins import StandIn
 
 
 class Waiter:
@@ -27,7 +28,7 @@ class Waiter:
 
     __slots__ = ("arrived", "data", "is_error", "lock", "request")
 
-    def __init__(self, request: tuple[int, str]) -> None:
+    def __init__(self, request: tuple[StandIn, str]) -> None:
         self.lock = allocate_lock()
         self.lock.acquire()
         self.arrived = bytearray()
@@ -35,7 +36,7 @@ class Waiter:
         self.data: bytes | None = None
         self.is_error = False
         self.request = request
-        """Object and method."""
+        """The stand-in, which the parent serves at least until the reply has come, and the method."""
 
 
 class ObjectClient:
@@ -90,11 +91,11 @@ class ObjectClient:
         if os.getpid() == self._pid:
             self._send(0, number, method, args)
 
-    def call(self, number: int, method: str, *args: Any) -> Any:
+    def call(self, stand_in: StandIn, method: str, *args: Any) -> Any:
         """Call a method of the real object.
 
         Args:
-            number: the object.
+            stand_in: stands for the object.
             method: the method's name.
             args: values of built-in types.
 
@@ -108,10 +109,10 @@ class ObjectClient:
                 "this process was started by a call: the stand-ins of multiprocessing's objects work only in the "
                 "process of the call itself"
             )
-        token, waiter = next(self._numbers), Waiter((number, method))
+        token, waiter = next(self._numbers), Waiter((stand_in, method))
         self._waiting[token] = waiter
         try:
-            self._send(token, number, method, args)
+            self._send(token, stand_in.number, method, args)
             waiter.lock.acquire()
         except BaseException:
             if method == "wait" and token in self._waiting:
@@ -155,12 +156,12 @@ class ObjectClient:
         """Undo what a request did that was given up."""
         if waiter.is_error or waiter.data is None:
             return
-        number, method = waiter.request
+        stand_in, method = waiter.request
         value = pickle.loads(waiter.data)
         if method == "acquire" and value:
-            self.tell(number, "release")
+            self.tell(stand_in.number, "release")
         elif method == "get":
-            self.tell(number, "put", value, False, None)
+            self.tell(stand_in.number, "put", value, False, None)
 
     def _on_reply(self, frame: Frame) -> None:
         """Hand a reply to its thread. On the thread of the `ReplyReader`."""

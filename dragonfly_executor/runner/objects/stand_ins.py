@@ -31,17 +31,18 @@ class StandIn:
 
     Attributes:
         ORIGINAL: module and name of multiprocessing's class.
+        number: the object's number.
     """
 
     ORIGINAL: ClassVar[tuple[str, str]]
 
     def __init__(self, client: ObjectClient, number: int, detail: Any) -> None:
         self._client = client
-        self._number = number
+        self.number = number
         client.tell(number, "adopt")
 
     def _call(self, method: str, *args: Any) -> Any:
-        return self._client.call(self._number, method, *args)
+        return self._client.call(self, method, *args)
 
     @property
     def __class__(self) -> type:
@@ -53,7 +54,7 @@ class StandIn:
         raise TypeError("the class of a stand-in cannot be changed")
 
     def __del__(self) -> None:
-        self._client.drop(self._number)
+        self._client.drop(self.number)
 
     def __reduce_ex__(self, protocol: object) -> NoReturn:
         raise MultiprocessingObjectError(
@@ -61,7 +62,7 @@ class StandIn:
         )
 
     def __repr__(self) -> str:
-        return f"<{self.ORIGINAL[1]} {self._number} of the parent>"
+        return f"<{self.ORIGINAL[1]} {self.number} of the parent>"
 
 
 class LockableStandIn(StandIn):

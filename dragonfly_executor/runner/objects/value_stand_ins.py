@@ -246,7 +246,7 @@ class ConnectionStandIn(StandIn):
         """Close this end in this slot."""
         if not self.closed:
             self.closed = True
-            self._client.drop(self._number)
+            self._client.drop(self.number)
             self._client.flush()
 
     def _require(self, is_allowed: bool, what: str) -> None:
@@ -263,7 +263,7 @@ class ConnectionStandIn(StandIn):
 
     def __del__(self) -> None:
         if not self.closed:
-            self._client.drop(self._number)
+            self._client.drop(self.number)
 
 
 class MemoryStandIn(StandIn):

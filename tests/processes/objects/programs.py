@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import io
 import logging
 import logging.handlers
 import os
@@ -191,11 +192,12 @@ def squared(number: int) -> int:
 
 
 def draws_bar(number: int) -> int:
-    """Write through tqdm, which takes its lock."""
-    from tqdm import tqdm
+    """Draw a bar of tqdm, which takes the lock that the initializer got."""
+    from tqdm.auto import tqdm
 
-    for _ in tqdm(range(3), desc=str(number), file=open(os.devnull, "w"), leave=False):  # noqa: SIM115
-        tqdm.write("line", file=open(os.devnull, "w"))  # noqa: SIM115
+    for _ in tqdm(range(3), desc=str(number), file=io.StringIO(), mininterval=0):
+        tqdm.write("line", file=io.StringIO())
+    assert "stand_ins" in type(tqdm.get_lock()).__module__
     return number * number
 
 
@@ -232,7 +234,7 @@ def through_memory(numbers: Any) -> int:
 
 
 def memory_type(numbers: Any) -> str:
-    return type(numbers.get_obj()).__module__
+    return type(numbers.get_obj()).__name__
 
 
 def serve_pipe(connection: Any) -> str:

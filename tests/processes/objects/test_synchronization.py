@@ -27,7 +27,7 @@ PLACES = pytest.mark.parametrize("backend", [LocalBackend, DialingBackend], ids=
 
 @PLACES
 def test_locks_exclude_slots_and_the_parent(make: Make, backend: Callable[[], Any], tmp_path: Path) -> None:
-    executor = make(3, backend=backend())
+    executor = make(3, backend=backend(), max_concurrency=3)
     for make_lock in (multiprocessing.Lock, multiprocessing.RLock, multiprocessing.Semaphore):
         lock, path = make_lock(), tmp_path / make_lock.__name__
         path.write_text("0")
@@ -97,7 +97,7 @@ def test_a_slot_that_is_killed_waits_no_more(make: Make, mailbox: Mailbox) -> No
 
     waiting = [executor.submit(programs.announce, mailbox.path, barrier, "wait") for _ in range(2)]
     pids = mailbox.numbers(2)
-    becomes_true(lambda: barrier.n_waiting == 2)
+    assert becomes_true(executor.pool, lambda: barrier.n_waiting == 2)
     os.kill(pids[0], signal.SIGKILL)
     assert {type(error_of(each)).__name__ for each in waiting} == {"RunnerLostError", "BrokenBarrierError"}
 
@@ -106,7 +106,7 @@ def test_a_slot_that_is_killed_waits_no_more(make: Make, mailbox: Mailbox) -> No
 def test_events_conditions_and_barriers_work_both_ways(
     make: Make, backend: Callable[[], Any], mailbox: Mailbox
 ) -> None:
-    executor = make(3, backend=backend())
+    executor = make(3, backend=backend(), max_concurrency=3)
     event, other, condition = multiprocessing.Event(), multiprocessing.Event(), multiprocessing.Condition()
     assert executor.submit(event.wait, 0.02).result(PATIENCE) is False
     waiting = executor.submit(programs.announce, mailbox.path, event, "wait")
@@ -175,7 +175,7 @@ def test_objects_are_let_go_of(make: Make) -> None:
         gc.collect()
         return all(each() is None for each in alive)
 
-    becomes_true(are_gone)
+    assert becomes_true(executor.pool, are_gone)
 
 
 def test_a_signal_handler_ends_a_wait_and_nothing_is_lost(make: Make, mailbox: Mailbox) -> None:

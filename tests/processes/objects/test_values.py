@@ -8,7 +8,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from multiprocessing import shared_memory
+from multiprocessing import resource_tracker, shared_memory
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -33,6 +33,16 @@ def place(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Ca
     return DialingBackend if request.param == "dial-back" else LocalBackend
 
 
+@pytest.fixture
+def block() -> Iterator[shared_memory.SharedMemory]:
+    """A block of shared memory. The process that multiprocessing starts with it ends, too."""
+    block = shared_memory.SharedMemory(create=True, size=4096)
+    yield block
+    block.close()
+    block.unlink()
+    resource_tracker._resource_tracker._stop()  # type: ignore[attr-defined]
+
+
 @contextmanager
 def pipe(duplex: bool = True) -> Iterator[tuple[Connection, Connection]]:
     one, other = multiprocessing.Pipe(duplex)
@@ -51,12 +61,12 @@ def test_values_and_arrays(make: Make, place: Callable[[], Any]) -> None:
     assert (counter.value, numbers[:], text.value, point.x, point.y) == (7, [5, 2, 8, 9], b"other", 1.5, 3)  # type: ignore[attr-defined]
     assert executor.submit(programs.through_memory, numbers).result(PATIENCE) == 4
     assert numbers[:] == [10, 4, 16, 18]
-    is_mapped = "stand_ins" not in executor.submit(programs.memory_type, numbers).result(PATIENCE)
+    is_mapped = executor.submit(programs.memory_type, numbers).result(PATIENCE) != "UnlockedValue"
     assert is_mapped == (object_details.arena_place.__name__ == "arena_place")
 
 
 def test_a_counter_loses_no_addition(make: Make, place: Callable[[], Any]) -> None:
-    executor, counter = make(3, backend=place()), multiprocessing.Value("i", 0)
+    executor, counter = make(3, backend=place(), max_concurrency=3), multiprocessing.Value("i", 0)
     futures = [executor.submit(programs.count_up, counter, 50) for _ in range(3)]
     programs.count_up(counter, 50)
     for future in futures:
@@ -116,14 +126,10 @@ def test_proxies_of_a_manager(make: Make, place: Callable[[], Any]) -> None:
         lock.release()
 
 
-def test_shared_memory(make: Make, place: Callable[[], Any]) -> None:
-    executor, block = make(1, backend=place()), shared_memory.SharedMemory(create=True, size=4096)
-    try:
-        found = executor.submit(programs.fill_block, block).result(PATIENCE)
-        assert found == [b"\1abc", 1, block.size, block.name]
-        assert bytes(block.buf[:4]) == b"\1abc"
-        executor.shutdown()
-        shared_memory.SharedMemory(block.name).close()  # it was not unlinked with the slot
-    finally:
-        block.close()
-        block.unlink()
+def test_shared_memory(make: Make, place: Callable[[], Any], block: shared_memory.SharedMemory) -> None:
+    executor = make(1, backend=place())
+    found = executor.submit(programs.fill_block, block).result(PATIENCE)
+    assert found == [b"\1abc", 1, block.size, block.name]
+    assert bytes(block.buf[:4]) == b"\1abc"
+    executor.shutdown()
+    shared_memory.SharedMemory(block.name).close()  # it was not unlinked with the slot
