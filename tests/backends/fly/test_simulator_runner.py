@@ -79,12 +79,22 @@ def test_addresses_come_and_go(fly: Simulator, asker: Asker) -> None:
     asker.destroy(machine)
     fly.wait_for(machine, "destroyed")
     assert both & on_loopback() == {fly.parent.private_ip}
+    network = machine.private_ip.rpartition(":")[0]
+    assert not [destination for destination in routes() if destination.startswith(network)]
 
 
 def on_loopback() -> set[str]:
     with open("/proc/net/if_inet6") as lines:
-        found = [line.split()[0] for line in lines if line.split()[-1] == "lo"]
-    return {":".join(f"{int(text[i : i + 4], 16):x}" for i in range(0, 32, 4)) for text in found}
+        return {as_text(line.split()[0]) for line in lines if line.split()[-1] == "lo"}
+
+
+def routes() -> set[str]:
+    with open("/proc/net/ipv6_route") as lines:
+        return {as_text(line.split()[0]) for line in lines}
+
+
+def as_text(address: str) -> str:
+    return ":".join(f"{int(address[i : i + 4], 16):x}" for i in range(0, 32, 4))
 
 
 def test_without_the_right_to_add_them_all_have_the_same(monkeypatch: pytest.MonkeyPatch) -> None:

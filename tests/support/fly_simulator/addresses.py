@@ -19,8 +19,10 @@ LOOPBACK = "lo"
 # What linux/netlink.h and linux/if_addr.h call them.
 NLM_F_REQUEST, NLM_F_ACK, NLM_F_CREATE, NLM_F_EXCL = 0x01, 0x04, 0x400, 0x200
 RTM_NEWADDR, RTM_DELADDR = 20, 21
-IFA_ADDRESS, IFA_LOCAL, IFA_CACHEINFO = 1, 2, 6
-IFA_F_NODAD = 0x02
+IFA_ADDRESS, IFA_LOCAL, IFA_CACHEINFO, IFA_FLAGS = 1, 2, 6, 8
+IFA_F_NODAD, IFA_F_NOPREFIXROUTE = 0x02, 0x200
+"""Without the second, the kernel adds a route for the network of each address, and keeps it when the address is gone.
+Each later removal of an address walks over all routes."""
 
 
 class Addresses:
@@ -81,6 +83,7 @@ def change_loopback(change: int, address: str) -> None:
     flags = NLM_F_REQUEST | NLM_F_ACK
     if change == RTM_NEWADDR:
         flags |= NLM_F_CREATE | NLM_F_EXCL
+        message += _attribute(IFA_FLAGS, struct.pack("=I", IFA_F_NODAD | IFA_F_NOPREFIXROUTE))
         message += _attribute(IFA_CACHEINFO, struct.pack("=IIII", LIFETIME, LIFETIME, 0, 0))
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 0) as netlink:
         netlink.send(struct.pack("=IHHII", 16 + len(message), change, flags, 1, 0) + message)
