@@ -1,9 +1,9 @@
-"""Calls of views with the options `seed` and `context`."""
+"""Calls of views with the options `seed` and `context_vars`."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 
 from dragonfly_executor.serialization.call_setting import CallSetting, ItemSetting
 from dragonfly_executor.util import validation
@@ -24,7 +24,7 @@ def with_setting(fn: Callable[..., Any], options: CallOptions) -> Callable[..., 
 
 def items_with_setting(
     fn: Callable[..., Any], iterables: Sequence[Any], options: CallOptions
-) -> tuple[Callable[..., Any], Sequence[Iterable[Any]]]:
+) -> tuple[Callable[..., Any], tuple[Any, ...]]:
     """Return function and iterables of a map whose items have a seed each, and context variables."""
     validation.refuse(fn)
     # It has a length, as the other iterables may have, and is longer than each of them.
@@ -34,5 +34,5 @@ def items_with_setting(
 def _values(options: CallOptions) -> dict[ContextVar[Any], Any]:
     """Return the values of the context variables. Those without a value are left out."""
     absent = object()
-    values = {variable: variable.get(absent) for variable in options.context}
+    values = {variable: variable.get(absent) for variable in options.context_vars}
     return {variable: value for variable, value in values.items() if value is not absent}

@@ -35,7 +35,7 @@ class CallKeywords(TypedDict, total=False):
     key: Hashable
     cancel_running: bool
     seed: int | None
-    context: ContextVar[Any] | Sequence[ContextVar[Any]]
+    context_vars: ContextVar[Any] | Sequence[ContextVar[Any]]
 
 
 class SharedKeywords(CallKeywords, total=False):

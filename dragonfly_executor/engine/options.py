@@ -67,7 +67,7 @@ class CallOptions(OptionSet, Record):
         cancel_running: whether `Future.cancel` stops a running call; False for the standard library's behaviour.
         seed: a whole number from which the calls' random numbers follow (`random`, and NumPy's legacy generator), in
             maps for each item its own; None to seed nothing. docs/calls-in-context.md has the details.
-        context: context variables (`contextvars.ContextVar`), one or several, whose values at the submit the calls see.
+        context_vars: context variables, one or several, whose values at the submit the calls see.
 
     Raises:
         TypeError: a value has the wrong type.
@@ -86,12 +86,12 @@ class CallOptions(OptionSet, Record):
     key: Hashable = option(None, hashable)
     cancel_running = option(True, flag)
     seed = option(None, seed_or_none)
-    context = option((), context_variables)
+    context_vars = option((), context_variables)
 
     def __init__(self, **options: Unpack[CallKeywords]) -> None:
         self._take(options)
         self._limits: CallLimits | None = None
-        self.has_setting = self.seed is not None or bool(self.context)
+        self.has_setting = self.seed is not None or bool(self.context_vars)
         """True if calls run under a `CallSetting`."""
 
     __signature__ = OptionSignature()

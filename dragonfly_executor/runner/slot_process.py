@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import Any
 
-    from dragonfly_executor.runner.objects.client import ObjectClient
+    from dragonfly_executor.runner.object_client import ObjectClient
     from dragonfly_executor.runner.result_ring import ResultRing
     from dragonfly_executor.runner.slot_calls import SlotQueue
     from dragonfly_executor.runner.slot_output import SlotStreams
@@ -286,7 +286,7 @@ class _Slot:
         """Return the stand-in of an object of multiprocessing. See `served_object`."""
         if self._objects is None:
             # Imported for the first such object.
-            from dragonfly_executor.runner.objects.client import ObjectClient
+            from dragonfly_executor.runner.object_client import ObjectClient
 
             self._objects = ObjectClient(self._agent, self._max_payload)
         return self._objects.stand_in(kind, number, detail)

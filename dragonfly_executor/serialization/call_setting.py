@@ -1,4 +1,4 @@
-"""What is set around one call: the seed of random numbers, and values of context variables. Runs on a slot.
+"""The settings of one call: the seed of random numbers, and values of context variables. Runs on a slot.
 
 The contract of seeds: the call with the index `i` begins in the state of `random` after ``random.seed(f"{seed}:{i}")``,
 and in that of NumPy's after ``numpy.random.seed(random.Random(f"{seed}:{i}").getrandbits(32))``.
@@ -67,7 +67,7 @@ class CallSetting:
 class ItemSetting(CallSetting):
     """Calls the function of a map. The first argument is the index of the item."""
 
-    def __call__(self, index: int, *args: Any) -> Any:  # type: ignore[override]
+    def __call__(self, index: int, *args: Any) -> Any:
         """Call the function for an item."""
         return self.run(index, args, {})
 

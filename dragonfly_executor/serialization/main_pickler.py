@@ -144,6 +144,7 @@ class NameTracking:
             return rebuild.main_attribute, (name,)
         if home not in MAIN_NAMES and importable(home):
             return rebuild.context_variable, (home, name)
+        default: tuple[Any, ...]
         try:
             default = (Context().run(found.get),)
         except LookupError:

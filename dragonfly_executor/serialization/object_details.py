@@ -1,4 +1,4 @@
-"""What the stand-ins of multiprocessing's values, pipes and shared memory need to know of the real ones."""
+"""Describes multiprocessing's values, pipes, shared memory and proxies, for their stand-ins."""
 
 from __future__ import annotations
 

@@ -40,6 +40,7 @@ class ServedEntry:
         self.number = number
         self.kind = kind
         self.origin = weakref.ref(value)
+        self.detail: Any
         self.value, self.detail = DESCRIBED[kind](value) if kind in DESCRIBED else (value, None)
         self.served: Any = None
 

@@ -37,7 +37,7 @@ class ServedProxy(ServedObject):
     def _connection(self, request: Request) -> Any:
         connection = self._connections.get(request.owner)
         if connection is None:
-            from multiprocessing.managers import dispatch
+            from multiprocessing.managers import dispatch  # type: ignore[attr-defined]
 
             real = self._real
             connection = real._Client(real._token.address, authkey=real._authkey)  # noqa: SLF001

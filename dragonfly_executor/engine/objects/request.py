@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from dragonfly_executor.serialization.object_registry import ServedEntry
 
     class Held(Protocol):
-        """What threads of slots hold: a semaphore, or connections."""
+        """A semaphore, or connections, that threads of slots hold."""
 
         def slot_is_gone(self, session: Session) -> None:
             """Release what the slot held."""
@@ -18,14 +18,14 @@ if TYPE_CHECKING:
     Owner: TypeAlias = "tuple[Session, int]"
 
 LATER = object()
-"""What `ServedObject.now` returns if the request must wait, or takes time."""
+"""A result of `ServedObject.now`: the request must wait, or takes time."""
 
 
 class Cancelled(BaseException):
     """The wait of a request is over, because its slot has ended or has given the request up."""
 
 
-class Peer(Protocol):
+class RequestPeer(Protocol):
     """The link of the runner that a request came from."""
 
     id: int
@@ -49,7 +49,7 @@ class Session:
         is_gone: whether the slot has ended. Set by the engine thread, read by all.
     """
 
-    def __init__(self, runner: Peer, pid: int) -> None:
+    def __init__(self, runner: RequestPeer, pid: int) -> None:
         self.runner = runner
         self.pid = pid
         self.entries: dict[int, ServedEntry] = {}
@@ -58,7 +58,7 @@ class Session:
         self.held: set[Held] = set()
         self.is_gone = False
         self._stand_ins: dict[int, int] = {}
-        """How many stand-ins of each object the slot has: a new one may be made before the end of one is told."""
+        """The number of stand-ins of each object in the slot: a new one may be made before the end of one is told."""
 
     def check(self) -> None:
         """Raise `Cancelled` if the slot has ended."""

@@ -136,7 +136,7 @@ class HeldSemaphore:
         self.raw = raw(lock)
         self._is_recursive = is_recursive(lock)
         self._holds: dict[Owner, int] = {}
-        """How often each thread of a slot has acquired it, the thread that was first to do so first."""
+        """For each thread of a slot, how often it has acquired it. The thread that was first to do so comes first."""
         self._lock = threading.Lock()
 
     def try_acquire(self, owner: Owner) -> bool:

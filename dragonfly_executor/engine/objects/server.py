@@ -5,7 +5,7 @@ from __future__ import annotations
 import pickle
 
 from dragonfly_executor.engine.objects import pipes, proxies, queues, synchronization, values
-from dragonfly_executor.engine.objects.request import LATER, Cancelled, Peer, Request, Session
+from dragonfly_executor.engine.objects.request import LATER, Cancelled, Request, RequestPeer, Session
 from dragonfly_executor.engine.objects.semaphores import HeldSemaphores
 from dragonfly_executor.errors import MultiprocessingObjectError, ProtocolError
 from dragonfly_executor.protocol.frames import CHUNK_SIZE, HEADER, MAX_INLINE, Flag, Frame, Kind, encode
@@ -61,7 +61,7 @@ class ObjectServer:
         self._waits = groups.make("objects", MAX_WAITING)
         self._short = groups.make("locks", SHORT_THREADS)
 
-    def requested(self, runner: Peer, frame: Frame) -> None:
+    def requested(self, runner: RequestPeer, frame: Frame) -> None:
         """Handle a frame of a slot.
 
         Raises:

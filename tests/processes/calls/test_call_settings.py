@@ -71,13 +71,13 @@ def test_calls_see_the_context_variables_that_were_asked_for(make: Make, backend
 
     def submits() -> None:
         """Runs in a context of its own."""
-        view = executor.options(context=(setting_calls.REQUEST, setting_calls.UNSET))
+        view = executor.options(context_vars=(setting_calls.REQUEST, setting_calls.UNSET))
         for value in ("first", "second"):
             setting_calls.REQUEST.set(value)
             assert view.submit(setting_calls.context).result(PATIENCE) == (value, "unset")
         assert view.submit(setting_calls.context_later).result(PATIENCE) == ("second", "unset")
         setting_calls.UNSET.set("set")
-        only = executor.options(context=setting_calls.UNSET)
+        only = executor.options(context_vars=setting_calls.UNSET)
         assert only.submit(setting_calls.context).result(PATIENCE) == ("none", "set")
         assert list(view.map(setting_calls.context, range(3), chunksize=2)) == [("second", "set")] * 3
         assert executor.submit(setting_calls.context).result(PATIENCE) == ("none", "unset")
@@ -113,7 +113,9 @@ def test_the_settings_of_an_interpreter_do_not_travel() -> None:
         assert "warnings" not in settings()
 
 
-@pytest.mark.parametrize("options", [{"seed": 1.5}, {"seed": True}, {"context": "REQUEST"}, {"context": ["REQUEST"]}])
+@pytest.mark.parametrize(
+    "options", [{"seed": 1.5}, {"seed": True}, {"context_vars": "REQUEST"}, {"context_vars": ["REQUEST"]}]
+)
 def test_other_values_are_refused(make: Make, options: dict[str, Any]) -> None:
     with pytest.raises(TypeError, match=next(iter(options))):
         make(1).options(**options)

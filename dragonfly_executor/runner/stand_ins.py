@@ -12,13 +12,27 @@ from importlib import import_module
 
 from dragonfly_executor.errors.base import MultiprocessingObjectError
 from dragonfly_executor.util import plain_pickle as pickle
-from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
+from dragonfly_executor.util.lazy_typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any, ClassVar, NoReturn
 
-    from dragonfly_executor.runner.objects.client import ObjectClient
+
+class Requests(Protocol):
+    """Sends the requests of stand-ins."""
+
+    def call(self, stand_in: StandIn, method: str, *args: Any) -> Any:
+        """Call a method of the real object."""
+
+    def tell(self, number: int, method: str, *args: Any) -> None:
+        """Send a request that has no reply."""
+
+    def drop(self, number: int) -> None:
+        """Note that a stand-in is gone."""
+
+    def flush(self) -> None:
+        """Tell the parent which stand-ins are gone."""
 
 
 class StandIn:
@@ -36,7 +50,7 @@ class StandIn:
 
     ORIGINAL: ClassVar[tuple[str, str]]
 
-    def __init__(self, client: ObjectClient, number: int, detail: Any) -> None:
+    def __init__(self, client: Requests, number: int, detail: Any) -> None:
         self._client = client
         self.number = number
         client.tell(number, "adopt")
@@ -66,10 +80,11 @@ class StandIn:
 
 
 class LockableStandIn(StandIn):
-    """What has `acquire` and `release`."""
+    """The base of stand-ins with `acquire` and `release`."""
 
-    is_held_here: bool = False
-    """True if this thread is known to have the lock."""
+    def is_held_here(self) -> bool:
+        """Return whether this thread is known to have it."""
+        return False
 
     def acquire(self, block: bool = True, timeout: float | None = None) -> bool:
         """Acquire it. Return False if that was not possible within `timeout` seconds."""
@@ -108,14 +123,13 @@ class RLockStandIn(LockableStandIn):
 
     def release(self) -> None:
         """Release it."""
-        if self.is_held_here:
+        if self.is_held_here():
             # First: another thread may have it as soon as the parent knows.
             self._depth -= 1
         super().release()
 
-    @property
     def is_held_here(self) -> bool:
-        """True if this thread has it."""
+        """Return whether this thread has it."""
         return self._depth > 0 and self._holder == get_ident()
 
 

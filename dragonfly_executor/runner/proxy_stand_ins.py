@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from dragonfly_executor.runner.objects.stand_ins import StandIn
+from dragonfly_executor.runner.stand_ins import StandIn
 from dragonfly_executor.serialization.object_details import machine
 from dragonfly_executor.util import plain_pickle as pickle
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
@@ -12,7 +12,7 @@ from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from typing import Any
 
-    from dragonfly_executor.runner.objects.client import ObjectClient
+    from dragonfly_executor.runner.stand_ins import Requests
 
 
 class PassedProxy(StandIn):
@@ -24,7 +24,7 @@ class PassedProxy(StandIn):
 
     ORIGINAL = ("multiprocessing.managers", "BaseProxy")
 
-    def __init__(self, client: ObjectClient, number: int, token: Any) -> None:
+    def __init__(self, client: Requests, number: int, token: Any) -> None:
         super().__init__(client, number, token)
         self._token = token
 
@@ -34,7 +34,7 @@ class PassedProxy(StandIn):
         Raises:
             Exception: the method's own.
         """
-        from multiprocessing.managers import convert_to_error
+        from multiprocessing.managers import convert_to_error  # type: ignore[attr-defined]
 
         answer = self._call("call", pickle.dumps((self._token.id, method, args, kwds or {}), 5))
         kind, result = pickle.loads(answer)
@@ -43,7 +43,7 @@ class PassedProxy(StandIn):
         raise convert_to_error(kind, result)
 
 
-def proxy(client: ObjectClient, number: int, detail: tuple[str, tuple[Any, Any], tuple[str, ...]]) -> Any:
+def proxy(client: Requests, number: int, detail: tuple[str, tuple[Any, Any], tuple[str, ...]]) -> Any:
     """Return a proxy.
 
     Args:
@@ -56,7 +56,7 @@ def proxy(client: ObjectClient, number: int, detail: tuple[str, tuple[Any, Any],
     if boot and boot == machine() and _is_here(token.address):
         return function(*args)
     if not isinstance(kind, type):
-        from multiprocessing.managers import MakeProxyType
+        from multiprocessing.managers import MakeProxyType  # type: ignore[attr-defined]
 
         kind = MakeProxyType(f"AutoProxy[{token.typeid}]", exposed)
     made: Any = kind.__new__(kind)

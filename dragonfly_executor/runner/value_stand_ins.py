@@ -7,8 +7,8 @@ import sys
 from mmap import mmap
 
 from dragonfly_executor.errors.base import MultiprocessingObjectError
-from dragonfly_executor.runner.objects.proxy_stand_ins import proxy
-from dragonfly_executor.runner.objects.stand_ins import LockableStandIn, StandIn
+from dragonfly_executor.runner.proxy_stand_ins import proxy
+from dragonfly_executor.runner.stand_ins import LockableStandIn, StandIn
 from dragonfly_executor.serialization.object_details import machine
 from dragonfly_executor.util import plain_pickle as pickle
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
@@ -16,7 +16,7 @@ from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from typing import Any, NoReturn
 
-    from dragonfly_executor.runner.objects.client import ObjectClient
+    from dragonfly_executor.runner.stand_ins import Requests
 
 VALUES = "multiprocessing.sharedctypes"
 
@@ -57,7 +57,7 @@ class ValueStandIn(LockableStandIn):
     ORIGINAL = (VALUES, "Synchronized")
     _NAMES: frozenset[str] = frozenset({"value"})
 
-    def __init__(self, client: ObjectClient, number: int, detail: Any) -> None:
+    def __init__(self, client: Requests, number: int, detail: Any) -> None:
         super().__init__(client, number, detail)
         self._lock, element, self._length, fields, place = detail
         self._fields = frozenset(fields)
@@ -83,7 +83,7 @@ class ValueStandIn(LockableStandIn):
 
     def _held(self) -> Any:
         """Return the memory if this thread has the lock and the memory is mapped here; None if not."""
-        return self._memory if self._memory is not None and self._lock.is_held_here else None
+        return self._memory if self._memory is not None and self._lock.is_held_here() else None
 
     def __getattr__(self, name: str) -> Any:
         return self._get(name, True)
@@ -150,7 +150,7 @@ class StringStandIn(ArrayStandIn):
 
 
 class UnlockedValue:
-    """What `get_obj` returns on another machine: the same requests, without the lock.
+    """The result of `get_obj` on another machine: the same requests, without the lock.
 
     Args:
         owner: the stand-in with the lock.
@@ -180,7 +180,7 @@ class ConnectionStandIn(StandIn):
 
     ORIGINAL = ("multiprocessing.connection", "Connection")
 
-    def __init__(self, client: ObjectClient, number: int, detail: Any) -> None:
+    def __init__(self, client: Requests, number: int, detail: Any) -> None:
         super().__init__(client, number, detail)
         self.readable, self.writable = detail
         self.closed = False
@@ -271,7 +271,7 @@ class MemoryStandIn(StandIn):
 
     ORIGINAL = ("multiprocessing.shared_memory", "SharedMemory")
 
-    def __init__(self, client: ObjectClient, number: int, detail: Any) -> None:
+    def __init__(self, client: Requests, number: int, detail: Any) -> None:
         super().__init__(client, number, detail)
         self.name, self.size = detail[:2]
         self.buf = RemoteBuffer(self)
@@ -302,7 +302,7 @@ class RemoteBuffer:
         )
 
 
-def shared_memory(client: ObjectClient, number: int, detail: Any) -> Any:
+def shared_memory(client: Requests, number: int, detail: Any) -> Any:
     """Return a block of shared memory: the block itself on the parent's machine, a stand-in elsewhere."""
     name, _, boot, inode = detail
     if boot and boot == machine():
@@ -325,7 +325,7 @@ def attached(name: str) -> Any:
         if sys.version_info >= (3, 13):
             return shared_memory.SharedMemory(name, track=False)
         register = resource_tracker.register
-        resource_tracker.register = lambda name, rtype: None  # type: ignore[assignment]
+        resource_tracker.register = lambda name, rtype: None
         try:
             return shared_memory.SharedMemory(name)
         finally:

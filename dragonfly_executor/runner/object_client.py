@@ -10,8 +10,8 @@ from itertools import count
 
 from dragonfly_executor.errors.base import FrameTooLargeError, MultiprocessingObjectError
 from dragonfly_executor.protocol.frames import CHUNK_SIZE, HEADER, MAX_INLINE, Flag, Frame, Kind, encode
-from dragonfly_executor.runner.objects.reply_reader import ReplyReader
-from dragonfly_executor.runner.objects.stand_ins import STAND_INS
+from dragonfly_executor.runner.reply_reader import ReplyReader
+from dragonfly_executor.runner.stand_ins import STAND_INS
 from dragonfly_executor.util import plain_pickle as pickle
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from dragonfly_executor.runner.agent_stream import AgentStream
-    from dragonfly_executor.runner.objects.stand_ins import StandIn
+    from dragonfly_executor.runner.stand_ins import StandIn
 
 
 class Waiter:
@@ -68,7 +68,7 @@ class ObjectClient:
             make: Callable[..., Any] | None = STAND_INS.get(kind)
             if make is None:
                 # Imported for the first of these kinds.
-                from dragonfly_executor.runner.objects.value_stand_ins import VALUE_STAND_INS
+                from dragonfly_executor.runner.value_stand_ins import VALUE_STAND_INS
 
                 make = VALUE_STAND_INS[kind]
             found = make(self, number, detail)
