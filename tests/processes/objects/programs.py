@@ -8,7 +8,6 @@ import logging
 import logging.handlers
 import os
 import pickle
-import queue
 import signal
 from pathlib import Path
 from typing import Any
@@ -169,21 +168,23 @@ class Interrupt(Exception):
     """What the signal handler raises."""
 
 
-def interrupted(mailbox: str, found: Any, method: str) -> str:
-    """Call a method, and end the wait by a signal handler that raises."""
+def interrupted(found: Any, method: str) -> str:
+    """Call a method, and end the wait by the handler of an alarm, which raises.
+
+    A signal from outside may come in the moment before the wait begins. Python then runs its handler after the wait.
+    """
 
     def stop(number: int, frame: Any) -> None:
         raise Interrupt
 
-    before = signal.signal(signal.SIGUSR1, stop)
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.setitimer(signal.ITIMER_REAL, 0.3)
     try:
-        announce(mailbox, found, method)
+        invoke(found, method)
     except Interrupt:
         return "interrupted"
-    except queue.Empty:
-        return "empty"
     finally:
-        signal.signal(signal.SIGUSR1, before)
+        signal.signal(signal.SIGALRM, before)
     return "returned"
 
 
@@ -284,7 +285,7 @@ def use_proxies(table: Any, lock: Any, names: Any, counter: Any, items: Any) -> 
     return [*found, items.get()]
 
 
-def interrupted_in(condition: Any, mailbox: str) -> str:
+def interrupted_in(condition: Any) -> str:
     """Wait for a notification, and end the wait by a signal handler that raises. The lock is held then."""
     with condition:
-        return interrupted(mailbox, condition, "wait")
+        return interrupted(condition, "wait")

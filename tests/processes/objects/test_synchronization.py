@@ -178,24 +178,15 @@ def test_objects_are_let_go_of(make: Make) -> None:
     assert becomes_true(executor.pool, are_gone)
 
 
-def test_a_signal_handler_ends_a_wait_and_nothing_is_lost(make: Make, mailbox: Mailbox) -> None:
+def test_a_signal_handler_ends_a_wait_and_nothing_is_lost(make: Make) -> None:
     executor = make(1)
-    lock, items = multiprocessing.Lock(), multiprocessing.Queue()
+    lock, items, condition = multiprocessing.Lock(), multiprocessing.Queue(), multiprocessing.Condition()
     with lock:
-        future = executor.submit(programs.interrupted, mailbox.path, lock, "acquire")
-        os.kill(mailbox.numbers(1)[0], signal.SIGUSR1)
-        assert future.result(PATIENCE) == "interrupted"
+        assert executor.submit(programs.interrupted, lock, "acquire").result(PATIENCE) == "interrupted"
     assert lock.acquire(True, PATIENCE)
-    condition = multiprocessing.Condition()
-    future = executor.submit(programs.interrupted_in, condition, mailbox.path)
-    (pid,) = mailbox.numbers(1)
-    with condition:  # the slot has released it, so it waits
-        os.kill(pid, signal.SIGUSR1)
-    assert future.result(PATIENCE) == "interrupted"
+    assert executor.submit(programs.interrupted_in, condition).result(PATIENCE) == "interrupted"
     assert condition.acquire(True, PATIENCE)
-    future = executor.submit(programs.interrupted, mailbox.path, items, "get")
-    os.kill(mailbox.numbers(1)[0], signal.SIGUSR1)
-    assert future.result(PATIENCE) == "interrupted"
+    assert executor.submit(programs.interrupted, items, "get").result(PATIENCE) == "interrupted"
     items.put("kept")
     assert executor.submit(items.get, True, PATIENCE).result(PATIENCE) == "kept"
     items.close()
