@@ -17,8 +17,9 @@ from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from typing import Any
 
+    from dragonfly_executor.api.call_stream import CallStream
     from dragonfly_executor.api.executor import DragonflyExecutor
-    from dragonfly_executor.api.named_pools import call, cast, configure
+    from dragonfly_executor.api.named_pools import call, cast, configure, pools
     from dragonfly_executor.api.pool import Pool
     from dragonfly_executor.backends.base import Backend, BootRequest, Node
     from dragonfly_executor.backends.budget import Budget
@@ -54,6 +55,7 @@ if TYPE_CHECKING:
         PoisonCallError,
         PoolBrokenError,
         ProtocolError,
+        QueueFullError,
         RemoteCallError,
         RequirementsError,
         ResultDeserializationError,
@@ -64,9 +66,11 @@ if TYPE_CHECKING:
         StartError,
         VersionMismatchError,
     )
+    from dragonfly_executor.protocol.call_progress import CallProgress
     from dragonfly_executor.protocol.parent import Parent
     from dragonfly_executor.protocol.versions import __version__
     from dragonfly_executor.runner.drain_notice import on_drain
+    from dragonfly_executor.runner.progress_reports import progress
     from dragonfly_executor.serialization.shared_object import SharedObject
 
 __all__ = [
@@ -78,7 +82,9 @@ __all__ = [
     "BudgetExceeded",
     "CallDeserializationError",
     "CallOptions",
+    "CallProgress",
     "CallSerializationError",
+    "CallStream",
     "CallTimeoutError",
     "Capacity",
     "DaskBackend",
@@ -103,6 +109,7 @@ __all__ = [
     "Pool",
     "PoolBrokenError",
     "ProtocolError",
+    "QueueFullError",
     "RayBackend",
     "RemoteCallError",
     "RequirementsError",
@@ -123,6 +130,8 @@ __all__ = [
     "configure",
     "freeze_support",
     "on_drain",
+    "pools",
+    "progress",
 ]
 
 _ROOMS = {
@@ -130,6 +139,8 @@ _ROOMS = {
     "BootRequest": "backends.base",
     "Budget": "backends.budget",
     "CallOptions": "engine.options",
+    "CallProgress": "protocol.call_progress",
+    "CallStream": "api.call_stream",
     "Capacity": "core.capacity",
     "DaskBackend": "backends.dask.backend",
     "DockerBackend": "backends.docker.backend",
@@ -154,6 +165,8 @@ _ROOMS = {
     "configure": "api.named_pools",
     "freeze_support": "backends.frozen",
     "on_drain": "runner.drain_notice",
+    "pools": "api.named_pools",
+    "progress": "runner.progress_reports",
 }
 """The module of each public name. Names that are missing here are errors."""
 

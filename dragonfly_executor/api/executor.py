@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from dragonfly_executor.backends.base import Backend
     from dragonfly_executor.engine.option_keywords import CallKeywords, ExecutorKeywords
+    from dragonfly_executor.util.validation import Seconds
 
     Ts = TypeVarTuple("Ts")
 
@@ -37,11 +38,14 @@ class PoolExecutor(Submitter, Executor):  # type: ignore[misc]  # `map` checks m
         self._options = options
         self._owns_pool = owns_pool
         self._submit_with = pool.submit_with
+        self._submit_in_task = pool.submit_in_task
+        self._open_stream = pool.open_stream
         self._calls_of_map = pool.calls_of_map
         self._begin = pool.begin
         self._check_open = pool.check_open
         self._failed = pool.failed
         self._share = pool.share_object
+        self._carrier = pool.carrier
 
     def __repr__(self) -> str:
         try:
@@ -55,9 +59,7 @@ class PoolExecutor(Submitter, Executor):  # type: ignore[misc]  # `map` checks m
         return f"<{type(self).__name__} {rows['pool']!r} on {rows['backend']}: {state}>"
 
     def _repr_html_(self) -> str:
-        from dragonfly_executor.engine.notebook import table
-
-        return table(type(self).__name__, self._pool.described())
+        return self._pool.html(type(self).__name__)
 
     @property
     def pool(self) -> Pool:
@@ -71,6 +73,17 @@ class PoolExecutor(Submitter, Executor):  # type: ignore[misc]  # `map` checks m
 
     def _slots(self) -> int:
         return self._pool.max_calls
+
+    def wait_for(self, *, runners: int, timeout: Seconds | None = None) -> None:
+        """Wait until this many runners are up; see `Pool.wait_for`."""
+        self._pool.wait_for(runners=runners, timeout=timeout)
+
+    async def await_for(self, *, runners: int) -> None:
+        """Wait until this many runners are up, in a task of an asyncio event loop; see `Pool.await_for`."""
+        await self._pool.await_for(runners=runners)
+
+    def _runners(self) -> int:
+        return self._pool.stats().runners_up
 
     def options(self, **changes: Unpack[CallKeywords]) -> PoolExecutor:
         """Return a view of this executor with other call options. The view is an `Executor` itself.

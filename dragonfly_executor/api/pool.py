@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from types import TracebackType
+from types import FunctionType, TracebackType
 
 from dragonfly_executor.api.assembly import depth, plan_engine
 from dragonfly_executor.api.lazy_engine import LazyEngine
@@ -12,22 +12,28 @@ from dragonfly_executor.api.options import CallOptions, PoolOptions
 from dragonfly_executor.api.registry import Registry, check_backends
 from dragonfly_executor.api.submitter import Submitter
 from dragonfly_executor.core.shutdown_mode import ShutdownMode
+from dragonfly_executor.engine.call_name import call_name
 from dragonfly_executor.engine.option_set import OptionSignature
 from dragonfly_executor.engine.tier_settings import capacities_of, most_calls, most_runners, names_of
+from dragonfly_executor.errors import CallSerializationError
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING, overload
-from dragonfly_executor.util.validation import whole
+from dragonfly_executor.util.validation import duration, whole
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Mapping, Sequence
     from typing import Any, ParamSpec, Self, TypeVar, Unpack
 
+    from dragonfly_executor.api.call_stream import CallStream
+    from dragonfly_executor.api.special_submit import SpecialSubmit
     from dragonfly_executor.backends.base import Backend
     from dragonfly_executor.core.stats import PoolStats
     from dragonfly_executor.engine.engine import Engine
     from dragonfly_executor.engine.future import Future
     from dragonfly_executor.engine.map_calls import MapCalls, Split
+    from dragonfly_executor.engine.observing.call_carrier import CallCarrier
     from dragonfly_executor.engine.option_keywords import PoolKeywords
     from dragonfly_executor.serialization.shared_object import SharedObject
+    from dragonfly_executor.util.validation import Seconds
 
     T = TypeVar("T")
     P = ParamSpec("P")
@@ -48,6 +54,10 @@ class Pool(Submitter):
         min: number of runners that are always kept up, and replaced when one is lost. 0 inside a runner.
         max: maximum number of runners, including those that boot, of all backends together. A backend's own `max` holds
             too.
+        spare: number of runners that are kept ahead of the load: while calls run or wait, so many more runners are up
+            or boot than the calls fill, within `max`, `max_workers` and the budget. Without calls they are idle
+            runners, and stop after `idle_shutdown_after`. 0 (the default): a runner boots when a call waits. 0 inside a
+            runner.
         max_concurrency: maximum number of calls at once on one runner.
         single_use: stop a runner after its first call.
         limit_threads: whether numeric libraries in a slot use no more threads than the slot's share of the runner's
@@ -101,6 +111,11 @@ class Pool(Submitter):
         max_boot_failures: number of boots that may fail in a row, with no runner up, before waiting calls fail; 3.
         boot_wait: a tenacity wait strategy for the pauses after failed boots; None for exponential backoff with jitter.
         on_event: called with a mapping for each boot and end of a runner: ``"event"``, ``"runner_id"``, ``"text"``.
+        on_call: called with a mapping for each step of a call: ``"event"``, ``"call_id"``, ``"function"``.
+            docs/observability.md has the events.
+        observers: a callable, or a list of several, that are called for all of these events.
+        log_events: the path of a file to which all of these events are appended, one JSON object a line, for
+            ``dragonfly replay``.
         lease: seconds after which a runner that hears nothing from its parent ends; 60.
         heartbeat: seconds between heartbeats; 5.
         dead_after: seconds of silence after which a runner is lost; 30.
@@ -151,11 +166,14 @@ class Pool(Submitter):
         plan = plan_engine(name, backends, options, defaults)
         self._options = plan.options.call
         self._min = plan.options.min
+        carrier: Any = next((each for each in plan.options.observers if hasattr(each, "carried")), None)
+        self._carrier: CallCarrier | None = carrier
         self._lazy = LazyEngine(plan, self)
         self._ready: Engine | None = None
         """The engine, once a call was submitted."""
         if not plan.is_checked:
             self._lazy.get()
+        registry.note(self)
 
     @property
     def _engine(self) -> Engine:
@@ -184,15 +202,24 @@ class Pool(Submitter):
             return f"<Pool {getattr(self, 'name', None)!r}>"
 
     def _repr_html_(self) -> str:
-        from dragonfly_executor.engine.notebook import table
+        return self.html("Pool")
 
-        return table("Pool", self.described())
+    def html(self, title: str) -> str:
+        """Return HTML that shows the pool now, for notebooks."""
+        from dragonfly_executor.engine.notebook import pool_html
+
+        return pool_html(title, self.described(), self.status())
 
     def described(self) -> dict[str, object]:
         """Return the state of the pool as names and words, for people. Texts of errors are left out."""
         from dragonfly_executor.engine.notebook import pool_rows
 
         return pool_rows(self.name, names_of(self._engine.tiers), self.stats())
+
+    @property
+    def carrier(self) -> CallCarrier | None:
+        """The observer that carries the caller's context into calls; None if there is none."""
+        return self._carrier
 
     @property
     def call_options(self) -> CallOptions:
@@ -209,6 +236,11 @@ class Pool(Submitter):
         return False
 
     @property
+    def has_ended(self) -> bool:
+        """True if nothing of the pool is left, or it belongs to the process that this one was forked from."""
+        return self._lazy.has_ended
+
+    @property
     def max_calls(self) -> int:
         """The number of calls that may run at once, when as many runners are up as may be.
 
@@ -222,6 +254,9 @@ class Pool(Submitter):
     def _slots(self) -> int:
         return self.max_calls
 
+    def _runners(self) -> int:
+        return self.stats().runners_up
+
     # -- calls --------------------------------------------------------------------------------------------------------
 
     def submit_with(
@@ -231,6 +266,7 @@ class Pool(Submitter):
 
         Raises:
             RequirementsError: no runner can have what the call requires.
+            QueueFullError: with ``when_full="raise"``, as many calls wait as may.
         """
         engine = self._ready or self.begin(options)
         self._check(engine, options)
@@ -239,8 +275,68 @@ class Pool(Submitter):
             from dragonfly_executor.api.call_settings import with_setting
 
             fn = with_setting(fn, options)
-        parts = engine.codec.encode_call(fn, args, kwargs, options.retry_on)
-        return engine.submit(parts, options.limits(), cancel_running=options.cancel_running)
+        name = fn.__qualname__ if type(fn) is FunctionType else call_name(fn)
+        if self._carrier is not None or options.max_queued is not None:
+            return self._special(engine, options, name, args, kwargs).submit(self.name, self._carrier, fn)
+        try:
+            parts = engine.codec.encode_call(fn, args, kwargs, options.retry_on)
+        except CallSerializationError:
+            future = self._special(engine, options, name, args, kwargs).submit_dependent(fn)
+            if future is None:
+                raise
+            return future
+        return engine.submit(
+            parts,
+            options.limits(),
+            name=name,
+            cancel_running=options.cancel_running,
+            on_progress=options.on_progress,
+        )
+
+    @staticmethod
+    def _special(
+        engine: Engine, options: CallOptions, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> SpecialSubmit:
+        # Imported here, because most programs do not need it.
+        from dragonfly_executor.api.special_submit import SpecialSubmit
+
+        return SpecialSubmit(engine, options, name, args, kwargs)
+
+    async def submit_in_task(
+        self, options: CallOptions, fn: Callable[..., T], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Future[T]:
+        """Submit a call in a task of an asyncio event loop, whose loop goes on while the task waits for room."""
+        if options.max_queued is None or options.when_full != "wait":
+            return self.submit_with(options, fn, args, kwargs)
+        engine = self._ready or self.begin(options)
+        self._check(engine, options)
+        submit = self._special(engine, options, call_name(fn), args, kwargs)
+        return await submit.submit_in_task(self.name, self._carrier, fn, options.max_queued)
+
+    def open_stream(
+        self, options: CallOptions, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> CallStream[Any]:
+        """Submit the call of a stream with these options; see `Submitter.stream`."""
+        # Imported for the first stream.
+        from dragonfly_executor.api.call_stream import CallStream
+        from dragonfly_executor.engine.stream_call import StreamCall
+        from dragonfly_executor.serialization.map_chunk import run_stream
+        from dragonfly_executor.util.validation import refuse_stream
+
+        refuse_stream(fn)
+        if options.has_setting:
+            raise TypeError("a stream takes neither seed= nor context_vars=: pass what the function needs as arguments")
+        engine = self._ready or self.begin(options)
+        self._check(engine, options)
+        given = fn, args, kwargs, options.stream_buffersize
+        parts = engine.codec.encode_call(run_stream, given, {}, options.retry_on)
+        call = StreamCall(engine, engine.payload_of(parts), options)
+        call.name = call_name(fn)
+        # First, so that an interrupt closes it.
+        stream: CallStream[Any] = CallStream(call, engine.codec.decode_result)
+        engine.streams.add(call)
+        engine.accept((call,))
+        return stream
 
     def check_open(self) -> None:
         """Raise the error that a submit would raise now."""
@@ -317,7 +413,9 @@ class Pool(Submitter):
         return self._engine.failed(error)
 
     # On the class: an instance that holds a bound method of its own is never freed without the garbage collector.
+    _submit_in_task = submit_in_task  # pyright: ignore[reportAssignmentType]  # an instance binds it
     _submit_with = submit_with  # pyright: ignore[reportAssignmentType]  # an instance binds it
+    _open_stream = open_stream  # pyright: ignore[reportAssignmentType]  # and this
     _calls_of_map = calls_of_map  # pyright: ignore[reportAssignmentType]  # and this
     _share = share_object  # pyright: ignore[reportAssignmentType]  # and this
     _begin = begin  # pyright: ignore[reportAssignmentType]  # and this
@@ -380,6 +478,48 @@ class Pool(Submitter):
         """Return the statistics of the pool, and the reason why it does not grow."""
         return self._engine.stats()
 
+    def wait_for(self, *, runners: int, timeout: Seconds | None = None) -> None:
+        """Wait until this many runners are up. It boots none: `min`, `spare` and the calls that wait do.
+
+        Args:
+            runners: the number of runners, at most `max`.
+            timeout: seconds to wait, or a `timedelta`; None for no limit.
+
+        Raises:
+            TimeoutError: fewer runners were up in time. The text says why, as ``stats().explain`` does.
+            BootError: no runner is up, and `max_boot_failures` boots have failed during the wait.
+            RuntimeError: the pool is shut down, or broken (`PoolBrokenError`).
+            ValueError: `runners` is more than `max`.
+        """
+        seconds = self._check_wait(runners, timeout)
+        self._engine.runner_waits().wait(runners, seconds)
+
+    async def await_for(self, *, runners: int) -> None:
+        """Wait until this many runners are up, in a task of an asyncio event loop; see `wait_for`.
+
+        For a limit use `asyncio.timeout`.
+        """
+        self._check_wait(runners, None)
+        await self._engine.runner_waits().wait_async(runners)
+
+    def _check_wait(self, runners: int, timeout: Seconds | None) -> float | None:
+        """Check what to wait for, and start the pool. Returns the seconds to wait; None for no limit."""
+        count = whole(runners, "runners", 1)
+        seconds = None if timeout is None else duration(timeout, "timeout")
+        self.check_open()
+        self._engine.start()
+        most = self.stats().max
+        if count > most:
+            raise ValueError(f"runners must be at most max, and {count} is more than {most}")
+        return seconds
+
+    def status(self) -> dict[str, Any]:
+        """Return what ``dragonfly status --json`` prints of this pool: what it does now, as one JSON object.
+
+        docs/observability.md has the keys.
+        """
+        return self._engine.report()
+
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Shut the pool down; see `DragonflyExecutor.shutdown`."""
         self._lazy.shut_down(ShutdownMode.CANCEL_QUEUED if cancel_futures else ShutdownMode.DRAIN)
@@ -426,6 +566,8 @@ class Pool(Submitter):
     ) -> None:
         from dragonfly_executor.api.async_exit import leave_async
 
+        if self._ready is not None:
+            self._ready.close_abandoned_streams(blocks=False)
         await leave_async(self, kind)
 
 

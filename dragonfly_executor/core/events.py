@@ -36,6 +36,25 @@ class Submitted(Event):
         self.calls = calls
 
 
+class ArgumentsReady(Event):
+    """The values that a `DependentCall` has waited for are there, and its payload is complete."""
+
+    __slots__ = __match_args__ = ("call_id",)
+
+    def __init__(self, call_id: int) -> None:
+        self.call_id = call_id
+
+
+class ArgumentsFailed(Event):
+    """A `DependentCall` that never gets its arguments. ``outcome``: an exception, or `CANCELLED`."""
+
+    __slots__ = __match_args__ = ("call_id", "outcome")
+
+    def __init__(self, call_id: int, outcome: object) -> None:
+        self.call_id = call_id
+        self.outcome = outcome
+
+
 class CancelRequested(Event):
     """A user's request to cancel these calls, in any state."""
 
@@ -196,13 +215,17 @@ class RunnerGone(Event):
 
 
 class CallsStarted(Event):
-    """Calls that slots have begun to run."""
+    """Calls that slots have begun to run.
 
-    __slots__ = __match_args__ = ("runner_id", "refs")
+    ``slots``: the number of each call's slot; empty if the runner has not said them.
+    """
 
-    def __init__(self, runner_id: int, refs: Sequence[Ref]) -> None:
+    __slots__ = __match_args__ = ("runner_id", "refs", "slots")
+
+    def __init__(self, runner_id: int, refs: Sequence[Ref], slots: Sequence[int] = ()) -> None:
         self.runner_id = runner_id
         self.refs = refs
+        self.slots = slots
 
 
 class ResultsArrived(Event):

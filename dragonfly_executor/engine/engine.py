@@ -12,11 +12,12 @@ from itertools import count
 
 from dragonfly_executor import errors
 from dragonfly_executor.core import actions, events
-from dragonfly_executor.core.calls import QUEUED, Call, CallLimits
+from dragonfly_executor.core.calls import QUEUED, SETTLED, Call, CallLimits
 from dragonfly_executor.core.machine import Machine, PoolLimits
 from dragonfly_executor.core.shutdown_mode import ShutdownMode
 from dragonfly_executor.engine.action_runner import broken_by, fail_each, settle
 from dragonfly_executor.engine.call_frames import sendable
+from dragonfly_executor.engine.call_name import call_name
 from dragonfly_executor.engine.components import EngineComponents
 from dragonfly_executor.engine.exit_hook import watch_exit
 from dragonfly_executor.engine.fork_guard import ForkGuard
@@ -28,7 +29,7 @@ from dragonfly_executor.engine.shared_contents import SharedContents
 from dragonfly_executor.engine.shutdown import leave
 from dragonfly_executor.engine.startup import EngineStart
 from dragonfly_executor.engine.submit_queue import SubmitQueue
-from dragonfly_executor.serialization.payload_parts import PayloadParts
+from dragonfly_executor.serialization.payload_parts import PayloadParts, joined
 from dragonfly_executor.serialization.repeated_call import RepeatedCall
 from dragonfly_executor.transport.loop import Loop, Timer
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
@@ -41,14 +42,20 @@ if TYPE_CHECKING:
 
     from dragonfly_executor.core.stats import PoolStats
     from dragonfly_executor.engine.boot.launched_node import LaunchedNode
+    from dragonfly_executor.engine.context import CoreObserver
     from dragonfly_executor.engine.loop_waker import LoopWaker
     from dragonfly_executor.engine.map_calls import MapCalls, Split
     from dragonfly_executor.engine.objects.server import ObjectServer
+    from dragonfly_executor.engine.observing.call_events import CallEvents
     from dragonfly_executor.engine.options import CallOptions, PoolOptions
     from dragonfly_executor.engine.output.router import OutputRouter
+    from dragonfly_executor.engine.queue_bound import QueueBound
     from dragonfly_executor.engine.runner_links import RunnerLinks
+    from dragonfly_executor.engine.runner_waits import RunnerWaits
     from dragonfly_executor.engine.shared_memory import SharedSegments
+    from dragonfly_executor.engine.stream_call import StreamCall
     from dragonfly_executor.engine.tier_settings import TierSettings
+    from dragonfly_executor.protocol.call_progress import CallProgress
     from dragonfly_executor.serialization import CallCodec
     from dragonfly_executor.transport.sockets import Buffer
 
@@ -81,6 +88,8 @@ class Engine:
         self.forked = False
         self.unlinked: weakref.WeakSet[Future[Any]] = weakref.WeakSet()
         """The calls that outlive an interrupt of the thread that waits for them."""
+        self.streams: weakref.WeakSet[StreamCall] = weakref.WeakSet()
+        """The streams whose calls are not settled."""
         self._wakers: weakref.WeakValueDictionary[int, LoopWaker] = weakref.WeakValueDictionary()
         """The wakers of asyncio event loops in which tasks await calls, by the loop's `id`."""
         self._due_wakers: list[LoopWaker] = []
@@ -89,6 +98,10 @@ class Engine:
         self._submit_queue = SubmitQueue()
         self._taken: list[Call] = []
         self._untold: list[Call] = []
+        self._bound: QueueBound | None = None
+        self._waits: RunnerWaits | None = None
+        self._observers: list[CoreObserver] = []
+        """Those who look at the core after each event. Only the engine thread changes the list."""
         self._questions = Queries(self._machine)
         self._modes: list[ShutdownMode] = []
         self._refusal: str | None = None
@@ -96,10 +109,7 @@ class Engine:
         self.ids: Iterator[int] = count(1)
         self._may_linger = usable_cpus() > 1
         function, args = options.initializer, tuple(options.initargs)
-        parts = [] if function is None else codec.encode_call(function, args, {})
-        self._initializer = b"".join(parts)
-        self._initializer_holds = parts.held if isinstance(parts, PayloadParts) else ()
-        """Multiprocessing's objects that the initializer refers to."""
+        self._initializer = b"" if function is None else joined(codec.encode_call(function, args, {}))
         # Only threads that get no interrupt hold this lock.
         self._lock = threading.Lock()
         self._start = EngineStart(options.name, self.bring_up)
@@ -115,14 +125,32 @@ class Engine:
         self._components: EngineComponents
         self._loop: Loop
         self._runner_links: RunnerLinks
+        self._call_events: CallEvents | None = None
         self._do: dict[type, Callable[[Any], None]]
         self.outputs: OutputRouter
         ForkGuard.of_this_process().add(self)
 
     # -- from any thread ----------------------------------------------------------------------------------------------
 
-    def submit(self, parts: Sequence[Buffer], limits: CallLimits, *, cancel_running: bool = True) -> Future[Any]:
-        """Accept a call. Without `cancel_running` its future cannot be cancelled once the call was sent to a runner.
+    def submit(
+        self,
+        parts: Sequence[Buffer],
+        limits: CallLimits,
+        *,
+        name: str = "",
+        cancel_running: bool = True,
+        accept: Callable[[Sequence[Call]], object] | None = None,
+        on_progress: Callable[[CallProgress], object] | None = None,
+    ) -> Future[Any]:
+        """Accept a call.
+
+        Args:
+            parts: the encoded call.
+            limits: its limits.
+            name: the name of its function, for people.
+            cancel_running: if False, its future cannot be cancelled once the call was sent to a runner.
+            accept: gets the call in place of `Engine.accept`.
+            on_progress: called with what the call reports.
 
         Raises:
             RuntimeError: the pool is shut down, or broken (`PoolBrokenError`), or belongs to another process
@@ -133,9 +161,15 @@ class Engine:
         payload = self.payload_of(parts)
         future: Future[Any] = Future(self)
         call = future.call = Call(next(self.ids), payload, future, limits, limits.kind)
+        call.name = name
         if not cancel_running:
             future.cancels_running = False
-        self.accept((call,))
+        if on_progress is not None:
+            future.on_progress = on_progress
+        if accept is None:
+            self.accept((call,))
+        else:
+            accept((call,))
         return future
 
     def failed(self, error: Exception) -> Future[Any]:
@@ -153,7 +187,9 @@ class Engine:
         calls_type: type[M],
     ) -> M:
         """Return the calls of a new map, which are calls of `fn` with these options; see `MapCalls` for the rest."""
-        return calls_type(self, options, RepeatedCall(self.codec, fn, options.retry_on).encode, is_delayed, split)
+        calls = calls_type(self, options, RepeatedCall(self.codec, fn, options.retry_on).encode, is_delayed, split)
+        calls.name = call_name(fn)
+        return calls
 
     def calls_taken_by(
         self,
@@ -182,10 +218,18 @@ class Engine:
 
     def accept(self, calls: Sequence[Call]) -> None:
         """Accept new calls, all or none. Raises as `submit` does."""
+        self.prepare()
+        self.append(calls)
+
+    def prepare(self) -> None:
+        """Scan the files that calls may need, and start the engine, before calls are appended. This may block."""
         for file_snapshot in self._file_snapshots:
             file_snapshot.scan_again()
         if self._thread is None:
             self._start.wait()
+
+    def append(self, calls: Sequence[Call]) -> None:
+        """Accept new calls after `prepare`. This does not block."""
         self.check_open()
         try:
             # From this step on, the calls are accepted.
@@ -198,6 +242,34 @@ class Engine:
         except BaseException:
             self._submit_queue.withdraw(calls)
             raise
+
+    def queue_bound(self) -> QueueBound:
+        """Return what bounds the number of waiting calls. Raises as `submit` does."""
+        if self._bound is None:
+            # The engine thread makes it, because it knows how many calls wait.
+            self.prepare()
+            return self.ask(self._make_bound)
+        return self._bound
+
+    def _make_bound(self, machine: Machine) -> QueueBound:
+        if self._bound is None:
+            from dragonfly_executor.engine.queue_bound import QueueBound
+
+            self._bound = QueueBound(self, self._submit_queue, machine.waiting)
+            self._observers.append(self._bound)
+        return self._bound
+
+    def runner_waits(self) -> RunnerWaits:
+        """Return what waits for runners, on a pool that is started."""
+        return self._waits or self.ask(self._make_waits)
+
+    def _make_waits(self, _machine: Machine) -> RunnerWaits:
+        if self._waits is None:
+            from dragonfly_executor.engine.runner_waits import RunnerWaits
+
+            self._waits = RunnerWaits(self)
+            self._observers.append(self._waits)
+        return self._waits
 
     def payload_of(self, parts: Sequence[Buffer]) -> bytes | Sequence[Buffer]:
         """Return an encoded call in the form in which a `Call` keeps it: a snapshot of its arguments.
@@ -275,9 +347,61 @@ class Engine:
         if self._thread is not None and not self.forked:
             self._loop.call_soon_threadsafe(lambda: self._cancel(calls, running))
 
+    def post_behind_submits(self, event: object) -> None:
+        """Hand the core an event, on the engine thread, after all calls that were submitted before."""
+        if self._thread is not None and not self.forked:
+            self._loop.call_soon_threadsafe(lambda: self._handle_behind_submits(event))
+
+    def _handle_behind_submits(self, event: object) -> None:
+        self._take_inbox()
+        self.handle(event)
+
+    def on_argument_thread(self, job: Callable[[], object]) -> None:
+        """Run a job on a worker thread that encodes arguments of calls."""
+        if self._thread is not None and not self.forked:
+            self._loop.call_soon_threadsafe(lambda: self._components.argument_threads().run(job))
+
     def _cancel(self, calls: Sequence[Call], running: bool) -> None:
         ids = [call.id for call in calls if running or (call.state is QUEUED and call.attempt == 1)]
         self.handle(events.CancelRequested(tuple(ids)))
+
+    def tell(self, call: Call, frame: bytes) -> None:
+        """Send a frame to the runner that has the call, if there is one."""
+        if self._thread is not None and not self.forked:
+            self._loop.call_soon_threadsafe(lambda: self._tell(call, frame))
+
+    def _tell(self, call: Call, frame: bytes) -> None:
+        if call.runner is not None and call.state is not SETTLED:
+            self._runner_links.get(call.runner).say(frame)
+
+    def close_stream(self, stream: StreamCall) -> None:
+        """Have a stream's function stopped."""
+        if self._thread is None or self.forked:
+            return
+
+        def cancel_later(seconds: float) -> None:
+            """Cancel the call after some seconds. A call that has ended by then is not harmed."""
+            if seconds:
+                self._loop.call_later(seconds, lambda: self._cancel((stream,), True))
+            else:
+                self._cancel((stream,), True)
+
+        self._loop.call_soon_threadsafe(lambda: stream.stop(lambda frame: self._tell(stream, frame), cancel_later))
+
+    def close_abandoned_streams(self, *, blocks: bool) -> None:
+        """Close the streams whose items this thread, or task, took, or one that has ended.
+
+        Their functions wait for items to be taken, and the caller is about to wait for their calls.
+
+        Args:
+            blocks: see `stream_consumers.is_abandoned`.
+        """
+        if self.streams:
+            from dragonfly_executor.engine.stream_consumers import is_abandoned
+
+            for stream in list(self.streams):
+                if is_abandoned(stream.consumer, blocks=blocks):
+                    stream.close()
 
     def post(self, event: object) -> None:
         """Hand the core an event, on the engine thread."""
@@ -300,6 +424,14 @@ class Engine:
         if self._thread is None:
             return self.ask(lambda machine: machine.stats(Loop.time()))
         return stats_of(self.ask, self._loop.time, self._components.runner_links.boots.waiting_nodes)
+
+    def report(self) -> dict[str, Any]:
+        """Return the state of the pool as one JSON object; see docs/observability.md."""
+        if self._thread is None:
+            from dragonfly_executor.engine.observing.status_report import pool_report
+
+            return pool_report(self, self._machine, Loop.time())
+        return self.ask(lambda _: self._components.status().report())
 
     @property
     def is_this_thread(self) -> bool:
@@ -341,11 +473,17 @@ class Engine:
         thread = self._thread
         if thread is None:
             return
+        self.close_abandoned_streams(blocks=True)
         # Not `Thread.join`: before Python 3.13 a thread whose join was interrupted counts as ended.
         if not self._has_ended.wait(timeout):
             return
         thread.join()
         self._components.join()
+
+    @property
+    def has_ended(self) -> bool:
+        """True if the engine is shut down and its thread has ended, or was never started."""
+        return self.forked or (self._has_ended.is_open if self._thread is not None else self._refusal is not None)
 
     def leave(self, *, interrupted: bool, reason: str = "cannot schedule new futures after shutdown") -> None:
         """Shut down, and wait until nothing of the pool is left; see `shutdown.leave`."""
@@ -376,7 +514,7 @@ class Engine:
                 return
             components = self._components = EngineComponents(self, self._machine, self._initializer, launched)
             self._loop, self._do = components.loop, components.action_runner.do
-            self._runner_links = components.runner_links
+            self._runner_links, self._call_events = components.runner_links, components.call_events
             self._loop.feed(self._submit_queue, self._take_inbox)
             thread = threading.Thread(target=self._run, name=f"dragonfly-{self.options.name}-engine", daemon=True)
             try:
@@ -392,6 +530,7 @@ class Engine:
     def _run(self) -> None:
         self._thread_id = threading.get_ident()
         try:
+            self._components.expect_questions()
             self._loop.run()
         except BaseException as error:
             self._fail_with_bug(error)
@@ -409,7 +548,10 @@ class Engine:
     def _take_inbox(self) -> None:
         calls: list[Call] = []
         self._taken = calls
-        self._submit_queue.take(calls)
+        if self._bound is None:
+            self._submit_queue.take(calls)
+        else:
+            self._bound.take(calls)
         if calls:
             self.handle(events.Submitted(calls))
         self._taken = []
@@ -425,6 +567,8 @@ class Engine:
         now = self._loop.time()
         do, settled = self._do, None
         decided = self._machine.handle(event, now)
+        if self._call_events is not None:
+            self._call_events.note(event, decided, now)
         try:
             for action in decided:
                 if type(action) is actions.Settle:
@@ -440,15 +584,23 @@ class Engine:
             if settled is not None:
                 settle(settled)
                 if self._due_wakers:
-                    self._wake_loops()
+                    self.wake_loops()
         except BaseException:
             # The core has removed these calls from its state, so only this list has them.
             for action in decided:
                 if type(action) is actions.Settle:
                     self._untold += [call for call, _ in action.outcomes]
             raise
+        if self._observers:
+            self._tell_observers()
 
-    def _wake_loops(self) -> None:
+    def _tell_observers(self) -> None:
+        is_open = self._refusal is None and self._failure is None
+        for observer in self._observers:
+            observer.review(self._machine, is_open=is_open)
+        self.wake_loops()
+
+    def wake_loops(self) -> None:
         """Wake the event loops with tasks whose calls were settled, each once."""
         while self._due_wakers:
             self._due_wakers.pop().flush()
@@ -494,11 +646,11 @@ class Engine:
         self._submit_queue.take(left)
         try:
             fail_each(left, error)
-            self._wake_loops()
+            self.wake_loops()
         finally:
             try:
                 self._runner_links.abandon()
             finally:
                 fail_each(left, error)  # again, if memory was short: the release has freed some
-                self._wake_loops()
+                self._tell_observers()
                 self._components.notifications.log_error(str(error))

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from dragonfly_executor.engine.context import FutureContext
     from dragonfly_executor.engine.loop_waker import LoopWaker
     from dragonfly_executor.engine.output.router import CapturedOutput
+    from dragonfly_executor.engine.progress_relay import ProgressRelay
+    from dragonfly_executor.protocol.call_progress import CallProgress
 
     T = TypeVar("T")
 else:
@@ -78,6 +80,10 @@ class Future(BaseFuture[T]):
     """The core's record of the call; set once, by the engine."""
     captured: CapturedOutput | None = None
     """The output of the call; set by the engine."""
+    on_progress: Callable[[CallProgress], object] | None = None
+    """The user's callback for the progress of the call; set by the engine."""
+    _relay: ProgressRelay | None = None
+    _progress: CallProgress | None = None
     _told = False
     _state = PENDING
     _result: Any = None
@@ -314,6 +320,27 @@ class Future(BaseFuture[T]):
         if self not in self._engine.unlinked:
             self.cancel()
 
+    @property
+    def has_value(self) -> bool:
+        """True if the call has ended with a value. This does not open the value."""
+        return self._state == FINISHED and self._exception is None
+
+    def as_argument(self) -> T:
+        """Return this future, which type checkers then take for its value.
+
+        So it can be passed to a function whose parameter has the value's type. As an argument of a call it stands for
+        its value: see docs/submitting.md.
+        """
+        return self  # type: ignore[return-value]  # it stands for its value in calls
+
+    def __reduce_ex__(self, protocol: object) -> Any:
+        from dragonfly_executor.serialization.pending_call import FuturePicklingError
+
+        raise FuturePicklingError(
+            "a future stands for its value in the arguments of submit, call, acall and cast alone, and not with a "
+            "serializer object of your own. Anywhere else, pass or return its value, .result()"
+        )
+
     def _end(self) -> tuple[Any, BaseException | None]:
         """Return the value and None, or None and the error, of a future that is finished."""
         outcome, error = self._result, self._exception
@@ -329,6 +356,23 @@ class Future(BaseFuture[T]):
         if self._state != FINISHED:
             return self.done(), self.cancelled(), None, None
         return True, False, *self._end()
+
+    def progress(self) -> CallProgress | None:
+        """Return how far the call is, as it has reported last by `dragonfly_executor.progress`; None before that.
+
+        Once the call is done, this is its last report.
+        """
+        return self._progress
+
+    def progressed(self, progress: CallProgress) -> None:
+        """Keep a report of the call, and have the callback called. Runs on the engine thread."""
+        self._progress = progress
+        if self.on_progress is not None:
+            if self._relay is None:
+                from dragonfly_executor.engine.progress_relay import ProgressRelay
+
+                self._relay = ProgressRelay(self.on_progress, self._engine.call_back)
+            self._relay.add(progress)
 
     def output(self) -> str:
         """Return the call's output so far to stdout and stderr, in a pool with ``output="capture"``.

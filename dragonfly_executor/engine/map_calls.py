@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from dragonfly_executor.core.calls import Payload
     from dragonfly_executor.engine.context import MapContext
     from dragonfly_executor.engine.options import CallOptions
+    from dragonfly_executor.engine.progress_relay import ProgressRelay
+    from dragonfly_executor.protocol.call_progress import CallProgress
     from dragonfly_executor.serialization.layout import Buffer
 
     Batch: TypeAlias = list[tuple[tuple[Any, ...], int, int]]
@@ -74,6 +76,10 @@ class MapCall(Call):
         owner.settled += 1
         if owner.awaited is self or owner.settled == owner.refill_at:
             owner.wake()
+
+    def progressed(self, progress: CallProgress) -> None:
+        """Have the callback called with a report of the call. Runs on the engine thread."""
+        self.owner.progressed(progress._replace(item=self.first))
 
     def cancel(self) -> None:
         """Cancel the call, and stop it if it runs."""
@@ -139,9 +145,11 @@ class MapCalls:
         submitted: number of calls that were submitted. Only the thread that takes the results changes it.
         settled: number of them that were settled. Only the engine thread changes it.
         refill_at: the number of settled calls at which the thread is woken to submit more; -1 for never.
+        name: the name of the map's function, for people.
     """
 
     call_type: ClassVar[type[MapCall]] = MapCall
+    _relay: ProgressRelay | None = None
 
     def __init__(
         self,
@@ -162,6 +170,7 @@ class MapCalls:
         self.awaited: Awaited | None = None
         self.submitted = self.settled = 0
         self.refill_at = -1
+        self.name = ""
         self._bell = allocate_lock()
         self._bell.acquire()
 
@@ -202,6 +211,7 @@ class MapCalls:
         engine, options, encode, split = self._engine, self._options, self._encode, self._split
         ids, payload_of, new_call = engine.ids, engine.payload_of, self.call_type
         calls: list[MapCall] = []
+        name = self.name
         for arguments, first, size in batch:
             try:
                 payload = payload_of(encode(arguments))
@@ -212,6 +222,7 @@ class MapCalls:
                     calls.append(self._failed(error, first, size))
                 continue
             call = new_call(next(ids), payload, options.limits(), self, first, size)
+            call.name = name
             if split is not None:
                 call.arguments = arguments
             calls.append(call)
@@ -266,6 +277,16 @@ class MapCalls:
                     self._bell.acquire(timeout=min(left, TIMEOUT_MAX))
         finally:
             self.awaited, self.refill_at = None, -1
+
+    def progressed(self, progress: CallProgress) -> None:
+        """Have the callback called with a report of a call. Runs on the engine thread."""
+        hook = self._options.on_progress
+        if hook is not None:
+            if self._relay is None:
+                from dragonfly_executor.engine.progress_relay import ProgressRelay
+
+                self._relay = ProgressRelay(hook, self._engine.call_back)
+            self._relay.add(progress)
 
     def _check_process(self) -> None:
         if self._engine.forked:

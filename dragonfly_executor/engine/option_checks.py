@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from _contextvars import ContextVar  # `contextvars` is this module, in one more file
 from collections.abc import Callable, Hashable, Mapping, Sequence
 
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from dragonfly_executor.core.capacity import Requirements
-    from dragonfly_executor.engine.option_keywords import IdleCheck, Output
+    from dragonfly_executor.engine.option_keywords import Hook, IdleCheck, Output
     from dragonfly_executor.util.validation import Seconds
 
 OUTPUTS = ("inherit", "tag", "capture", "drop")
@@ -37,6 +38,11 @@ def limit(value: Seconds | None, name: str) -> float | None:
 def at_least(least: int) -> Callable[[int, str], int]:
     """Return a check for whole numbers of at least `least`."""
     return lambda value, name: whole(value, name, least)
+
+
+def at_least_or_none(least: int) -> Callable[[int | None, str], int | None]:
+    """Return a check for whole numbers of at least `least`; None stays None."""
+    return lambda value, name: None if value is None else whole(value, name, least)
 
 
 def requirements_or_none(value: Mapping[str, Any] | Requirements | None, name: str) -> Requirements | None:
@@ -167,6 +173,31 @@ def output_mode(value: Output, name: str) -> Output:
     else:
         hook(value, name)
     return value
+
+
+def hooks(value: Hook | Sequence[Hook], name: str) -> tuple[Hook, ...]:
+    """Return callables: one, or a list or tuple of several."""
+    several: Sequence[Any] = value if isinstance(value, (list, tuple)) else (value,)
+    for each in several:
+        if not callable(each):
+            raise TypeError(f"{name} must be a callable, or a list of callables, not {each!r}")
+        hook(each, name)
+    return tuple(several)
+
+
+def path_or_none(value: object, name: str) -> str | None:
+    """Return the path of a file whose folder exists; None stays None."""
+    if value is None:
+        return None
+    path = os.fspath(value) if isinstance(value, (str, os.PathLike)) else None
+    if not isinstance(path, str):
+        raise TypeError(f"{name} must be the path of a file, not {value!r}")
+    path = os.path.abspath(path)  # noqa: PTH100  # pathlib takes longer to import than a pool to make
+    if not os.path.isdir(os.path.dirname(path)):  # noqa: PTH112, PTH120
+        raise ValueError(f"{name}: there is no folder for {path!r}; make it first")
+    if os.path.isdir(path):  # noqa: PTH112
+        raise ValueError(f"{name} must be the path of a file, and {path!r} is a folder")
+    return path
 
 
 def idle(value: Seconds | tuple[Seconds | None, IdleCheck] | None, name: str) -> tuple[float | None, IdleCheck | None]:

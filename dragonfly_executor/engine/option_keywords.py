@@ -7,17 +7,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from contextvars import ContextVar
+from os import PathLike
 from typing import Any, Literal, TypeAlias, TypedDict
 
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from dragonfly_executor.backends.budget import Budget
+    from dragonfly_executor.protocol.call_progress import CallProgress
     from dragonfly_executor.util.validation import Seconds, Wait
 
 IdleCheck: TypeAlias = Callable[[], object]
 Hook: TypeAlias = Callable[[Mapping[str, Any]], object]
 GrowEndHook: TypeAlias = Callable[[object, Mapping[str, Any]], object]
+ProgressHook: TypeAlias = Callable[["CallProgress"], object]
 Output: TypeAlias = str | Callable[[Any], object]
 
 
@@ -33,6 +36,10 @@ class CallKeywords(TypedDict, total=False):
     requires: Mapping[str, Any] | None
     priority: float
     key: Hashable
+    max_queued: int | None
+    when_full: Literal["wait", "raise"]
+    stream_buffersize: int
+    on_progress: ProgressHook | None
     cancel_running: bool
     seed: int | None
     context_vars: ContextVar[Any] | Sequence[ContextVar[Any]]
@@ -41,6 +48,7 @@ class CallKeywords(TypedDict, total=False):
 class SharedKeywords(CallKeywords, total=False):
     """Options that `Pool` and `DragonflyExecutor` take by ``**options``; see `Pool`."""
 
+    spare: int
     max_concurrency: int | None
     single_use: bool
     limit_threads: bool
@@ -56,6 +64,9 @@ class SharedKeywords(CallKeywords, total=False):
     on_grow_end: GrowEndHook | None
     on_shrink: Hook | None
     on_event: Hook | None
+    on_call: Hook | None
+    observers: Hook | Sequence[Hook]
+    log_events: str | PathLike[str] | None
     serializer: Any
     output: Output
     max_payload: int

@@ -91,7 +91,7 @@ class Kind(IntEnum):
     # SIGTERM, so send no more calls; it returns calls that have not started; answer STOP when it has no call left
     STOP = 11
     READY = 12  # slot -> agent: the initializer is done, send calls. If output is read, the agent answers with READY
-    STARTED = 13  # agent -> parent: the call is running
+    STARTED = 13  # agent -> parent: the call is running in slot `detail`
     RESULT = 14  # slot -> agent -> parent: detail = microseconds that the call took
     # agent -> parent: the call was never started and is returned. slot -> agent: likewise, because files that the slot
     # has loaded have changed; the slot then ends
@@ -140,12 +140,17 @@ class Kind(IntEnum):
     # that of the whole request
     SHARED_FILE = 39
     SHARED_FORGET = 40  # parent -> agent -> slot: these objects are not needed any more, a list of numbers
+    # slot -> agent -> parent: a batch of a stream's items; detail = their number. Flag.MORE: a piece, more of the batch
+    # follows. parent -> agent -> slot, without a payload: `detail` items were taken. Flag.MORE: `detail` bytes of
+    # pieces have arrived. Flag.END: no more items are wanted
+    ITEMS = 41
+    PROGRESS = 42  # slot -> agent -> parent: how far the call is; see `call_progress`
     # slot -> agent -> parent: a method call on one of multiprocessing's objects, which the parent serves; detail =
     # process id of the slot; `call id` = number of the request, 0 for no reply. Flag.LARGE: a part of a long one;
     # Flag.MORE: not the last part
-    OBJECT_REQUEST = 41
+    OBJECT_REQUEST = 43
     # parent -> agent -> slot: the outcome; the fields and flags are those of the request. Flag.ERROR: an exception
-    OBJECT_REPLY = 42
+    OBJECT_REPLY = 44
 
 
 class ScriptImport:
@@ -177,7 +182,7 @@ class Flag:
     ITEM = 64  # a CALL is one item of a map: its error says which
     LOG = 64  # an OUTPUT is a log record: JSON
     PIECES = 128  # a CALL's payload lacks pieces that its runner gets once: `protocol/piece_table.py`
-    END = 128  # an OUTPUT is empty: the output of this call is complete
+    END = 128  # an OUTPUT is empty: the output of this call is complete. An ITEMS ends a stream
 
 
 KIND_NUMBERS = frozenset(int(kind) for kind in Kind)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from _queue import SimpleQueue  # `queue` imports threading
+from _queue import Empty, SimpleQueue  # `queue` imports threading
 from _thread import start_new_thread
 
 from dragonfly_executor.protocol.frames import Decoder, Frame, Kind
@@ -47,10 +47,17 @@ class ReplyReader:
         # The agent is gone.
         os._exit(1)
 
-    def _receive(self, view: memoryview) -> int:
-        """Copy the next bytes of frames that are no replies into `view`. Return their number."""
+    def _receive(self, view: memoryview, _: int, flags: int) -> int:
+        """Copy the next bytes of frames that are no replies into `view`. Return their number.
+
+        Raises:
+            BlockingIOError: there are none, and `flags` is not 0 (``MSG_DONTWAIT``).
+        """
         if not self._rest:
-            self._rest = memoryview(self._others.get())
+            try:
+                self._rest = memoryview(self._others.get(not flags))
+            except Empty:
+                raise BlockingIOError from None
         size = min(len(view), len(self._rest))
         view[:size] = self._rest[:size]
         self._rest = self._rest[size:]

@@ -101,6 +101,8 @@ class NameTracking:
         shared: the shared objects in this pickle, and those inside them, by number.
         held: multiprocessing's objects in this pickle, which must exist as long as the pickle is used.
         refer: returns the reduction of one of these, and adds it to `held`; None if they cannot travel.
+        number_of: returns the number of the content that stands for an object; None for an object that is pickled. None
+            if all objects are pickled.
     """
 
     main: MainView
@@ -114,6 +116,7 @@ class NameTracking:
     shared: dict[int, SharedContent]
     held: list[object]
     refer: Callable[[Any, list[object]], Any] | None = None
+    number_of: Callable[[Any], int | None] | None = None
 
     def track(self, main: MainView, owners: frozenset[str], returning: bool, table: CodeTable) -> None:
         """Set the parameters, and clear the recorded names."""
@@ -134,6 +137,8 @@ class NameTracking:
             return self._context_variable(found)
         if kind.__module__ in OBJECT_MODULES and self.refer is not None:
             return self.refer(found, self.held)
+        if self.number_of is not None and (number := self.number_of(found)) is not None:
+            return rebuild.shared_object, (number,)
         return NotImplemented
 
     def _context_variable(self, found: ContextVar[Any]) -> Any:
