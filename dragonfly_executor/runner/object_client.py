@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from dragonfly_executor.runner.stand_ins import StandIn
 
 
-class Waiter:
+class ReplyWaiter:
     """A thread that waits for a reply."""
 
     __slots__ = ("arrived", "data", "is_error", "lock", "request")
@@ -52,8 +52,8 @@ class ObjectClient:
         self._max_payload = max_payload
         self._pid = os.getpid()
         self._numbers = count(1)
-        self._waiting: dict[int, Waiter] = {}
-        self._given_up: dict[int, Waiter] = {}
+        self._waiting: dict[int, ReplyWaiter] = {}
+        self._given_up: dict[int, ReplyWaiter] = {}
         self._stand_ins: weakref.WeakValueDictionary[int, Any] = weakref.WeakValueDictionary()
         self._dropped: deque[int] = deque()
         self._long = allocate_lock()
@@ -109,7 +109,7 @@ class ObjectClient:
                 "this process was started by a call: the stand-ins of multiprocessing's objects work only in the "
                 "process of the call itself"
             )
-        token, waiter = next(self._numbers), Waiter((stand_in, method))
+        token, waiter = next(self._numbers), ReplyWaiter((stand_in, method))
         self._waiting[token] = waiter
         try:
             self._send(token, stand_in.number, method, args)
@@ -142,7 +142,7 @@ class ObjectClient:
                 header = HEADER.pack(Kind.OBJECT_REQUEST, Flag.LARGE | more, 0, self._pid, token, len(piece))
                 self._agent.send_chunk(header, piece)
 
-    def _give_up(self, token: int, waiter: Waiter) -> None:
+    def _give_up(self, token: int, waiter: ReplyWaiter) -> None:
         """Take a request back: a signal handler has raised in the thread that waits for it."""
         self._given_up[token] = waiter
         if self._waiting.pop(token, None) is None:
@@ -152,7 +152,7 @@ class ObjectClient:
         else:
             self.tell(token, "cancel")
 
-    def _undo(self, waiter: Waiter) -> None:
+    def _undo(self, waiter: ReplyWaiter) -> None:
         """Undo what a request did that was given up."""
         if waiter.is_error or waiter.data is None:
             return
