@@ -1,6 +1,6 @@
 """Transcode a video to 480p on runners.
 
-    python examples/transcode.py [VIDEO] [--runners 1] [--slots 2] [--segments 4] [--output FILE]
+    python examples/transcode.py [VIDEO] [--runners 1] [--slots 2] [--segments 8] [--repeat 8] [--output FILE]
     python examples/transcode.py [VIDEO] --backend ssh --hosts gpu1,user@10.0.0.7:2222 [--install-ffmpeg]
     python examples/transcode.py [VIDEO] --backend slurm --runners 4 [--sbatch partition=short time=10]
     python examples/transcode.py [VIDEO] --backend dask --cluster 10.0.0.7:8786 --runners 4
@@ -11,7 +11,8 @@
 
 ffmpeg cuts the video at keyframes, without decoding it. Each call takes one segment, as bytes, runs its own ffmpeg on
 it, and returns bytes, so a runner needs no shared disk. The program joins the segments and adds the sound. At the end
-it decodes the result once, and compares its frames and its duration with the original's.
+it decodes the result once, and compares its frames and its duration with the original's. The clip that comes with the
+program lasts 5 s, so on this machine it is shown 10 times in a row.
 
 A host, or the image of a machine, needs an ffmpeg, or a Python that can install one (`--install-ffmpeg`). The pool
 sends this script and its imports.
@@ -37,6 +38,7 @@ from dragonfly_executor import DragonflyExecutor, LocalBackend, Parent
 
 HEIGHT = 480
 DEFAULT_VIDEO = Path(__file__).parent / "media" / "bigbuckbunny.mp4"
+REPEATS = 8  # of the clip: so long a video shows what the second processor is good for
 BACKENDS = ("local", "ssh", "slurm", "dask", "ray", "kubernetes", "ec2", "fly")
 # One thread for each ffmpeg: calls run in parallel, not threads of ffmpeg.
 ENCODE = ["-c:v", "libx264", "-preset", "medium", "-crf", "23", "-threads", "1", "-filter_threads", "1"]
@@ -123,6 +125,21 @@ def measure(video: Path, *, decode: bool = True) -> Video:
     # The report consists of blocks of key=value. The last block is the final one.
     values = dict(line.split("=", 1) for line in report.decode().splitlines() if "=" in line)
     return Video(int(values["frame"]), int(values["out_time_us"]) / 1e6)
+
+
+def repeat(video: Path, times: int, folder: Path) -> Path:
+    """Return a video that shows this one so many times in a row, without decoding it."""
+    if times == 1:
+        return video
+    # The sound of the clip is longer than its pictures. If both were repeated together, there would be gaps.
+    pictures, repeated = folder / "pictures.mkv", folder / f"{video.stem}-{times}-times.mkv"
+    ffmpeg("-i", str(video), "-map", "0:v:0", "-c", "copy", str(pictures))
+    again = ["-stream_loop", str(times - 1)]
+    ffmpeg(
+        *[*again, "-i", str(pictures), *again, "-i", str(video), "-map", "0:v:0", "-map", "1:a:0?"],
+        *["-c", "copy", "-shortest", str(repeated)],
+    )
+    return repeated
 
 
 def cut(video: Path, segments: int, folder: Path) -> list[Segment]:
@@ -252,10 +269,11 @@ def run(options: argparse.Namespace, folder: Path) -> None:
     """Cut, transcode, join and check the video."""
     from tqdm import tqdm
 
-    source = measure(options.video)
-    print(f"{options.video.name}: {source}")
+    video = repeat(options.video, options.repeat, folder)
+    source = measure(video)
+    print(f"{options.video.name}{f', {options.repeat} times' if options.repeat > 1 else ''}: {source}")
     started = time.monotonic()
-    segments = cut(options.video, options.segments, folder)
+    segments = cut(video, options.segments, folder)
     parts, done = [], []
     with (
         open_executor(options) as executor,
@@ -267,7 +285,7 @@ def run(options: argparse.Namespace, folder: Path) -> None:
             parts.append(part)
             done.append((transcoded.runner, transcoded.seconds))
             bar.update(transcoded.frames)
-    whole = join(parts, options.video, folder)
+    whole = join(parts, video, folder)
     wall = time.monotonic() - started
     result = measure(whole)
     check(result, source)
@@ -280,7 +298,7 @@ def run(options: argparse.Namespace, folder: Path) -> None:
         print(f"cost        about {stats.cost:.4f} USD, an estimate by prices as of {stats.prices_as_of}")
     print(f"wall time   {wall:.1f} s", end="\n" if options.no_comparison else "", flush=True)
     if not options.no_comparison:
-        alone = one_process(options.video, folder)
+        alone = one_process(video, folder)
         print(f"; one ffmpeg process with one thread {alone:.1f} s, {alone / wall:.1f} times as long")
     print(f"result      {options.output}: {result}, as the original has")
 
@@ -288,7 +306,7 @@ def run(options: argparse.Namespace, folder: Path) -> None:
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """Read the command line, and fill in the options that depend on others."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("video", nargs="?", type=Path, default=DEFAULT_VIDEO, help="default: a clip of Big Buck Bunny")
+    parser.add_argument("video", nargs="?", type=Path, help="default: a clip of Big Buck Bunny")
     parser.add_argument("--backend", choices=BACKENDS, default="local", help="where the runners are (default: local)")
     parser.add_argument("--hosts", type=_hosts, default=[], help="for --backend ssh: hosts, with commas between them")
     parser.add_argument(
@@ -308,7 +326,13 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--slots", type=_at_least_one, default=os.cpu_count() or 1, help="calls at once on a runner (default: CPUs)"
     )
-    parser.add_argument("--segments", type=_at_least_one, help="default: two for each slot")
+    parser.add_argument("--segments", type=_at_least_one, help="default: two for each slot, four if it is repeated")
+    parser.add_argument(
+        "--repeat",
+        type=_at_least_one,
+        metavar="TIMES",
+        help=f"show the video so many times in a row (default: {REPEATS} for the clip on this machine, otherwise 1)",
+    )
     parser.add_argument("--output", type=Path, help=f"default: the video's name with .{HEIGHT}p.mp4, here")
     parser.add_argument("--no-comparison", action="store_true", help="leave out the run in one process")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
@@ -321,7 +345,10 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     options.ec2 = _settings("--ec2", options.ec2, parser)
     options.pod = _settings("--pod", options.pod, parser)
     options.runners = options.runners or len(options.hosts) or 1
-    options.segments = options.segments or 2 * options.slots * options.runners
+    is_short = options.video is None and options.backend == "local"
+    options.video = options.video or DEFAULT_VIDEO
+    options.repeat = options.repeat or (REPEATS if is_short else 1)
+    options.segments = options.segments or (2 if options.repeat == 1 else 4) * options.slots * options.runners
     options.output = (options.output or Path(f"{options.video.stem}.{HEIGHT}p.mp4")).resolve()
     if not options.video.is_file():
         parser.error(f"no such video: {options.video}")
