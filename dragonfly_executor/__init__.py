@@ -17,6 +17,7 @@ from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from typing import Any
 
+    from dragonfly_executor.api.call_stream import CallStream
     from dragonfly_executor.api.executor import DragonflyExecutor
     from dragonfly_executor.api.named_pools import call, cast, configure
     from dragonfly_executor.api.pool import Pool
@@ -63,9 +64,11 @@ if TYPE_CHECKING:
         StartError,
         VersionMismatchError,
     )
+    from dragonfly_executor.protocol.call_progress import CallProgress
     from dragonfly_executor.protocol.parent import Parent
     from dragonfly_executor.protocol.versions import __version__
     from dragonfly_executor.runner.drain_notice import on_drain
+    from dragonfly_executor.runner.progress_reports import progress
     from dragonfly_executor.serialization.shared_object import SharedObject
 
 __all__ = [
@@ -77,7 +80,9 @@ __all__ = [
     "BudgetExceeded",
     "CallDeserializationError",
     "CallOptions",
+    "CallProgress",
     "CallSerializationError",
+    "CallStream",
     "CallTimeoutError",
     "Capacity",
     "DaskBackend",
@@ -121,6 +126,7 @@ __all__ = [
     "configure",
     "freeze_support",
     "on_drain",
+    "progress",
 ]
 
 _ROOMS = {
@@ -128,6 +134,8 @@ _ROOMS = {
     "BootRequest": "backends.base",
     "Budget": "backends.budget",
     "CallOptions": "engine.options",
+    "CallProgress": "protocol.call_progress",
+    "CallStream": "api.call_stream",
     "Capacity": "core.capacity",
     "DaskBackend": "backends.dask.backend",
     "DockerBackend": "backends.docker.backend",
@@ -152,6 +160,7 @@ _ROOMS = {
     "configure": "api.named_pools",
     "freeze_support": "backends.frozen",
     "on_drain": "runner.drain_notice",
+    "progress": "runner.progress_reports",
 }
 """The module of each public name. Names that are missing here are errors."""
 

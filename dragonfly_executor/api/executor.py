@@ -37,6 +37,7 @@ class PoolExecutor(Submitter, Executor):  # type: ignore[misc]  # `map` checks m
         self._options = options
         self._owns_pool = owns_pool
         self._submit_with = pool.submit_with
+        self._open_stream = pool.open_stream
         self._calls_of_map = pool.calls_of_map
         self._begin = pool.begin
         self._check_open = pool.check_open
@@ -71,6 +72,9 @@ class PoolExecutor(Submitter, Executor):  # type: ignore[misc]  # `map` checks m
 
     def _slots(self) -> int:
         return self._pool.max_calls
+
+    def _runners(self) -> int:
+        return self._pool.stats().runners_up
 
     def options(self, **changes: Unpack[CallKeywords]) -> PoolExecutor:
         """Return a view of this executor with other call options. The view is an `Executor` itself.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence, Sized
 from itertools import islice
 
 from dragonfly_executor.api.item_chunks import ItemChunks, single_items
@@ -68,6 +68,48 @@ class MapOptions:
         self.buffersize = buffersize
         self.ordered = ordered
         self.returns_errors = return_exceptions
+        self._shown_as: str | None = None
+        self._runners: Callable[[], int] = int
+
+    def show(self, progress: bool | str, runners: Callable[[], int]) -> None:
+        """Show the progress of the map, if `progress` says so.
+
+        Args:
+            progress: see `Submitter.map`.
+            runners: returns the number of runners that are up.
+
+        Raises:
+            TypeError: `progress` is neither a truth value nor text.
+        """
+        if not isinstance(progress, (bool, str)):
+            raise TypeError(f"progress must be True, False or text, not {progress!r}")
+        if progress is not False:
+            self._shown_as = "" if progress is True else progress
+            self._runners = runners
+
+    def shown(
+        self,
+        results: Generator[Any, None, None],
+        fn: Callable[..., Any],
+        iterables: Sequence[Iterable[Any]],
+        calls: MapCalls,
+    ) -> Generator[Any, None, None]:
+        """Return the results, which show the map's progress as they are taken if the options say so."""
+        if self._shown_as is None:
+            return results
+        # Most programs have no bar.
+        from dragonfly_executor.api.map_progress import MapProgress, total_of, with_progress
+        from dragonfly_executor.api.progress_display import make_display
+
+        text = self._shown_as or getattr(fn, "__qualname__", type(fn).__qualname__)
+        size, total = self.size or 0, total_of(iterables)
+
+        def settled() -> int:
+            """Return the number of items of calls that have ended; 0 if that is known only when they are taken."""
+            return calls.settled * size if total is None else min(calls.settled * size, total)
+
+        progress = MapProgress(lambda: make_display(text, total), settled, self._runners)
+        return with_progress(results, progress, returns_errors=self.returns_errors)
 
     @property
     def items_end_alone(self) -> bool:
@@ -131,7 +173,7 @@ def map_calls(
         else:
             open_call = outcome_of_item if options.returns_errors else value_of_item if size == 1 else values_of_chunk
             results = results_as_they_come(calls, fill, options.deadline, open_call)
-        return MapResults(results, calls)
+        return MapResults(options.shown(results, fn, iterables, calls), calls)
     except BaseException:
         calls.close()
         raise

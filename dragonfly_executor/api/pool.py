@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Coroutine, Mapping, Sequence
     from typing import Any, ParamSpec, Self, TypeVar, Unpack
 
+    from dragonfly_executor.api.call_stream import CallStream
     from dragonfly_executor.backends.base import Backend
     from dragonfly_executor.core.stats import PoolStats
     from dragonfly_executor.engine.engine import Engine
@@ -222,6 +223,9 @@ class Pool(Submitter):
     def _slots(self) -> int:
         return self.max_calls
 
+    def _runners(self) -> int:
+        return self.stats().runners_up
+
     # -- calls --------------------------------------------------------------------------------------------------------
 
     def submit_with(
@@ -235,7 +239,31 @@ class Pool(Submitter):
         engine = self._ready or self.begin(options)
         self._check(engine, options)
         parts = engine.codec.encode_call(fn, args, kwargs, options.retry_on)
-        return engine.submit(parts, options.limits(), cancel_running=options.cancel_running)
+        return engine.submit(
+            parts, options.limits(), cancel_running=options.cancel_running, on_progress=options.on_progress
+        )
+
+    def open_stream(
+        self, options: CallOptions, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> CallStream[Any]:
+        """Submit the call of a stream with these options; see `Submitter.stream`."""
+        # Imported for the first stream.
+        from dragonfly_executor.api.call_stream import CallStream
+        from dragonfly_executor.engine.stream_call import StreamCall
+        from dragonfly_executor.serialization.map_chunk import run_stream
+        from dragonfly_executor.util.validation import refuse_stream
+
+        refuse_stream(fn)
+        engine = self._ready or self.begin(options)
+        self._check(engine, options)
+        given = fn, args, kwargs, options.stream_buffersize
+        parts = engine.codec.encode_call(run_stream, given, {}, options.retry_on)
+        call = StreamCall(engine, engine.payload_of(parts), options)
+        # First, so that an interrupt closes it.
+        stream: CallStream[Any] = CallStream(call, engine.codec.decode_result)
+        engine.streams.add(call)
+        engine.accept((call,))
+        return stream
 
     def check_open(self) -> None:
         """Raise the error that a submit would raise now."""
@@ -313,6 +341,7 @@ class Pool(Submitter):
 
     # On the class: an instance that holds a bound method of its own is never freed without the garbage collector.
     _submit_with = submit_with  # pyright: ignore[reportAssignmentType]  # an instance binds it
+    _open_stream = open_stream  # pyright: ignore[reportAssignmentType]  # and this
     _calls_of_map = calls_of_map  # pyright: ignore[reportAssignmentType]  # and this
     _share = share_object  # pyright: ignore[reportAssignmentType]  # and this
     _begin = begin  # pyright: ignore[reportAssignmentType]  # and this
@@ -421,6 +450,8 @@ class Pool(Submitter):
     ) -> None:
         from dragonfly_executor.api.async_exit import leave_async
 
+        if self._ready is not None:
+            self._ready.close_abandoned_streams(blocks=False)
         await leave_async(self, kind)
 
 

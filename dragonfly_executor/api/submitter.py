@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from typing import Any, ClassVar, Literal, ParamSpec, TypeVar
 
     from dragonfly_executor.api.async_map import AsyncMapResults
+    from dragonfly_executor.api.call_stream import CallStream
     from dragonfly_executor.engine.future import Future
     from dragonfly_executor.engine.map_calls import MapCalls, Split
     from dragonfly_executor.engine.options import CallOptions
@@ -32,6 +33,8 @@ class Submitter:
     _options: CallOptions
     _submit_with: Callable[..., Future[Any]]
     """`Pool.submit_with` of the pool."""
+    _open_stream: Callable[..., CallStream[Any]]
+    """`Pool.open_stream` of the pool."""
     _calls_of_map: Callable[..., MapCalls]
     """`Pool.calls_of_map` of the pool."""
     _begin: Callable[[CallOptions], object]
@@ -96,6 +99,27 @@ class Submitter:
         running_loop()
         return await self.submit(fn, *args, **kwargs)
 
+    @overload
+    def stream(self, fn: Callable[P, Iterable[T]], /, *args: P.args, **kwargs: P.kwargs) -> CallStream[T]: ...
+    @overload
+    def stream(self, fn: Callable[P, AsyncIterable[T]], /, *args: P.args, **kwargs: P.kwargs) -> CallStream[T]: ...
+    def stream(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> CallStream[Any]:
+        """Run ``fn(*args, **kwargs)`` on a runner, and return an iterator over the items that it yields.
+
+        `fn` is a generator function, also an asynchronous one, or another function that returns an iterable. Its items
+        come while it runs: ``for item in pool.stream(fn)``, or ``async for`` in a task. The call is submitted at once.
+        It goes on while fewer than `stream_buffersize` items (an option of calls) and 1 MiB are not taken, and waits
+        otherwise. An error of the call is raised after the items before it. With `retries`, the call runs again only if
+        none of its items has come, so no item comes twice. docs/streams.md has the rules.
+
+        Raises:
+            TypeError: `fn` is a coroutine function, or no function.
+            RuntimeError: the pool is shut down.
+            CallSerializationError: the call cannot be pickled.
+            FrameTooLargeError: the call is larger than ``max_payload``.
+        """
+        return self._open_stream(self._options, fn, args, kwargs)
+
     def share(self, obj: T) -> SharedObject[T]:
         """Pickle an object once, and return a handle that stands for it in the arguments of calls, at any depth.
 
@@ -125,6 +149,7 @@ class Submitter:
             chunksize: int | Literal["auto"] = ...,
             buffersize: int | None = ...,
             ordered: bool = ...,
+            progress: bool | str = ...,
             return_exceptions: Literal[False] = ...,
         ) -> Iterator[T]: ...  # `fn` is an ``async def``
 
@@ -139,6 +164,7 @@ class Submitter:
             chunksize: int | Literal["auto"] = ...,
             buffersize: int | None = ...,
             ordered: bool = ...,
+            progress: bool | str = ...,
             return_exceptions: Literal[False] = ...,
         ) -> Iterator[T]: ...
 
@@ -154,6 +180,7 @@ class Submitter:
             chunksize: int | Literal["auto"] = ...,
             buffersize: int | None = ...,
             ordered: bool = ...,
+            progress: bool | str = ...,
             return_exceptions: Literal[False] = ...,
         ) -> Iterator[T]: ...
 
@@ -170,6 +197,7 @@ class Submitter:
             chunksize: int | Literal["auto"] = ...,
             buffersize: int | None = ...,
             ordered: bool = ...,
+            progress: bool | str = ...,
             return_exceptions: Literal[False] = ...,
         ) -> Iterator[T]: ...
 
@@ -187,6 +215,7 @@ class Submitter:
             chunksize: int | Literal["auto"] = ...,
             buffersize: int | None = ...,
             ordered: bool = ...,
+            progress: bool | str = ...,
             return_exceptions: Literal[False] = ...,
         ) -> Iterator[T]: ...
 
@@ -200,6 +229,7 @@ class Submitter:
             chunksize: int | Literal["auto"] = ...,
             buffersize: int | None = ...,
             ordered: bool = ...,
+            progress: bool | str = ...,
             return_exceptions: bool,
         ) -> Iterator[T | BaseException]: ...
 
@@ -213,6 +243,7 @@ class Submitter:
             chunksize: int | Literal["auto"] = ...,
             buffersize: int | None = ...,
             ordered: bool = ...,
+            progress: bool | str = ...,
             return_exceptions: bool,
         ) -> Iterator[T | BaseException]: ...
 
@@ -224,6 +255,7 @@ class Submitter:
         chunksize: int | Literal["auto"] = 1,
         buffersize: int | None = None,
         ordered: bool = True,
+        progress: bool | str = False,
         return_exceptions: bool = False,
     ) -> Iterator[Any]:
         """Return an iterator like the builtin ``map``'s, but the calls run on the runners.
@@ -248,6 +280,9 @@ class Submitter:
                 above.
             ordered: return the results in the order of the items. If False, each result comes as soon as it is there,
                 and the first error is raised as soon as it is there. An error of an iterable comes last.
+            progress: draw one bar for the items on stderr, with their rate, the failures and the runners, from the
+                first result on: a widget in notebooks, a bar of rich or tqdm on a terminal, otherwise lines. A text
+                names it. docs/progress.md has the rules.
             return_exceptions: return the exception of an item in place of its value, as ``asyncio.gather`` does. Then
                 an exception ends its own item alone in chunks as well. Only the TimeoutError of `timeout` and errors of
                 the iterables are raised.
@@ -261,6 +296,7 @@ class Submitter:
         from dragonfly_executor.api.map import MapOptions, map_calls
 
         options = MapOptions(timeout, chunksize, buffersize, ordered=ordered, return_exceptions=return_exceptions)
+        options.show(progress, self._runners)
         if options.items_end_alone and (self._options.retries or self._options.run_timeout is not None):
             options.size = 1  # these options are for each call
         return map_calls(self._map_calls, fn, iterables, options, self._slots, lambda: self._begin(self._options))
@@ -317,4 +353,8 @@ class Submitter:
 
     def _slots(self) -> int:
         """Return the number of calls that may run at once."""
+        raise NotImplementedError
+
+    def _runners(self) -> int:
+        """Return the number of runners that are up."""
         raise NotImplementedError

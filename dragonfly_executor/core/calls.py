@@ -96,6 +96,11 @@ class CallLimits(Record):
         self.concern_runner = timeout is not None or run_timeout is not None or key != 0 or has_share
         self.has_place = priority != 0 or key != 0
 
+    def without_retries(self) -> CallLimits:
+        """Return the same limits for a call that must not run again."""
+        values = {name: getattr(self, name) for name in self.__match_args__}
+        return CallLimits(**values | {"retries": 0, "retry_delays": ()})
+
 
 class QueueTotal:
     """The counts of the queues of all kinds together.
@@ -171,6 +176,8 @@ class Call:
     queue: QueueCounts
     is_item = False
     """True for a call that is one item of a map, or a chunk of them."""
+    is_stream = False
+    """True for a call whose items come while it runs."""
 
     def __init__(
         self,

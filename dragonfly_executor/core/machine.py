@@ -113,6 +113,11 @@ class Machine:
         call = runner.in_flight.get(call_id)
         return call is not None and call.attempt == attempt
 
+    def call_on(self, runner_id: int, call_id: int) -> Call | None:
+        """Return the call with this id that a runner must still end; None if there is none."""
+        runner = self.pool.runner_table.runners.get(runner_id)
+        return None if runner is None else runner.in_flight.get(call_id)
+
     def use_of(self, capacity: Capacity) -> str | None:
         """Return the kind of the waiting calls that a runner with this capacity can serve first; None if none fits."""
         return use_of(self.pool, capacity)

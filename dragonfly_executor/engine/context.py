@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from asyncio import AbstractEventLoop
     from concurrent.futures import Future
     from typing import Any, TypeVar
+    from weakref import WeakSet
 
     from dragonfly_executor.core.call_table import Call
     from dragonfly_executor.core.machine import Machine
@@ -115,9 +116,47 @@ class MapContext(Protocol):
     def cancel(self, calls: Sequence[Call], *, running: bool) -> None:
         """Stop calls that were cancelled."""
 
+    def call_back(self, callback: Callable[[Any], object], future: Any) -> None:
+        """Run a callback on the callback thread."""
+
     def waker_of(self, loop: AbstractEventLoop) -> LoopWaker:
         """Return what resumes the tasks of a loop. Only the thread that runs the loop may call this."""
         ...
+
+
+class StreamContext(Protocol):
+    """An engine as the call of a stream uses it, from any thread unless it says otherwise.
+
+    Attributes:
+        options: the pool's options.
+        ids: the numbers of the next calls.
+        forked: True in a process that was forked from the pool's.
+        streams: the streams whose calls are not settled.
+    """
+
+    options: PoolOptions
+    ids: Iterator[int]
+    forked: bool
+    streams: WeakSet[Any]
+
+    def cancel(self, calls: Sequence[Call], *, running: bool) -> None:
+        """Stop calls that were cancelled."""
+
+    def tell(self, call: Call, frame: bytes) -> None:
+        """Send a frame to the runner that has the call, if there is one."""
+
+    def call_back(self, callback: Callable[[Any], object], future: Any) -> None:
+        """Run a callback on the callback thread."""
+
+    def close_stream(self, stream: Any) -> None:
+        """Have a stream's function stopped."""
+
+    def waker_of(self, loop: AbstractEventLoop) -> LoopWaker:
+        """Return what resumes the tasks of a loop. Only the thread that runs the loop may call this."""
+        ...
+
+    def wake_loops(self) -> None:
+        """Wake the event loops with tasks that are to be resumed. Only the engine thread may call this."""
 
 
 class ShutdownContext(Protocol):

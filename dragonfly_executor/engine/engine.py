@@ -12,7 +12,7 @@ from itertools import count
 
 from dragonfly_executor import errors
 from dragonfly_executor.core import actions, events
-from dragonfly_executor.core.calls import QUEUED, Call, CallLimits
+from dragonfly_executor.core.calls import QUEUED, SETTLED, Call, CallLimits
 from dragonfly_executor.core.machine import Machine, PoolLimits
 from dragonfly_executor.core.shutdown_mode import ShutdownMode
 from dragonfly_executor.engine.action_runner import broken_by, fail_each, settle
@@ -47,7 +47,9 @@ if TYPE_CHECKING:
     from dragonfly_executor.engine.output.router import OutputRouter
     from dragonfly_executor.engine.runner_links import RunnerLinks
     from dragonfly_executor.engine.shared_memory import SharedSegments
+    from dragonfly_executor.engine.stream_call import StreamCall
     from dragonfly_executor.engine.tier_settings import TierSettings
+    from dragonfly_executor.protocol.call_progress import CallProgress
     from dragonfly_executor.serialization import CallCodec
     from dragonfly_executor.transport.sockets import Buffer
 
@@ -80,6 +82,8 @@ class Engine:
         self.forked = False
         self.unlinked: weakref.WeakSet[Future[Any]] = weakref.WeakSet()
         """The calls that outlive an interrupt of the thread that waits for them."""
+        self.streams: weakref.WeakSet[StreamCall] = weakref.WeakSet()
+        """The streams whose calls are not settled."""
         self._wakers: weakref.WeakValueDictionary[int, LoopWaker] = weakref.WeakValueDictionary()
         """The wakers of asyncio event loops in which tasks await calls, by the loop's `id`."""
         self._due_wakers: list[LoopWaker] = []
@@ -116,8 +120,17 @@ class Engine:
 
     # -- from any thread ----------------------------------------------------------------------------------------------
 
-    def submit(self, parts: Sequence[Buffer], limits: CallLimits, *, cancel_running: bool = True) -> Future[Any]:
+    def submit(
+        self,
+        parts: Sequence[Buffer],
+        limits: CallLimits,
+        *,
+        cancel_running: bool = True,
+        on_progress: Callable[[CallProgress], object] | None = None,
+    ) -> Future[Any]:
         """Accept a call. Without `cancel_running` its future cannot be cancelled once the call was sent to a runner.
+
+        `on_progress` is called with what the call reports.
 
         Raises:
             RuntimeError: the pool is shut down, or broken (`PoolBrokenError`), or belongs to another process
@@ -130,6 +143,8 @@ class Engine:
         call = future.call = Call(next(self.ids), payload, future, limits, limits.kind)
         if not cancel_running:
             future.cancels_running = False
+        if on_progress is not None:
+            future.on_progress = on_progress
         self.accept((call,))
         return future
 
@@ -260,6 +275,44 @@ class Engine:
         ids = [call.id for call in calls if running or (call.state is QUEUED and call.attempt == 1)]
         self.handle(events.CancelRequested(tuple(ids)))
 
+    def tell(self, call: Call, frame: bytes) -> None:
+        """Send a frame to the runner that has the call, if there is one."""
+        if self._thread is not None and not self.forked:
+            self._loop.call_soon_threadsafe(lambda: self._tell(call, frame))
+
+    def _tell(self, call: Call, frame: bytes) -> None:
+        if call.runner is not None and call.state is not SETTLED:
+            self._runner_links.get(call.runner).say(frame)
+
+    def close_stream(self, stream: StreamCall) -> None:
+        """Have a stream's function stopped."""
+        if self._thread is None or self.forked:
+            return
+
+        def cancel_later(seconds: float) -> None:
+            """Cancel the call after some seconds. A call that has ended by then is not harmed."""
+            if seconds:
+                self._loop.call_later(seconds, lambda: self._cancel((stream,), True))
+            else:
+                self._cancel((stream,), True)
+
+        self._loop.call_soon_threadsafe(lambda: stream.stop(lambda frame: self._tell(stream, frame), cancel_later))
+
+    def close_abandoned_streams(self, *, blocks: bool) -> None:
+        """Close the streams whose items this thread, or task, took, or one that has ended.
+
+        Their functions wait for items to be taken, and the caller is about to wait for their calls.
+
+        Args:
+            blocks: see `stream_consumers.is_abandoned`.
+        """
+        if self.streams:
+            from dragonfly_executor.engine.stream_consumers import is_abandoned
+
+            for stream in list(self.streams):
+                if is_abandoned(stream.consumer, blocks=blocks):
+                    stream.close()
+
     def post(self, event: object) -> None:
         """Hand the core an event, on the engine thread."""
         # In a forked child the loop's descriptors are closed, and other files may have their numbers.
@@ -322,6 +375,7 @@ class Engine:
         thread = self._thread
         if thread is None:
             return
+        self.close_abandoned_streams(blocks=True)
         # Not `Thread.join`: before Python 3.13 a thread whose join was interrupted counts as ended.
         if not self._has_ended.wait(timeout):
             return
@@ -419,7 +473,7 @@ class Engine:
             if settled is not None:
                 settle(settled)
                 if self._due_wakers:
-                    self._wake_loops()
+                    self.wake_loops()
         except BaseException:
             # The core has removed these calls from its state, so only this list has them.
             for action in decided:
@@ -427,7 +481,7 @@ class Engine:
                     self._untold += [call for call, _ in action.outcomes]
             raise
 
-    def _wake_loops(self) -> None:
+    def wake_loops(self) -> None:
         """Wake the event loops with tasks whose calls were settled, each once."""
         while self._due_wakers:
             self._due_wakers.pop().flush()
@@ -473,11 +527,11 @@ class Engine:
         self._submit_queue.take(left)
         try:
             fail_each(left, error)
-            self._wake_loops()
+            self.wake_loops()
         finally:
             try:
                 self._runner_links.abandon()
             finally:
                 fail_each(left, error)  # again, if memory was short: the release has freed some
-                self._wake_loops()
+                self.wake_loops()
                 self._components.notifications.log_error(str(error))

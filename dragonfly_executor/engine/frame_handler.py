@@ -13,6 +13,9 @@ from dragonfly_executor.protocol.output_window import weight
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
+    from typing import Any
+
+    from dragonfly_executor.core.call_table import Call
     from dragonfly_executor.engine.context import EngineContext
     from dragonfly_executor.engine.large_payloads import LargePayloads
     from dragonfly_executor.engine.runner_messages import Result
@@ -50,6 +53,10 @@ class Peer(Protocol):
 
     def has_call(self, ref: Ref) -> bool | None:
         """Return whether the call is on this runner; None if the runner was told to stop: its calls are not tracked."""
+
+    def call(self, call_id: int) -> Call | None:
+        """Return a call that is on this runner."""
+        ...
 
 
 class FrameHandler:
@@ -102,6 +109,10 @@ class FrameHandler:
             self._on_output(frame)
         elif frame.kind == Kind.SHARED_WANT:
             self._shared.requested(frame)
+        elif frame.kind == Kind.ITEMS:
+            self._on_items((frame.call_id, frame.attempt), frame)
+        elif frame.kind == Kind.PROGRESS:
+            self._on_progress((frame.call_id, frame.attempt), frame)
         elif frame.call_id:
             self._on_call_frame((frame.call_id, frame.attempt), frame, said)
         else:
@@ -175,6 +186,24 @@ class FrameHandler:
                 if len(self._gone) > MAX_GONE:
                     del self._gone[next(iter(self._gone))]
                 said.gone.append(ref)
+
+    def _on_items(self, ref: Ref, frame: Frame) -> None:
+        call = self._peer.call(ref[0]) if self._is_here(ref, "items") else None
+        if call is None:
+            return
+        if not call.is_stream:
+            raise ProtocolError(f"items of call {ref[0]}, which is no stream")
+        stream: Any = call
+        stream.items_arrived(frame, self._peer.reply)
+
+    def _on_progress(self, ref: Ref, frame: Frame) -> None:
+        # A thread that a call has left behind may report after its call.
+        call = self._peer.call(ref[0]) if self._peer.has_call(ref) else None
+        progressed = getattr(None if call is None else call.token, "progressed", None)
+        if progressed is not None:
+            from dragonfly_executor.protocol.call_progress import read_progress
+
+            progressed(read_progress(frame.payload))
 
     def _shared_result(self, frame: Frame) -> Result:
         """Return a result whose payload is in shared memory.

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from dragonfly_executor.engine.context import FutureContext
     from dragonfly_executor.engine.loop_waker import LoopWaker
     from dragonfly_executor.engine.output.router import CapturedOutput
+    from dragonfly_executor.engine.progress_relay import ProgressRelay
+    from dragonfly_executor.protocol.call_progress import CallProgress
 
     T = TypeVar("T")
 else:
@@ -78,6 +80,10 @@ class Future(BaseFuture[T]):
     """The core's record of the call; set once, by the engine."""
     captured: CapturedOutput | None = None
     """The output of the call; set by the engine."""
+    on_progress: Callable[[CallProgress], object] | None = None
+    """The user's callback for the progress of the call; set by the engine."""
+    _relay: ProgressRelay | None = None
+    _progress: CallProgress | None = None
     _told = False
     _state = PENDING
     _result: Any = None
@@ -329,6 +335,23 @@ class Future(BaseFuture[T]):
         if self._state != FINISHED:
             return self.done(), self.cancelled(), None, None
         return True, False, *self._end()
+
+    def progress(self) -> CallProgress | None:
+        """Return how far the call is, as it has reported last by `dragonfly_executor.progress`; None before that.
+
+        Once the call is done, this is its last report.
+        """
+        return self._progress
+
+    def progressed(self, progress: CallProgress) -> None:
+        """Keep a report of the call, and have the callback called. Runs on the engine thread."""
+        self._progress = progress
+        if self.on_progress is not None:
+            if self._relay is None:
+                from dragonfly_executor.engine.progress_relay import ProgressRelay
+
+                self._relay = ProgressRelay(self.on_progress, self._engine.call_back)
+            self._relay.add(progress)
 
     def output(self) -> str:
         """Return the call's output so far to stdout and stderr, in a pool with ``output="capture"``.

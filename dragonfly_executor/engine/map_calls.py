@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from dragonfly_executor.core.calls import Payload
     from dragonfly_executor.engine.context import MapContext
     from dragonfly_executor.engine.options import CallOptions
+    from dragonfly_executor.engine.progress_relay import ProgressRelay
+    from dragonfly_executor.protocol.call_progress import CallProgress
     from dragonfly_executor.serialization.layout import Buffer
 
     Batch: TypeAlias = list[tuple[tuple[Any, ...], int, int]]
@@ -74,6 +76,10 @@ class MapCall(Call):
         owner.settled += 1
         if owner.awaited is self or owner.settled == owner.refill_at:
             owner.wake()
+
+    def progressed(self, progress: CallProgress) -> None:
+        """Have the callback called with a report of the call. Runs on the engine thread."""
+        self.owner.progressed(progress._replace(item=self.first))
 
     def cancel(self) -> None:
         """Cancel the call, and stop it if it runs."""
@@ -142,6 +148,7 @@ class MapCalls:
     """
 
     call_type: ClassVar[type[MapCall]] = MapCall
+    _relay: ProgressRelay | None = None
 
     def __init__(
         self,
@@ -266,6 +273,16 @@ class MapCalls:
                     self._bell.acquire(timeout=min(left, TIMEOUT_MAX))
         finally:
             self.awaited, self.refill_at = None, -1
+
+    def progressed(self, progress: CallProgress) -> None:
+        """Have the callback called with a report of a call. Runs on the engine thread."""
+        hook = self._options.on_progress
+        if hook is not None:
+            if self._relay is None:
+                from dragonfly_executor.engine.progress_relay import ProgressRelay
+
+                self._relay = ProgressRelay(hook, self._engine.call_back)
+            self._relay.add(progress)
 
     def _check_process(self) -> None:
         if self._engine.forked:

@@ -12,11 +12,13 @@ from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from dragonfly_executor.backends.budget import Budget
+    from dragonfly_executor.protocol.call_progress import CallProgress
     from dragonfly_executor.util.validation import Seconds, Wait
 
 IdleCheck: TypeAlias = Callable[[], object]
 Hook: TypeAlias = Callable[[Mapping[str, Any]], object]
 GrowEndHook: TypeAlias = Callable[[object, Mapping[str, Any]], object]
+ProgressHook: TypeAlias = Callable[["CallProgress"], object]
 Output: TypeAlias = str | Callable[[Any], object]
 
 
@@ -32,6 +34,8 @@ class CallKeywords(TypedDict, total=False):
     requires: Mapping[str, Any] | None
     priority: float
     key: Hashable
+    stream_buffersize: int
+    on_progress: ProgressHook | None
     cancel_running: bool
 
 

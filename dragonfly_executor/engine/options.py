@@ -38,7 +38,7 @@ from dragonfly_executor.util.validation import duration, finite_number, hook, in
 if TYPE_CHECKING:
     from typing import Any, Unpack
 
-    from dragonfly_executor.engine.option_keywords import CallKeywords, GrowEndHook, Hook, Output
+    from dragonfly_executor.engine.option_keywords import CallKeywords, GrowEndHook, Hook, Output, ProgressHook
     from dragonfly_executor.util.validation import Wait
 
 
@@ -62,6 +62,9 @@ class CallOptions(OptionSet, Record):
         priority: a number. Waiting calls with a larger priority run first; with the same priority, in order of arrival.
         key: a hashable object. A call goes to the slot that had a call with an equal key last, if that slot is free or
             soon will be, so that it finds there what the earlier call left in memory; otherwise it goes to any slot.
+        stream_buffersize: number of items of a `stream` that its function may be ahead of those that were taken.
+        on_progress: called with each `CallProgress` that a call reports by `progress`, on the pool's callback thread.
+            If it is slower than the reports, it gets the latest one.
         cancel_running: whether `Future.cancel` stops a running call; False for the standard library's behaviour.
 
     Raises:
@@ -79,6 +82,8 @@ class CallOptions(OptionSet, Record):
     requires = option(None, requirements_or_none)
     priority = option(0, finite_number)
     key: Hashable = option(None, hashable)
+    stream_buffersize = option(1024, at_least(1))
+    on_progress: ProgressHook | None = option(None, hook)
     cancel_running = option(True, flag)
 
     def __init__(self, **options: Unpack[CallKeywords]) -> None:

@@ -327,6 +327,10 @@ class RunnerLink:
         """Return whether this call is on the runner; None if its calls are not tracked any more."""
         return self._engine.ask(lambda machine: machine.has_call(self.id, *ref))
 
+    def call(self, call_id: int) -> Call | None:
+        """Return a call that is on the runner."""
+        return self._engine.ask(lambda machine: machine.call_on(self.id, call_id))
+
     def _on_closed(self, reason: Exception | None) -> None:
         how = "ended" if reason is None else f"broke: {reason}"
         text = f"the link to {self.name} {how}"

@@ -8,6 +8,8 @@ from dragonfly_executor.engine.map_calls import MapCall
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from typing import Any
+
     from dragonfly_executor.engine.context import ShutdownContext
 
 
@@ -23,8 +25,8 @@ def leave(
         if interrupted:
             # This thread checks the futures: there may be a million of them, and the engine has other work.
             for call in engine.ask(lambda machine: machine.unsettled()):
-                future = call.token
-                if isinstance(future, (Future, MapCall)) and future not in engine.unlinked:
+                future: Any = call.token
+                if (isinstance(future, (Future, MapCall)) or call.is_stream) and future not in engine.unlinked:
                     future.cancel()
         engine.shut_down(ShutdownMode.DRAIN, reason)
         engine.join(engine.options.shutdown_timeout if interrupted else None)

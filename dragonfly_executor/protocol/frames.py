@@ -140,6 +140,11 @@ class Kind(IntEnum):
     # that of the whole request
     SHARED_FILE = 39
     SHARED_FORGET = 40  # parent -> agent -> slot: these objects are not needed any more, a list of numbers
+    # slot -> agent -> parent: a batch of a stream's items; detail = their number. Flag.MORE: a piece, more of the batch
+    # follows. parent -> agent -> slot, without a payload: `detail` items were taken. Flag.MORE: `detail` bytes of
+    # pieces have arrived. Flag.END: no more items are wanted
+    ITEMS = 41
+    PROGRESS = 42  # slot -> agent -> parent: how far the call is; see `call_progress`
 
 
 class ScriptImport:
@@ -171,7 +176,7 @@ class Flag:
     ITEM = 64  # a CALL is one item of a map: its error says which
     LOG = 64  # an OUTPUT is a log record: JSON
     PIECES = 128  # a CALL's payload lacks pieces that its runner gets once: `protocol/piece_table.py`
-    END = 128  # an OUTPUT is empty: the output of this call is complete
+    END = 128  # an OUTPUT is empty: the output of this call is complete. An ITEMS ends a stream
 
 
 KIND_NUMBERS = frozenset(int(kind) for kind in Kind)

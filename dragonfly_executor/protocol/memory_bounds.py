@@ -31,6 +31,10 @@ OUTPUT_SLACK = 2 * 1024 * 1024
 """Bytes of a slot's output that may come beyond its window. Its agent had read them before the window was full."""
 ALL_OUTPUT = 64 * 1024 * 1024
 """Output of ended slots in bytes that may wait to be consumed, beyond the windows of the live slots."""
+STREAM_BYTES = 1024 * 1024
+"""Bytes of a stream's items that were sent and not taken, from which on its function waits."""
+BATCH_ROOM = 1024 * 1024
+"""Bytes that a batch of a stream's items may take beyond its largest item."""
 MAX_WARNING = 4 * 1024
 """Characters of a runner's warning that are logged."""
 

@@ -280,6 +280,8 @@ class Agent:
                 self._dispatcher.call_arrived(frame)
             elif kind == CHUNK:
                 self._large_calls.forward(frame)
+            elif kind == Kind.ITEMS:
+                self._large_calls.forward_message(frame)
             else:
                 self._on_control(frame)
         self._dispatcher.dispatch()

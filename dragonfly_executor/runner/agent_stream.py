@@ -5,12 +5,28 @@ from __future__ import annotations
 import os
 from _thread import allocate_lock
 
+from dragonfly_executor.protocol.frames import HEADER, HEADER_SIZE, Kind
+from dragonfly_executor.transport.sockets import MSG_DONTWAIT
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import ClassVar, Protocol
+
     from dragonfly_executor.transport.sockets import Socket
 
     Buffer = bytes | bytearray | memoryview
+
+    class CallReports(Protocol):
+        """The reports of calls about their progress."""
+
+        def add(self, done: float, total: float | None, text: str) -> None: ...
+        def end_call(self) -> None: ...
+
+
+ITEMS = int(Kind.ITEMS)
+NO_CALL = (0, 0)
+"""The id and attempt of no call."""
 
 
 class AgentStream:
@@ -18,9 +34,20 @@ class AgentStream:
 
     Args:
         sock: the slot's end of a socket pair, in blocking mode.
+
+    Attributes:
+        of_process: the stream of this process; None if it is no slot.
+        is_here: returns False in children that this process forks.
+        running: id and attempt of the call that runs; `NO_CALL` for none. It is the same object while the call runs.
+        reports: what calls report of their progress; None before the first report.
     """
 
-    def __init__(self, sock: Socket) -> None:
+    of_process: ClassVar[AgentStream | None] = None
+    running: tuple[int, int] = NO_CALL
+    reports: CallReports | None = None
+
+    def __init__(self, sock: Socket, is_here: Callable[[], bool] = lambda: True) -> None:
+        self.is_here = is_here
         self._sock = sock
         self._send = sock.sendall
         self._lock = allocate_lock()
@@ -65,3 +92,26 @@ class AgentStream:
             if not size:
                 os._exit(1)
             view = view[size:]
+
+    def receive_header(self, header: memoryview) -> None:
+        """Fetch the header of the next frame, except those of messages to calls that have ended."""
+        self.receive_into(header)
+        while header[0] == ITEMS:
+            self.receive_into(header)  # a message has no payload
+
+    def receive_message(self, *, wait: bool) -> tuple[int, tuple[int, int], int] | None:
+        """Return the parent's next message to a call; None if none is there, and `wait` is False.
+
+        Returns:
+            The flags, id and attempt of the call, and the number that the message brings.
+        """
+        header = memoryview(bytearray(HEADER_SIZE))
+        try:
+            size = self._sock.recv_into(header, 0, 0 if wait else MSG_DONTWAIT)
+        except BlockingIOError:
+            return None
+        if not size:
+            os._exit(1)
+        self.receive_into(header[size:])
+        _, flags, attempt, number, call_id, _ = HEADER.unpack(header)
+        return flags, (call_id, attempt), number

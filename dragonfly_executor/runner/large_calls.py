@@ -1,4 +1,4 @@
-"""Forwards the chunks of large calls from the parent to slots, and requests more as they pass."""
+"""Forwards the parent's messages to calls, and the chunks of large calls, of which it requests more as they pass."""
 
 from __future__ import annotations
 
@@ -49,6 +49,12 @@ class LargeCalls:
         self._dispatcher.slots[call.slot.pid].link.send_bulk(frame.raw)
         call.chunks_owed += 1
         self._request_more(call)
+
+    def forward_message(self, frame: Frame) -> None:
+        """Forward a message to the slot that has its call."""
+        call = self._dispatcher.call(frame.call_id, frame.attempt)
+        if call is not None and call.slot is not None:
+            self._dispatcher.slots[call.slot.pid].link.send(frame.raw)
 
     def _request_more(self, call: SlotCall) -> None:
         """Request as many chunks as were forwarded, unless they are few, or too many wait for the slot."""

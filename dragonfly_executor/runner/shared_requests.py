@@ -55,7 +55,7 @@ class SharedRequests:
 
     def _read_answer(self) -> tuple[int, int, bytes]:
         header = bytearray(HEADER_SIZE)
-        self._agent.receive_into(memoryview(header))
+        self._agent.receive_header(memoryview(header))
         kind, flags, _, _, number, length = HEADER.unpack(header)
         if kind != Kind.SHARED_FILE:
             raise ProtocolError(f"a frame of kind {kind} in place of the file of a shared object")

@@ -43,7 +43,7 @@ class SlotChunks:
         """
         header = memoryview(bytearray(HEADER_SIZE))
         while start < end:
-            self._agent.receive_into(header)
+            self._agent.receive_header(header)
             _, flags, _, size, _, length = HEADER.unpack(header)
             if not flags & COMPRESSED:
                 if view is None:

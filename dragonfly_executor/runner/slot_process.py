@@ -30,7 +30,7 @@ from dragonfly_executor.protocol.frames import (
 from dragonfly_executor.protocol.memory_bounds import max_result_bytes
 from dragonfly_executor.runner import process_tree, slot_shutdown
 from dragonfly_executor.runner import slot_progress as phases
-from dragonfly_executor.runner.agent_stream import AgentStream
+from dragonfly_executor.runner.agent_stream import NO_CALL, AgentStream
 from dragonfly_executor.runner.memory_limit import MemoryLimit
 from dragonfly_executor.runner.slot_calls import CallReceiver
 from dragonfly_executor.runner.slot_payloads import NOT_INLINE, SlotPayloads
@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from dragonfly_executor.runner.slot_progress import Progress
     from dragonfly_executor.runner.slot_template import SlotTemplate
     from dragonfly_executor.serialization.layout import BufferSource
+    from dragonfly_executor.serialization.stream_run import ItemSink
     from dragonfly_executor.transport.sockets import Buffer
 
 CALL = int(Kind.CALL)
@@ -93,7 +94,7 @@ def main(
         slot_shutdown.forget_inherited_handlers()
         template.codec.mark.move_here()
         template.identity.set(progress.number, agent_pid)
-        stream = AgentStream(results)
+        stream = AgentStream.of_process = AgentStream(results, template.codec.mark.is_here)
         slot = _Slot(CallReceiver(queue), stream, ring, take_over_output(stream), progress, rendezvous, template)
         status = slot.serve()
         slot_shutdown.end_in_order()
@@ -149,6 +150,7 @@ class _Slot:
         self._memory_limit: MemoryLimit | None = None
         self._ref: tuple[int, int] | None = None
         """The call whose limits the agent watches; None if it has no limits."""
+        self._open_sink: Callable[[int], ItemSink] = self._make_sink
         self._modules = 0
         self._since = 0.0
         self._ended = 0.0
@@ -248,18 +250,25 @@ class _Slot:
         # Mark before any user code runs: an unmarked call has not started, and may be sent to another slot.
         self._progress.mark(number)
         self._ref, self._memory_limit = None, None
+        agent = self._agent
+        agent.running = call_id, attempt
         if flags & Flag.OPTIONS:
-            self._ref = call_id, attempt
+            self._ref = agent.running
             memory = CALL_OPTIONS.unpack_from(packet, place + HEADER_SIZE)[3]
             self._memory_limit = MemoryLimit(memory) if memory else None
         self._modules = len(sys.modules)
         if self._output is not None:
             self._output.begin_call(self._progress.log_level)
         is_item = flags & Flag.ITEM != 0
-        is_error, retryable, parts = perform(self._codec, data, self._begin, self._failed, beside, is_item=is_item)
+        is_error, retryable, parts = perform(
+            self._codec, data, self._begin, self._failed, beside, self._open_sink, is_item=is_item
+        )
         if not self._mark.is_here():
             # The call forked, and its child returned here. Only the original process may send the result.
             os._exit(0)
+        agent.running = NO_CALL
+        if agent.reports is not None:
+            agent.reports.end_call()
         if self._memory_limit is not None:
             self._memory_limit.end()
         if self._loaded is not None:
@@ -310,6 +319,13 @@ class _Slot:
         """Note that the call raised an exception, which is encoded next."""
         if self._memory_limit is not None and self._mark.is_here():
             self._memory_limit.end(error)
+
+    def _make_sink(self, window: int) -> ItemSink:
+        """Return what sends the items of the running call, which is a stream."""
+        # Imported for the first stream.
+        from dragonfly_executor.runner.item_sender import ItemSender
+
+        return ItemSender(self._agent, self._codec, self._agent.running, window, self._max_payload)
 
     def _answer_idle_check(self, data: Buffer) -> None:
         try:

@@ -1,4 +1,4 @@
-"""Runs a chunk: one call for many items of a `map`. Runs on a slot."""
+"""Runs calls that are more than one call of the user's function: chunks of a `map`, and streams. Runs on a slot."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ from types import BuiltinFunctionType, FunctionType
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from typing import Any, TypeAlias, TypeVar
+
+    from dragonfly_executor.serialization.stream_run import ItemSink
 
     T = TypeVar("T")
     Columns: TypeAlias = tuple[Sequence[Any], ...]
@@ -95,6 +97,22 @@ def run_items(
         if now - began > limit or not is_here():
             break
     return ItemOutcomes(values, failures, now - began)
+
+
+def run_stream(
+    fn: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any], _window: int, *, sink: ItemSink
+) -> Any:
+    """Run the call of a stream; see `stream_run.send_items`.
+
+    Args:
+        fn, args, kwargs: the stream's function and its arguments.
+        _window: number of items that may be ahead of the caller. `perform` makes the sink with it.
+        sink: sends the items.
+    """
+    # Imported for the first stream: few programs have one.
+    from dragonfly_executor.serialization.stream_run import send_items
+
+    return send_items(fn, args, kwargs, sink)
 
 
 def plain(fn: Callable[..., Any], run: Callable[[Any], Any]) -> Callable[..., Any]:

@@ -41,6 +41,7 @@ from dragonfly_executor.serialization.map_chunk import (
     plain,
     run_chunk,
     run_items,
+    run_stream,
     shown_item,
 )
 from dragonfly_executor.serialization.missing_module import explain_missing_module
@@ -58,6 +59,7 @@ if TYPE_CHECKING:
 
     from dragonfly_executor.serialization.layout import Buffer, BufferSource, Received
     from dragonfly_executor.serialization.slot_loop import SlotLoop
+    from dragonfly_executor.serialization.stream_run import ItemSink
     from dragonfly_executor.serialization.working_directory import WorkingDirectory
 
 
@@ -167,6 +169,11 @@ class SlotCodec:
             text = exceptions.one_line(exc)
             what = f"the call, of {len(data)} bytes," if isinstance(exc, MemoryError) else "the call"
             raise UnopenedCallError(f"{what} cannot be unpickled on the runner: {text}") from exc
+
+    @property
+    def pickles_plainly(self) -> bool:
+        """Return False if values are encoded by the user's own serializer object."""
+        return self._format.custom is None
 
     def open_shared(self, data: Received) -> Any:
         """Open a shared object. Arrays in it are views of ``data``.
@@ -341,6 +348,7 @@ def perform(
     on_begin: Callable[[], None] | None = None,
     on_error: Callable[[BaseException], None] | None = None,
     beside: Mapping[int, BufferSource] = NOTHING,
+    open_sink: Callable[[int], ItemSink] | None = None,
     *,
     is_item: bool = False,
 ) -> tuple[bool, bool, list[Buffer]]:
@@ -352,6 +360,7 @@ def perform(
         on_begin: called once the call is decoded, before its function runs.
         on_error: called with the exception of a call that failed, before it is encoded.
         beside: the buffers of the payload that lie elsewhere; see `layout.unpack_all`.
+        open_sink: makes the way of the call's items to the parent, with this window, if the call is a stream.
         is_item: the call is one item of a map, so its exception gets a note of its arguments.
 
     Returns:
@@ -369,6 +378,8 @@ def perform(
             on_begin()
         if fn is run_items:
             kwargs["is_here"] = codec.mark.is_here
+        elif fn is run_stream and open_sink is not None:
+            kwargs["sink"] = open_sink(args[3])
         try:
             value = fn(*args, **kwargs)
             if type(value) is CoroutineType:

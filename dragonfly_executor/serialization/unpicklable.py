@@ -11,7 +11,7 @@ from functools import partial
 from types import CoroutineType, FunctionType, GeneratorType, MethodType
 
 from dragonfly_executor.serialization.code_names import all_names
-from dragonfly_executor.serialization.map_chunk import item, run_chunk, run_items
+from dragonfly_executor.serialization.map_chunk import item, run_chunk, run_items, run_stream
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -147,6 +147,9 @@ def of_call(
     Returns:
         The part; None if each part of the call can be pickled by itself.
     """
+    if fn is run_stream:
+        fn, args, kwargs, _ = args
+        name = getattr(fn, "__qualname__", name)
     if fn is run_chunk or fn is run_items:
         fn, columns, first, *_ = args
         name = getattr(fn, "__qualname__", name)

@@ -11,6 +11,7 @@ from typing import Any
 
 from dragonfly_executor import errors
 from dragonfly_executor.protocol import handshake
+from dragonfly_executor.protocol.call_progress import pack_progress
 from dragonfly_executor.protocol.frames import (
     CALL_OPTIONS,
     HEADER_SIZE,
@@ -27,8 +28,10 @@ from dragonfly_executor.protocol.frames import (
 from dragonfly_executor.protocol.handshake import Versions
 from dragonfly_executor.protocol.memory_bounds import max_result_bytes
 from dragonfly_executor.protocol.parent import PARENT_OF_FAKE, Parent
+from dragonfly_executor.runner.progress_reports import REPORT_OF_FAKE
 from dragonfly_executor.serialization import SlotCodec, perform
 from dragonfly_executor.serialization.slot_loop import SlotLoop
+from dragonfly_executor.testing.fake_items import FakeItems
 from dragonfly_executor.testing.fake_shared import FakeShared
 
 Ref = tuple[int, int]
@@ -73,6 +76,7 @@ class FakeAgent(threading.Thread):
         self._max_payload = 0
         self._live: dict[Ref, int] = {}  # each with the number of its slot
         self._uploads: dict[Ref, bytearray] = {}
+        self._streams: dict[Ref, FakeItems] = {}
         self._changed = threading.Condition()
         self._on: dict[int, Callable[[Frame], None]] = {
             Kind.WELCOME: self._on_welcome,
@@ -81,6 +85,7 @@ class FakeAgent(threading.Thread):
             Kind.CALL: self._on_call,
             Kind.CHUNK: self._on_chunk,
             Kind.KILL: self._on_kill,
+            Kind.ITEMS: self._on_items,
             Kind.CHECK_IDLE: self._on_check_idle,
             Kind.STOP: self._on_stop,
             Kind.SHARED_DATA: self._on_shared,
@@ -117,6 +122,8 @@ class FakeAgent(threading.Thread):
                     self._on.get(frame.kind, self._on_other)(frame)
             with self._speaking:
                 self._frozen = True
+        for stream in list(self._streams.values()):
+            stream.close()
 
     def _receive(self) -> bytes:
         try:
@@ -194,6 +201,11 @@ class FakeAgent(threading.Thread):
         if not frame.flags & Flag.MORE:
             self._run_in_slot(ref, self._uploads.pop(ref))
 
+    def _on_items(self, frame: Frame) -> None:
+        stream = self._streams.get((frame.call_id, frame.attempt))
+        if stream is not None:
+            stream.told(frame)
+
     def _on_shared(self, frame: Frame) -> None:
         if frame.kind == Kind.SHARED_DATA:
             self._shared.arrived(frame)
@@ -233,8 +245,9 @@ class FakeAgent(threading.Thread):
     def _run(self, ref: Ref, data: Received) -> None:
         """Run a call on a slot's thread."""
         PARENT_OF_FAKE.set(self._parent._replace(slot=self._live.get(ref, 0)))
+        REPORT_OF_FAKE.set(lambda *report: self._say(Kind.PROGRESS, ref, pack_progress(*report)))
         self._say(Kind.STARTED, ref)
-        is_error, retryable, parts = perform(self._codec, data)
+        is_error, retryable, parts = perform(self._codec, data, open_sink=lambda window: self._stream(ref, window))
         flags = (Flag.ERROR if is_error else 0) | (Flag.RETRYABLE if retryable else 0)
         size = sum(map(len, parts))
         if size > max_result_bytes(self._max_payload, flags):
@@ -243,8 +256,15 @@ class FakeAgent(threading.Thread):
         if self._settle(ref):
             self._say_result(ref, flags, parts)
 
+    def _stream(self, ref: Ref, window: int) -> FakeItems:
+        stream = self._streams[ref] = FakeItems(self._codec, ref, window, self._send)
+        return stream
+
     def _settle(self, ref: Ref) -> bool:
         """Mark this call as answered. Return whether it was still unanswered."""
+        stream = self._streams.pop(ref, None)
+        if stream is not None:
+            stream.close()
         with self._changed:
             number = self._live.pop(ref, None)
             self._changed.notify_all()

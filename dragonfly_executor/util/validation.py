@@ -171,13 +171,25 @@ def refuse(fn: Any) -> None:
         raise TypeError(f"{_named(fn)} is a generator that `types.coroutine` wraps: make it an `async def` function")
     if flags & GENERATOR:
         raise TypeError(
-            f"{_named(fn)} is a generator function: a generator cannot leave the runner. Submit a function that "
-            "returns a list of the items"
+            f"{_named(fn)} is a generator function: a generator cannot leave the runner. Take its items by stream(), "
+            "or submit a function that returns a list of the items"
         )
     raise TypeError(
-        f"{_named(fn)} is an asynchronous generator function, which cannot leave the runner. Submit an `async def` "
-        "function that returns a list of the items"
+        f"{_named(fn)} is an asynchronous generator function, which cannot leave the runner. Take its items by "
+        "stream(), or submit an `async def` function that returns a list of the items"
     )
+
+
+def refuse_stream(fn: Any) -> None:
+    """Raise if `fn` cannot be the function of a stream.
+
+    Raises:
+        TypeError: it cannot be called, or is an ``async def`` that yields nothing.
+    """
+    if not callable(fn):
+        raise TypeError(f"a stream needs a function, not {type(fn).__name__}")
+    if _flags(fn) & (COROUTINE | ITERABLE_COROUTINE):
+        raise TypeError(f"{_named(fn)} is a coroutine function, which yields no items: submit() it")
 
 
 def is_async(fn: Any) -> bool:

@@ -64,3 +64,27 @@ def test_trio_calls(run_example: Run) -> None:
     assert sorted(together) == ["together: 5df6e0e2761359d3", "together: aa6ac2d4961882f4"]
     assert stopped.startswith("stopped")
     assert after == "after that: e3b0c44298fc1c14"
+
+
+def test_streams(run_example: Run) -> None:
+    ran = run_example("streams.py")
+    assert (ran.returncode, ran.stderr) == (0, "")
+    lines = ran.stdout.splitlines()
+    closed = [line for line in lines if line.endswith("closes the generator")]
+    first, second, million, tick = [line for line in lines if line not in closed]
+    assert (len(closed), first, second) == (2, "2 3 5 7 11 13 17 19 23 29", "1000003")
+    assert million.startswith("499999500000 from a million items in ")
+    assert tick.startswith("a tick is here after ")
+
+
+def test_progress(run_example: Run) -> None:
+    ran = run_example("progress.py")
+    assert ran.returncode == 0
+    *reports, last, primes = [
+        line for line in ran.stdout.splitlines() if not line.startswith("the integral is 2.000000")
+    ]
+    assert len(reports) > 1
+    assert reports[-1] == "100% done"
+    assert last == "last: CallProgress(done=300000.0, total=300000.0, text='done', item=None)"
+    assert primes == "152 primes"
+    assert ran.stderr.startswith("primes: 2000 of 2000 (100 %) items, ")

@@ -191,6 +191,8 @@ KINDS = [
     "SHARED_DATA",
     "SHARED_FILE",
     "SHARED_FORGET",
+    "ITEMS",
+    "PROGRESS",
 ]
 FLAGS = {
     "ERROR": 1,
