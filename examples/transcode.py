@@ -29,12 +29,13 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
-from dragonfly_executor import DragonflyExecutor, LocalBackend, Parent
+from dragonfly_executor import Backend, DragonflyExecutor, LocalBackend, Parent
 
 HEIGHT = 480
 DEFAULT_VIDEO = Path(__file__).parent / "media" / "bigbuckbunny.mp4"
@@ -196,66 +197,81 @@ def one_process(video: Path, folder: Path) -> float:
     return time.monotonic() - started
 
 
+def show(outcome: str, pool: Mapping[str, object]) -> None:
+    """Say on stderr, above the progress bar, how many runners there are."""
+    from tqdm import tqdm
+
+    tqdm.write(f"runners: {pool['count']} ({outcome})", file=sys.stderr)
+
+
+def hooks(options: argparse.Namespace) -> dict[str, Any]:
+    """Return the arguments of the executor that show when runners come and go."""
+    if options.quiet:
+        return {}
+    return {
+        "on_grow_end": lambda outcome, pool: show(
+            "one is up" if outcome == "ok" else f"a boot failed: {outcome}", pool
+        ),
+        "on_shrink": lambda pool: show("one has stopped", pool),
+    }
+
+
 def open_executor(options: argparse.Namespace) -> DragonflyExecutor:
-    """Make the backend. No other part of this program knows where its calls run."""
+    """Make the executor with its backend. No other part of this program knows where its calls run."""
+    pool = {"max": options.runners, "max_concurrency": options.slots, **hooks(options)}
+    return DragonflyExecutor(backend=make_backend(options), **pool)
+
+
+def make_backend(options: argparse.Namespace) -> Backend:
+    """Make the backend."""
     match options.backend:
         case "local":
-            return DragonflyExecutor(
-                backend=LocalBackend(), max=options.runners, max_concurrency=options.slots, idle_shutdown_after=5
-            )
+            return LocalBackend()
         case "ssh":
             # Imported here, because hosts import this script too, and have no paramiko.
             from dragonfly_executor import SSHBackend
 
             requirements = ["imageio-ffmpeg"] if options.install_ffmpeg else None
-            backend = SSHBackend(options.hosts, requirements=requirements)
-            return DragonflyExecutor(backend=backend, max=options.runners, max_concurrency=options.slots)
+            return SSHBackend(options.hosts, requirements=requirements)
         case "slurm":
             from dragonfly_executor import SlurmBackend
 
             try:
-                jobs = SlurmBackend.from_text(**{"cpus_per_task": str(options.slots), **options.sbatch})
+                return SlurmBackend.from_text(**{"cpus_per_task": str(options.slots), **options.sbatch})
             except (TypeError, ValueError) as error:
                 raise Unusable(f"--sbatch: {error}") from None
-            return DragonflyExecutor(backend=jobs, max=options.runners, max_concurrency=options.slots)
         case "dask":
             from dragonfly_executor import DaskBackend
 
-            return DragonflyExecutor(
-                backend=DaskBackend(options.cluster), max=options.runners, max_concurrency=options.slots
-            )
+            return DaskBackend(options.cluster)
         case "ray":
             from dragonfly_executor import RayBackend
 
-            actors = RayBackend(options.cluster, num_cpus=options.slots)
-            return DragonflyExecutor(backend=actors, max=options.runners, max_concurrency=options.slots)
+            return RayBackend(options.cluster, num_cpus=options.slots)
         case "kubernetes":
             from dragonfly_executor import KubernetesBackend
 
             try:
-                pods = KubernetesBackend.from_text(**{"cpu": str(options.slots), **options.pod})
+                return KubernetesBackend.from_text(**{"cpu": str(options.slots), **options.pod})
             except (TypeError, ValueError) as error:
                 raise Unusable(f"--pod: {error}") from None
-            return DragonflyExecutor(backend=pods, max=options.runners, max_concurrency=options.slots)
         case "ec2":
             from dragonfly_executor import EC2Backend
 
             installed = {"requirements": "imageio-ffmpeg"} if options.install_ffmpeg else {}
             try:
-                instances = EC2Backend.from_text(**installed, **options.ec2)
+                return EC2Backend.from_text(**installed, **options.ec2)
             except (TypeError, ValueError) as error:
                 raise Unusable(f"--ec2: {error}") from None
-            return DragonflyExecutor(backend=instances, max=options.runners, max_concurrency=options.slots)
         case _:
             from dragonfly_executor import FlyBackend
 
             requirements = ["imageio-ffmpeg"] if options.install_ffmpeg else None
             try:
                 # Machines have this machine's image, which may not contain this script.
-                machines = FlyBackend(sync="auto", requirements=requirements)
+                return FlyBackend(sync="auto", requirements=requirements)
             except ValueError as error:
                 raise Unusable(f"--backend fly: {error}") from None
-            return DragonflyExecutor(backend=machines, max=options.runners, max_concurrency=options.slots)
 
 
 def transcode_all(executor: DragonflyExecutor, segments: Sequence[Segment], ahead: int) -> Iterator[Transcoded]:
