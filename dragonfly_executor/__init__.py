@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from dragonfly_executor.api.call_stream import CallStream
     from dragonfly_executor.api.executor import DragonflyExecutor
-    from dragonfly_executor.api.named_pools import call, cast, configure
+    from dragonfly_executor.api.named_pools import call, cast, configure, pools
     from dragonfly_executor.api.pool import Pool
     from dragonfly_executor.backends.base import Backend, BootRequest, Node
     from dragonfly_executor.backends.budget import Budget
@@ -126,6 +126,7 @@ __all__ = [
     "configure",
     "freeze_support",
     "on_drain",
+    "pools",
     "progress",
 ]
 
@@ -160,6 +161,7 @@ _ROOMS = {
     "configure": "api.named_pools",
     "freeze_support": "backends.frozen",
     "on_drain": "runner.drain_notice",
+    "pools": "api.named_pools",
     "progress": "runner.progress_reports",
 }
 """The module of each public name. Names that are missing here are errors."""

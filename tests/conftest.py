@@ -44,6 +44,8 @@ def pytest_configure(config: pytest.Config) -> None:
     folder = tempfile.mkdtemp(prefix="dragonfly-")
     os.environ["TMPDIR"] = folder
     tempfile.tempdir = None
+    # A pool opens its socket for `dragonfly status` some time after its start. The tests of that name a folder.
+    os.environ["DRAGONFLY_RUNTIME_DIR"] = ""
     if hasattr(config.option, "loadscopereorder"):  # of xdist: it begins with the files that have most tests
         config.option.loadscopereorder = False
     census = Census(folder)
@@ -94,7 +96,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 
 def pytest_unconfigure(config: pytest.Config) -> None:
     shutil.rmtree(config.stash[CENSUS].folder, ignore_errors=True)
-    del os.environ["TMPDIR"]
+    del os.environ["TMPDIR"], os.environ["DRAGONFLY_RUNTIME_DIR"]
     tempfile.tempdir = None
 
 

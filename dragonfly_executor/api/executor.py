@@ -43,6 +43,7 @@ class PoolExecutor(Submitter, Executor):  # type: ignore[misc]  # `map` checks m
         self._check_open = pool.check_open
         self._failed = pool.failed
         self._share = pool.share_object
+        self._carrier = pool.carrier
 
     def __repr__(self) -> str:
         try:
@@ -56,9 +57,7 @@ class PoolExecutor(Submitter, Executor):  # type: ignore[misc]  # `map` checks m
         return f"<{type(self).__name__} {rows['pool']!r} on {rows['backend']}: {state}>"
 
     def _repr_html_(self) -> str:
-        from dragonfly_executor.engine.notebook import table
-
-        return table(type(self).__name__, self._pool.described())
+        return self._pool.html(type(self).__name__)
 
     @property
     def pool(self) -> Pool:

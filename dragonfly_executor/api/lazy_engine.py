@@ -119,6 +119,14 @@ class LazyEngine:
         if engine is not None:
             engine.shut_down(mode, reason)
 
+    @property
+    def has_ended(self) -> bool:
+        """True if nothing of the pool is left, or it belongs to the process that this one was forked from."""
+        engine = self.made
+        if self._forked:
+            return True
+        return bool(self._modes) if engine is None else engine.has_ended
+
     def join(self, timeout: float | None = None) -> None:
         """Wait until nothing of the pool is left; see `Engine.join`."""
         if self._forked:

@@ -16,6 +16,7 @@ from dragonfly_executor.api.map_results import (
     value_of_item,
     values_of_chunk,
 )
+from dragonfly_executor.engine.call_name import call_name
 from dragonfly_executor.engine.map_calls import MapCalls
 from dragonfly_executor.serialization.map_chunk import run_chunk, run_items
 from dragonfly_executor.util import validation
@@ -162,6 +163,7 @@ def map_calls(
         calls = make_calls(fn if size == 1 else run_chunk, calls_type)
         batches = ItemBatches(iterables) if size == 1 else ChunkBatches(fn, iterables, size)
         feed = MapFeed(make_calls, calls, batches, options.window(iterables, size))
+    calls.name = call_name(fn)
     try:
         # Once all are submitted, the results must not hold the executor, so that a dropped executor can shut down
         # meanwhile.

@@ -1,4 +1,4 @@
-"""`call` and `cast`, which find a pool by its name, and `configure`, which sets the backend of later pools."""
+"""`call` and `cast`, which find a pool by its name, `pools`, and `configure`, which sets the backend of later pools."""
 
 from __future__ import annotations
 
@@ -52,6 +52,14 @@ def cast(pool: Pool | str, func: Callable[[], object]) -> None:
         KeyError: no pool has this name.
     """
     (registry.find(pool) if isinstance(pool, str) else pool).cast(func)
+
+
+def pools() -> list[Pool]:
+    """Return all pools of this process that have not ended, the oldest first.
+
+    The pools of executors are among them. After a fork, the child has none: they belong to the parent.
+    """
+    return registry.live_pools()
 
 
 def configure(*, backend: Backend | Sequence[Backend]) -> Configured:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from types import TracebackType
+from types import FunctionType, TracebackType
 
 from dragonfly_executor.api.assembly import depth, plan_engine
 from dragonfly_executor.api.lazy_engine import LazyEngine
@@ -12,6 +12,7 @@ from dragonfly_executor.api.options import CallOptions, PoolOptions
 from dragonfly_executor.api.registry import Registry, check_backends
 from dragonfly_executor.api.submitter import Submitter
 from dragonfly_executor.core.shutdown_mode import ShutdownMode
+from dragonfly_executor.engine.call_name import call_name
 from dragonfly_executor.engine.option_set import OptionSignature
 from dragonfly_executor.engine.tier_settings import capacities_of, most_calls, most_runners, names_of
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING, overload
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from dragonfly_executor.engine.engine import Engine
     from dragonfly_executor.engine.future import Future
     from dragonfly_executor.engine.map_calls import MapCalls, Split
+    from dragonfly_executor.engine.observing.call_carrier import CallCarrier
     from dragonfly_executor.engine.option_keywords import PoolKeywords
     from dragonfly_executor.serialization.shared_object import SharedObject
 
@@ -102,6 +104,11 @@ class Pool(Submitter):
         max_boot_failures: number of boots that may fail in a row, with no runner up, before waiting calls fail; 3.
         boot_wait: a tenacity wait strategy for the pauses after failed boots; None for exponential backoff with jitter.
         on_event: called with a mapping for each boot and end of a runner: ``"event"``, ``"runner_id"``, ``"text"``.
+        on_call: called with a mapping for each step of a call: ``"event"``, ``"call_id"``, ``"function"``.
+            docs/observability.md has the events.
+        observers: a callable, or a list of several, that are called for all of these events.
+        log_events: the path of a file to which all of these events are appended, one JSON object a line, for
+            ``dragonfly replay``.
         lease: seconds after which a runner that hears nothing from its parent ends; 60.
         heartbeat: seconds between heartbeats; 5.
         dead_after: seconds of silence after which a runner is lost; 30.
@@ -152,11 +159,14 @@ class Pool(Submitter):
         plan = plan_engine(name, backends, options, defaults)
         self._options = plan.options.call
         self._min = plan.options.min
+        carrier: Any = next((each for each in plan.options.observers if hasattr(each, "carried")), None)
+        self._carrier: CallCarrier | None = carrier
         self._lazy = LazyEngine(plan, self)
         self._ready: Engine | None = None
         """The engine, once a call was submitted."""
         if not plan.is_checked:
             self._lazy.get()
+        registry.note(self)
 
     @property
     def _engine(self) -> Engine:
@@ -185,15 +195,24 @@ class Pool(Submitter):
             return f"<Pool {getattr(self, 'name', None)!r}>"
 
     def _repr_html_(self) -> str:
-        from dragonfly_executor.engine.notebook import table
+        return self.html("Pool")
 
-        return table("Pool", self.described())
+    def html(self, title: str) -> str:
+        """Return HTML that shows the pool now, for notebooks."""
+        from dragonfly_executor.engine.notebook import pool_html
+
+        return pool_html(title, self.described(), self.status())
 
     def described(self) -> dict[str, object]:
         """Return the state of the pool as names and words, for people. Texts of errors are left out."""
         from dragonfly_executor.engine.notebook import pool_rows
 
         return pool_rows(self.name, names_of(self._engine.tiers), self.stats())
+
+    @property
+    def carrier(self) -> CallCarrier | None:
+        """The observer that carries the caller's context into calls; None if there is none."""
+        return self._carrier
 
     @property
     def call_options(self) -> CallOptions:
@@ -208,6 +227,11 @@ class Pool(Submitter):
         except RuntimeError:
             return True
         return False
+
+    @property
+    def has_ended(self) -> bool:
+        """True if nothing of the pool is left, or it belongs to the process that this one was forked from."""
+        return self._lazy.has_ended
 
     @property
     def max_calls(self) -> int:
@@ -238,10 +262,42 @@ class Pool(Submitter):
         """
         engine = self._ready or self.begin(options)
         self._check(engine, options)
+        name = fn.__qualname__ if type(fn) is FunctionType else call_name(fn)
+        if self._carrier is not None:
+            return self._submit_carried(self._carrier, engine, options, fn, args, kwargs)
         parts = engine.codec.encode_call(fn, args, kwargs, options.retry_on)
         return engine.submit(
-            parts, options.limits(), cancel_running=options.cancel_running, on_progress=options.on_progress
+            parts,
+            options.limits(),
+            name=name,
+            cancel_running=options.cancel_running,
+            on_progress=options.on_progress,
         )
+
+    def _submit_carried(
+        self,
+        carrier: CallCarrier,
+        engine: Engine,
+        options: CallOptions,
+        fn: Callable[..., T],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> Future[T]:
+        """Submit a call that carries the caller's context."""
+        name = call_name(fn)
+
+        def submit(carried: Callable[..., T]) -> Future[T]:
+            """Submit the function that travels in the place of `fn`."""
+            parts = engine.codec.encode_call(carried, args, kwargs, options.retry_on)
+            return engine.submit(
+                parts,
+                options.limits(),
+                name=name,
+                cancel_running=options.cancel_running,
+                on_progress=options.on_progress,
+            )
+
+        return carrier.submit(self.name, name, fn, submit)
 
     def open_stream(
         self, options: CallOptions, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -259,6 +315,7 @@ class Pool(Submitter):
         given = fn, args, kwargs, options.stream_buffersize
         parts = engine.codec.encode_call(run_stream, given, {}, options.retry_on)
         call = StreamCall(engine, engine.payload_of(parts), options)
+        call.name = call_name(fn)
         # First, so that an interrupt closes it.
         stream: CallStream[Any] = CallStream(call, engine.codec.decode_result)
         engine.streams.add(call)
@@ -403,6 +460,13 @@ class Pool(Submitter):
     def stats(self) -> PoolStats:
         """Return the statistics of the pool, and the reason why it does not grow."""
         return self._engine.stats()
+
+    def status(self) -> dict[str, Any]:
+        """Return what ``dragonfly status --json`` prints of this pool: what it does now, as one JSON object.
+
+        docs/observability.md has the keys.
+        """
+        return self._engine.report()
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Shut the pool down; see `DragonflyExecutor.shutdown`."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import weakref
+from itertools import count
 
 from dragonfly_executor.util.condition import RLock, holding
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
@@ -24,6 +25,11 @@ if TYPE_CHECKING:
             """True if the pool accepts no more calls."""
             ...
 
+        @property
+        def has_ended(self) -> bool:
+            """True if nothing of the pool is left, or it belongs to the process that this one was forked from."""
+            ...
+
     P = TypeVar("P", bound=NamedPool)
 else:
     P, Generic = object, {object: object}  # Generic[P] is a plain base class
@@ -41,6 +47,9 @@ class Registry(Generic[P]):
         self._lock = RLock()
         self._pools: weakref.WeakValueDictionary[str, P] = weakref.WeakValueDictionary()
         self._owned: dict[str, P] = {}
+        self._numbers = count(1)
+        self._all: weakref.WeakValueDictionary[int, P] = weakref.WeakValueDictionary()
+        """All pools of this process, those without a name too, in the order in which they were made."""
         self._backends: tuple[Backend, ...] = ()
 
     def configure(self, *, backend: Backend | Sequence[Backend]) -> Configured:
@@ -81,6 +90,14 @@ class Registry(Generic[P]):
     def _release(self, pool: P) -> None:
         if self._owned.get(pool.name) is pool:
             del self._owned[pool.name]
+
+    def note(self, pool: P) -> None:
+        """Note a pool that `live_pools` returns until it has ended."""
+        self._all[next(self._numbers)] = pool
+
+    def live_pools(self) -> list[P]:
+        """Return all pools of this process that have not ended, the oldest first."""
+        return [pool for _, pool in sorted(self._all.items()) if not pool.has_ended]
 
     def find(self, name: str) -> P:
         """Return the pool of this name.

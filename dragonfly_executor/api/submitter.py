@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from dragonfly_executor.api.call_stream import CallStream
     from dragonfly_executor.engine.future import Future
     from dragonfly_executor.engine.map_calls import MapCalls, Split
+    from dragonfly_executor.engine.observing.call_carrier import CallCarrier
     from dragonfly_executor.engine.options import CallOptions
     from dragonfly_executor.serialization.shared_object import SharedObject
 
@@ -45,6 +46,8 @@ class Submitter:
     """`Pool.failed` of the pool."""
     _share: Callable[[Any], SharedObject[Any]]
     """`Pool.share_object` of the pool."""
+    _carrier: CallCarrier | None = None
+    """The observer of the pool that carries the caller's context into calls."""
     _fails_in_its_future: ClassVar[tuple[type[Exception], ...]] = ()
     """Errors of a submit that the future gets. All others are raised."""
 
@@ -299,6 +302,8 @@ class Submitter:
         options.show(progress, self._runners)
         if options.items_end_alone and (self._options.retries or self._options.run_timeout is not None):
             options.size = 1  # these options are for each call
+        if self._carrier is not None:
+            fn = self._carrier.carried(fn)
         return map_calls(self._map_calls, fn, iterables, options, self._slots, lambda: self._begin(self._options))
 
     @overload
@@ -343,6 +348,8 @@ class Submitter:
         """
         from dragonfly_executor.api.async_map import map_async
 
+        if self._carrier is not None:
+            fn = self._carrier.carried(fn)
         return map_async(self._awaited_calls, fn, iterables, buffersize, ordered=ordered)
 
     def _awaited_calls(self, fn: Callable[..., Any], calls_type: Any) -> Any:

@@ -13,6 +13,9 @@ from contextlib import contextmanager
 from dragonfly_executor.cli import simulate
 from dragonfly_executor.cli.doctor import command as doctor
 from dragonfly_executor.cli.fleet import command as fleet
+from dragonfly_executor.cli.replay import command as replay
+from dragonfly_executor.cli.status import command as status
+from dragonfly_executor.cli.status import top
 from dragonfly_executor.protocol.versions import __version__
 
 BROKEN_PIPE = 128 + signal.SIGPIPE
@@ -38,10 +41,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     doctor.add_to(commands)
     fleet.add_to(commands)
     simulate.add_to(commands)
+    status.add_to(commands)
+    top.add_to(commands)
+    replay.add_to(commands)
     options = parser.parse_args(arguments)
     try:
         with _terminated_as_interrupted():
-            status: int = options.run(options)
+            code: int = options.run(options)
             if sys.stdout is not None:
                 # Flush here, so that a broken pipe is still handled below.
                 sys.stdout.flush()
@@ -53,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if sys.stdout is not None:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return BROKEN_PIPE
-    return status
+    return code
 
 
 @contextmanager

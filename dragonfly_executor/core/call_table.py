@@ -120,10 +120,11 @@ class CallTable:
     def _new_queue(self) -> CallQueue:
         return CallQueue(self.calls, self.total, measures_keys=self._measures_keys)
 
-    def start(self, call: Call) -> None:
-        """Mark a sent call as begun by a slot."""
+    def start(self, call: Call, now: float, slot: int | None = None) -> None:
+        """Mark a sent call as begun by a slot; None if the slot's number is unknown."""
         if call.state is SENT:
             call.state = STARTED
+            call.began_at, call.slot = now, slot
             self.started += 1
 
     def requeue(self, call: Call, now: float) -> None:

@@ -167,13 +167,18 @@ class Call:
         waits_since: monotonic seconds from which on its current attempt waits for a slot.
         deadline: monotonic seconds at which its timeout expires, or None; set when the call is accepted.
         alarm: monotonic seconds at which the call table next checks its timeouts, or None.
+        name: the name of its function, for people. The driver sets it.
+        began_at: monotonic seconds at which a slot's start was reported; set while the call is in the state STARTED.
+        slot: number of that slot, or None if the runner has not said it; set likewise.
     """
 
     __slots__ = (
-        "alarm", "attempt", "deadline", "deaths", "false_starts", "id", "kind", "limits", "payload", "queue", "runner",
-        "state", "submitted_at", "token", "waits_since",
+        "alarm", "attempt", "began_at", "deadline", "deaths", "false_starts", "id", "kind", "limits", "name", "payload",
+        "queue", "runner", "slot", "state", "submitted_at", "token", "waits_since",
     )  # fmt: skip
     queue: QueueCounts
+    began_at: float
+    slot: int | None
     is_item = False
     """True for a call that is one item of a map, or a chunk of them."""
     is_stream = False
@@ -193,6 +198,7 @@ class Call:
         self.token = token
         self.limits = limits
         self.kind = kind
+        self.name = ""
         self.state: CallState = QUEUED
         self.runner: int | None = None
         self.deaths = 0

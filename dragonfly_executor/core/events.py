@@ -196,13 +196,17 @@ class RunnerGone(Event):
 
 
 class CallsStarted(Event):
-    """Calls that slots have begun to run."""
+    """Calls that slots have begun to run.
 
-    __slots__ = __match_args__ = ("runner_id", "refs")
+    ``slots``: the number of each call's slot; empty if the runner has not said them.
+    """
 
-    def __init__(self, runner_id: int, refs: Sequence[Ref]) -> None:
+    __slots__ = __match_args__ = ("runner_id", "refs", "slots")
+
+    def __init__(self, runner_id: int, refs: Sequence[Ref], slots: Sequence[int] = ()) -> None:
         self.runner_id = runner_id
         self.refs = refs
+        self.slots = slots
 
 
 class ResultsArrived(Event):

@@ -9,6 +9,7 @@ from itertools import islice
 from dragonfly_executor.core import call_errors
 from dragonfly_executor.core.actions import CANCELLED, Action, Boot, Kill, Stop
 from dragonfly_executor.core.call_table import CallTable
+from dragonfly_executor.core.call_times import CallTimes
 from dragonfly_executor.core.calls import DEFAULT_KIND, Call, CallState
 from dragonfly_executor.core.capacity import Requirements
 from dragonfly_executor.core.counters import Counters
@@ -64,6 +65,7 @@ class PoolState:
         self.homes: Final = KeyHomes()
         self.usage: Final = Usage(limits.caps)
         self.counters: Final = Counters()
+        self.call_times: Final = CallTimes()
         self.mode: ShutdownMode | None = None
         self.closed = False
         self.broken: Exception | None = None

@@ -74,12 +74,13 @@ def _calls_started(pool: PoolState, event: events.CallsStarted, now: float) -> N
     if runner is None:
         return
     costs = pool.runner_table.groups[runner.kind][runner.tier].costs
-    for call_id, attempt in event.refs:
+    slots = event.slots
+    for place, (call_id, attempt) in enumerate(event.refs):
         call = runner.in_flight.get(call_id)
         if call is None or call.attempt != attempt:
             pool.counters.stale += 1
         else:
-            pool.call_table.start(call)
+            pool.call_table.start(call, now, slots[place] if slots else None)
             if costs is not None:
                 costs.began(now)
 
@@ -96,6 +97,7 @@ def _results_arrived(pool: PoolState, event: events.ResultsArrived, now: float) 
         pool.runner_table.groups[runner.kind][runner.tier].costs,
     )
     before, settled_before, seconds, ended = len(in_flight), len(settled), 0.0, 0
+    run_for, waited_for = pool.call_times.runs.append, pool.call_times.waits.append
     for call_id, attempt, cost, outcome, retryable in event.results:
         call = in_flight.get(call_id)
         if call is None or call.attempt != attempt:
@@ -119,6 +121,8 @@ def _results_arrived(pool: PoolState, event: events.ResultsArrived, now: float) 
         call.state = over
         del calls[call_id]
         settled.append((call, outcome))
+        run_for(cost)
+        waited_for(now - call.waits_since - cost)
     call_table.started -= ended
     pool.counters.calls_done += len(settled) - settled_before
     if before > len(in_flight):

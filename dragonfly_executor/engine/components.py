@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 
 from dragonfly_executor.engine import first_runner
@@ -19,8 +19,15 @@ if TYPE_CHECKING:
     from dragonfly_executor.core.machine import Machine
     from dragonfly_executor.engine.boot.launched_node import LaunchedNode
     from dragonfly_executor.engine.context import EngineContext
+    from dragonfly_executor.engine.observing.call_events import CallEvents, Observer
+    from dragonfly_executor.engine.observing.event_log import EventLog
+    from dragonfly_executor.engine.observing.pool_status import PoolStatus
+    from dragonfly_executor.engine.observing.status_socket import StatusSocket
+    from dragonfly_executor.engine.options import PoolOptions
     from dragonfly_executor.serialization import CallCodec
 
+STATUS_AFTER = 0.2
+"""Seconds after which a pool opens the socket for ``dragonfly status``, so that a short program does not pay for it."""
 JOIN_TIMEOUT = 5.0
 """Seconds to wait for a thread before an error is logged."""
 
@@ -42,12 +49,17 @@ class EngineComponents:
         self._machine = machine
         self._codec = engine.codec
         self.loop = engine.tiers[0].backend.make_loop()
-        self.notifications = Notifications(options, machine, names_backends=len(engine.tiers) > 1)
+        self.event_log = self._event_log(options)
+        observers = (*options.observers, *((self.event_log.write,) if self.event_log is not None else ()))
+        self.notifications = Notifications(options, machine, observers, names_backends=len(engine.tiers) > 1)
         failed = self.notifications.callback_failed
+        if options.on_call is not None:
+            observers = (options.on_call, *observers)
         self.worker_groups = WorkerThreadGroups(options.name, failed)
         try:
             self.callbacks = self.worker_groups.make("callbacks", 1)
             self.notifications.run_on(self.callbacks)
+            self.call_events = self._call_events(options.name, observers) if observers else None
             on_engine = self.loop.call_soon_threadsafe
             self.outputs = OutputRouter(options.output, self.callbacks, on_engine, self._future_of, failed)
             # The runners read it from the engine.
@@ -57,12 +69,51 @@ class EngineComponents:
             )
             self._codec.contents.on_freed(lambda: on_engine(self._forget_freed))
             syncs = any(tier.file_snapshot is not None for tier in engine.tiers)
+            self._engine = engine
+            self._status_socket: StatusSocket | None = None
             self.action_runner = ActionRunner(
                 self.loop, self.runner_links, self.outputs, self.notifications, syncs=syncs
             )
         except BaseException:
             self.undo()
             raise
+
+    def expect_questions(self) -> None:
+        """Open the socket for ``dragonfly status`` in a moment. Runs on the engine thread."""
+        self.loop.call_later(STATUS_AFTER, self._open_status)
+
+    def status(self) -> PoolStatus:
+        """Return what answers questions about the pool, on the engine thread."""
+        from dragonfly_executor.engine.observing.pool_status import PoolStatus
+
+        return PoolStatus(self._engine, self._machine, self.loop, self.runner_links, self.notifications)
+
+    def _open_status(self) -> None:
+        """Open the socket for ``dragonfly status``. If that fails, the pool goes on without it."""
+        try:
+            from dragonfly_executor.engine.observing.status_socket import StatusSocket
+
+            self._status_socket = StatusSocket(self.loop, self.status().answer)
+        except (ImportError, MemoryError, OSError):
+            return  # there is no memory or no descriptor for the import
+        self._status_socket.open()
+
+    def _event_log(self, options: PoolOptions) -> EventLog | None:
+        if options.log_events is None:
+            return None
+        from dragonfly_executor.engine.observing.event_log import EventLog
+
+        return EventLog(options.log_events, self._warn)
+
+    def _warn(self, text: str) -> None:
+        self.notifications.warn(text)
+
+    def _call_events(self, name: str, observers: Sequence[Observer]) -> CallEvents:
+        # Imported here, because most pools have no observers.
+        from dragonfly_executor.engine.observing.call_events import CallEvents
+
+        failed, clock = self.notifications.callback_failed, self.loop.time
+        return CallEvents(name, self._machine, self.callbacks, observers, failed, clock)
 
     def _forget_freed(self) -> None:
         """Tell all runners which shared objects were freed."""
@@ -101,6 +152,10 @@ class EngineComponents:
     def close(self) -> None:
         """Let the threads end after their queued jobs. This is the last step of the engine thread."""
         self._codec.close()
+        if self._status_socket is not None:
+            self._status_socket.close()
+        if self.event_log is not None:
+            self.callbacks.run(self.event_log.close)
         self.worker_groups.close()
         self.loop.close()
 
@@ -108,6 +163,8 @@ class EngineComponents:
         """Close the descriptors in a forked child. They belong to the process that forked."""
         self._codec.close()
         self.loop.abandon()
+        if self._status_socket is not None:
+            self._status_socket.abandon()
         for fd in self.runner_links.descriptors():
             with suppress(OSError):  # the parent was closing it when it forked
                 os.close(fd)

@@ -51,6 +51,9 @@ class EngineContext(Protocol):
         """Return the answer to a question about the pool's state."""
         ...
 
+    def cancel(self, calls: Sequence[Call]) -> None:
+        """Stop calls."""
+
     def setup_failed(self, payload: bytes, is_error: bool) -> None:
         """Break the pool: the initializer failed in a slot."""
 

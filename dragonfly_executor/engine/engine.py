@@ -17,6 +17,7 @@ from dragonfly_executor.core.machine import Machine, PoolLimits
 from dragonfly_executor.core.shutdown_mode import ShutdownMode
 from dragonfly_executor.engine.action_runner import broken_by, fail_each, settle
 from dragonfly_executor.engine.call_frames import sendable
+from dragonfly_executor.engine.call_name import call_name
 from dragonfly_executor.engine.components import EngineComponents
 from dragonfly_executor.engine.exit_hook import watch_exit
 from dragonfly_executor.engine.fork_guard import ForkGuard
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
     from dragonfly_executor.engine.boot.launched_node import LaunchedNode
     from dragonfly_executor.engine.loop_waker import LoopWaker
     from dragonfly_executor.engine.map_calls import MapCalls, Split
+    from dragonfly_executor.engine.observing.call_events import CallEvents
     from dragonfly_executor.engine.options import CallOptions, PoolOptions
     from dragonfly_executor.engine.output.router import OutputRouter
     from dragonfly_executor.engine.runner_links import RunnerLinks
@@ -114,6 +116,7 @@ class Engine:
         self._components: EngineComponents
         self._loop: Loop
         self._runner_links: RunnerLinks
+        self._call_events: CallEvents | None = None
         self._do: dict[type, Callable[[Any], None]]
         self.outputs: OutputRouter
         ForkGuard.of_this_process().add(self)
@@ -125,10 +128,13 @@ class Engine:
         parts: Sequence[Buffer],
         limits: CallLimits,
         *,
+        name: str = "",
         cancel_running: bool = True,
         on_progress: Callable[[CallProgress], object] | None = None,
     ) -> Future[Any]:
-        """Accept a call. Without `cancel_running` its future cannot be cancelled once the call was sent to a runner.
+        """Accept a call. `name` is for people.
+
+        Without `cancel_running` its future cannot be cancelled once the call was sent to a runner.
 
         `on_progress` is called with what the call reports.
 
@@ -141,6 +147,7 @@ class Engine:
         payload = self.payload_of(parts)
         future: Future[Any] = Future(self)
         call = future.call = Call(next(self.ids), payload, future, limits, limits.kind)
+        call.name = name
         if not cancel_running:
             future.cancels_running = False
         if on_progress is not None:
@@ -163,7 +170,9 @@ class Engine:
         calls_type: type[M],
     ) -> M:
         """Return the calls of a new map, which are calls of `fn` with these options; see `MapCalls` for the rest."""
-        return calls_type(self, options, RepeatedCall(self.codec, fn, options.retry_on).encode, is_delayed, split)
+        calls = calls_type(self, options, RepeatedCall(self.codec, fn, options.retry_on).encode, is_delayed, split)
+        calls.name = call_name(fn)
+        return calls
 
     def calls_taken_by(
         self,
@@ -335,6 +344,14 @@ class Engine:
             return self.ask(lambda machine: machine.stats(Loop.time()))
         return stats_of(self.ask, self._loop.time, self._components.runner_links.boots.waiting_nodes)
 
+    def report(self) -> dict[str, Any]:
+        """Return the state of the pool as one JSON object; see docs/observability.md."""
+        if self._thread is None:
+            from dragonfly_executor.engine.observing.status_report import pool_report
+
+            return pool_report(self, self._machine, Loop.time())
+        return self.ask(lambda _: self._components.status().report())
+
     @property
     def is_this_thread(self) -> bool:
         """True on the engine thread, which must not run the user's code."""
@@ -382,6 +399,11 @@ class Engine:
         thread.join()
         self._components.join()
 
+    @property
+    def has_ended(self) -> bool:
+        """True if the engine is shut down and its thread has ended, or was never started."""
+        return self.forked or (self._has_ended.is_open if self._thread is not None else self._refusal is not None)
+
     def leave(self, *, interrupted: bool, reason: str = "cannot schedule new futures after shutdown") -> None:
         """Shut down, and wait until nothing of the pool is left; see `shutdown.leave`."""
         leave(self, interrupted=interrupted, reason=reason)
@@ -411,7 +433,7 @@ class Engine:
                 return
             components = self._components = EngineComponents(self, self._machine, self._initializer, launched)
             self._loop, self._do = components.loop, components.action_runner.do
-            self._runner_links = components.runner_links
+            self._runner_links, self._call_events = components.runner_links, components.call_events
             self._loop.feed(self._submit_queue, self._take_inbox)
             thread = threading.Thread(target=self._run, name=f"dragonfly-{self.options.name}-engine", daemon=True)
             try:
@@ -427,6 +449,7 @@ class Engine:
     def _run(self) -> None:
         self._thread_id = threading.get_ident()
         try:
+            self._components.expect_questions()
             self._loop.run()
         except BaseException as error:
             self._fail_with_bug(error)
@@ -458,6 +481,8 @@ class Engine:
         now = self._loop.time()
         do, settled = self._do, None
         decided = self._machine.handle(event, now)
+        if self._call_events is not None:
+            self._call_events.note(event, decided, now)
         try:
             for action in decided:
                 if type(action) is actions.Settle:

@@ -171,6 +171,7 @@ class FrameHandler:
                 self._transfers.upload(ref, frame.detail)
             case Kind.STARTED:
                 said.started.append(ref)
+                said.started_in.append(frame.detail)
             case Kind.RETURNED:
                 self._forget(ref)
                 said.returned.append(ref)

@@ -145,6 +145,7 @@ class MapCalls:
         submitted: number of calls that were submitted. Only the thread that takes the results changes it.
         settled: number of them that were settled. Only the engine thread changes it.
         refill_at: the number of settled calls at which the thread is woken to submit more; -1 for never.
+        name: the name of the map's function, for people.
     """
 
     call_type: ClassVar[type[MapCall]] = MapCall
@@ -169,6 +170,7 @@ class MapCalls:
         self.awaited: Awaited | None = None
         self.submitted = self.settled = 0
         self.refill_at = -1
+        self.name = ""
         self._bell = allocate_lock()
         self._bell.acquire()
 
@@ -209,6 +211,7 @@ class MapCalls:
         engine, options, encode, split = self._engine, self._options, self._encode, self._split
         ids, payload_of, new_call = engine.ids, engine.payload_of, self.call_type
         calls: list[MapCall] = []
+        name = self.name
         for arguments, first, size in batch:
             try:
                 payload = payload_of(encode(arguments))
@@ -219,6 +222,7 @@ class MapCalls:
                     calls.append(self._failed(error, first, size))
                 continue
             call = new_call(next(ids), payload, options.limits(), self, first, size)
+            call.name = name
             if split is not None:
                 call.arguments = arguments
             calls.append(call)

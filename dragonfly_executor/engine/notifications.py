@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Mapping
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from time import time
 
 from dragonfly_executor import errors
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
@@ -15,10 +17,15 @@ if TYPE_CHECKING:
 
     from dragonfly_executor.core.capacity import Capacity
     from dragonfly_executor.core.machine import Machine
+    from dragonfly_executor.engine.option_keywords import Hook
     from dragonfly_executor.engine.options import PoolOptions
     from dragonfly_executor.engine.worker_threads import WorkerThreads
 
 logger = logging.getLogger("dragonfly_executor")
+KEPT_ERRORS = 5
+"""Number of the last boot errors that are kept."""
+MAX_ERROR = 2000
+"""Maximum number of characters of each."""
 
 
 class Notifications:
@@ -26,12 +33,18 @@ class Notifications:
 
     Args:
         options, machine: the pool's.
+        observers: called with each event of a runner, besides the hook `on_event`.
         names_backends: whether the texts name the backend of each runner, because the pool has several.
     """
 
-    def __init__(self, options: PoolOptions, machine: Machine, *, names_backends: bool) -> None:
+    def __init__(
+        self, options: PoolOptions, machine: Machine, observers: Sequence[Hook] = (), *, names_backends: bool
+    ) -> None:
         self._options = options
         self._names_backends = names_backends
+        self._observers = (*((options.on_event,) if options.on_event is not None else ()), *observers)
+        self.boot_errors: deque[tuple[float, int, str]] = deque(maxlen=KEPT_ERRORS)
+        """The errors of the last boots that failed: Unix time, runner, text."""
         self._machine = machine
         self._workers: WorkerThreads | None = None
         self._growing: set[int] = set()
@@ -77,12 +90,13 @@ class Notifications:
         self._end_growth(runner_id, count, lambda: "ok")
         has = "" if capacity is None else f" with {capacity}"
         text = f"{self._name(runner_id, backend)} is up after {took * 1000:.0f} ms{has}"
-        self._tell("up", runner_id, backend, text, count, node=dict(node), capacity=capacity)
+        self._tell("up", runner_id, backend, text, count, seconds=took, node=dict(node), capacity=capacity)
 
     def boot_failed(self, runner_id: int, backend: str, count: int, error: Exception) -> None:
         """Report that a boot has failed."""
         self._end_growth(runner_id, count, lambda: error)
         text = f"{self._name(runner_id, backend)} failed to boot: {error}"
+        self.boot_errors.append((time(), runner_id, str(error)[:MAX_ERROR]))
         self._tell("boot failed", runner_id, backend, text, count)
 
     def growth_given_up(self, runner_id: int, backend: str, count: int, reason: str) -> None:
@@ -112,10 +126,11 @@ class Notifications:
         return {"name": self._options.name, "count": count, "pid": os.getpid()}
 
     def _tell(self, what: str, runner_id: int, backend: str, text: str, count: int, **more: object) -> None:
-        level, hook = self._options.log, self._options.on_event
-        if hook is not None:
-            event = {"event": what, "runner_id": runner_id, "backend": backend, "text": text}
-            self._later(hook, {**self._facts(count), **event, **more})
+        level = self._options.log
+        if self._observers:
+            event = {"event": what, "time": time(), "runner_id": runner_id, "backend": backend, "text": text}
+            for observer in self._observers:
+                self._later(observer, {**self._facts(count), **event, **more})
         if level is not False and isinstance(level, int):
             form = "pool %s: %s (%d of %d runners)"
             self._later(logger.log, level, form, self._options.name, text, count, self._machine.pool.max)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable, Hashable, Mapping, Sequence
 
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
@@ -12,7 +13,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from dragonfly_executor.core.capacity import Requirements
-    from dragonfly_executor.engine.option_keywords import IdleCheck, Output
+    from dragonfly_executor.engine.option_keywords import Hook, IdleCheck, Output
     from dragonfly_executor.util.validation import Seconds
 
 OUTPUTS = ("inherit", "tag", "capture", "drop")
@@ -150,6 +151,31 @@ def output_mode(value: Output, name: str) -> Output:
     else:
         hook(value, name)
     return value
+
+
+def hooks(value: Hook | Sequence[Hook], name: str) -> tuple[Hook, ...]:
+    """Return callables: one, or a list or tuple of several."""
+    several: Sequence[Any] = value if isinstance(value, (list, tuple)) else (value,)
+    for each in several:
+        if not callable(each):
+            raise TypeError(f"{name} must be a callable, or a list of callables, not {each!r}")
+        hook(each, name)
+    return tuple(several)
+
+
+def path_or_none(value: object, name: str) -> str | None:
+    """Return the path of a file whose folder exists; None stays None."""
+    if value is None:
+        return None
+    path = os.fspath(value) if isinstance(value, (str, os.PathLike)) else None
+    if not isinstance(path, str):
+        raise TypeError(f"{name} must be the path of a file, not {value!r}")
+    path = os.path.abspath(path)  # noqa: PTH100  # pathlib takes longer to import than a pool to make
+    if not os.path.isdir(os.path.dirname(path)):  # noqa: PTH112, PTH120
+        raise ValueError(f"{name}: there is no folder for {path!r}; make it first")
+    if os.path.isdir(path):  # noqa: PTH112
+        raise ValueError(f"{name} must be the path of a file, and {path!r} is a folder")
+    return path
 
 
 def idle(value: Seconds | tuple[Seconds | None, IdleCheck] | None, name: str) -> tuple[float | None, IdleCheck | None]:

@@ -5,7 +5,8 @@ No pool loads this module. Defaults and checks are in `engine/options.py`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from os import PathLike
 from typing import Any, Literal, TypeAlias, TypedDict
 
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
@@ -57,6 +58,9 @@ class SharedKeywords(CallKeywords, total=False):
     on_grow_end: GrowEndHook | None
     on_shrink: Hook | None
     on_event: Hook | None
+    on_call: Hook | None
+    observers: Hook | Sequence[Hook]
+    log_events: str | PathLike[str] | None
     serializer: Any
     output: Output
     max_payload: int

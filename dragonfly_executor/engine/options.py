@@ -19,11 +19,13 @@ from dragonfly_executor.engine.option_checks import (
     exception_types,
     flag,
     hashable,
+    hooks,
     idle,
     limit,
     log_level,
     one_of,
     output_mode,
+    path_or_none,
     positive_or_none,
     requirements_or_none,
     seconds_or_none,
@@ -148,6 +150,9 @@ class PoolOptions(OptionSet):
     on_grow_end: GrowEndHook | None = option(None, hook)
     on_shrink: Hook | None = option(None, hook)
     on_event: Hook | None = option(None, hook)
+    on_call: Hook | None = option(None, hook)
+    observers: tuple[Hook, ...] = option((), hooks)
+    log_events: str | None = option(None, path_or_none)
     initializer: Callable[..., object] | None = option(None, initializer)
     initargs = option((), arguments)
     max_tasks_per_child = option(None, tasks_per_child)

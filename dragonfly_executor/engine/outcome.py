@@ -40,6 +40,11 @@ class Outcome:
         # Threads that ask at the same time may each decode it. The first to finish wins, so all get one object.
         return self._opened[0]
 
+    @property
+    def size(self) -> int:
+        """Bytes of the encoded outcome; 0 once a thread has opened it."""
+        return 0 if self._data is None else len(self._data)
+
     def described(self) -> str:
         """Return the outcome in the standard library's words, without opening it: ``returned int``. It never raises.
 

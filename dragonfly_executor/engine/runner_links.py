@@ -105,8 +105,11 @@ class RunnerLinks:
 
     def descriptors(self) -> list[int]:
         """Return the descriptors of the links, and of the listener for dial-back."""
-        links = [*self._up.values(), *(entry[0] for entry in self._stopping.values())]
-        return [*(fd for link in links for fd in link.descriptors()), *self.boots.descriptors()]
+        return [*(fd for link in self.links() for fd in link.descriptors()), *self.boots.descriptors()]
+
+    def links(self) -> list[RunnerLink]:
+        """Return the links of all runners that are up or stopping."""
+        return [*self._up.values(), *(runner for runner, _ in self._stopping.values())]
 
     @property
     def count(self) -> int:
@@ -149,8 +152,7 @@ class RunnerLinks:
 
     def make_room(self) -> bool:
         """Drop the largest result that is being received, from any runner. Returns False if there is none."""
-        links = [*self._up.values(), *(runner for runner, _ in self._stopping.values())]
-        fullest = max(links, key=lambda link: link.most_held, default=None)
+        fullest = max(self.links(), key=lambda link: link.most_held, default=None)
         if fullest is None or not fullest.most_held:
             return False
         fullest.drop_largest()

@@ -40,6 +40,8 @@ class RunnerMessages:
     def __init__(self, results: list[Result]) -> None:
         self.results = results
         self.started: list[Ref] = []
+        self.started_in: list[int] = []
+        """The number of the slot of each of these."""
         self.returned: list[Ref] = []
         self.lost: list[tuple[Ref, dict[str, Any]]] = []
         self.timed_out: list[tuple[Ref, float]] = []
@@ -66,7 +68,7 @@ def events_of(runner_id: int, said: RunnerMessages, node: Node) -> Iterator[even
         # First, so that the core does not send returned calls to this runner again.
         yield events.RunnerLeaving(runner_id)
     if said.started:
-        yield events.CallsStarted(runner_id, said.started)
+        yield events.CallsStarted(runner_id, said.started, said.started_in)
     if said.returned:
         # Ahead of the results, so that free slots take these calls before later ones.
         yield events.CallsReturned(runner_id, said.returned)

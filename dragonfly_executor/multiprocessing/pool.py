@@ -12,6 +12,7 @@ from operator import index
 
 from dragonfly_executor.api.pool import Pool, registry
 from dragonfly_executor.api.registry import check_backends
+from dragonfly_executor.engine.call_name import call_name
 from dragonfly_executor.multiprocessing.callbacks import ResultCallbacks
 from dragonfly_executor.multiprocessing.exit_hook import terminate_at_exit
 from dragonfly_executor.multiprocessing.feeder import WINDOW, ChunkedItems, Feeder, SingleItems, Window
@@ -332,6 +333,7 @@ class MultiprocessingPool:
             SingleCall, args=tuple(args), pool=self, callbacks=self._result_callbacks(callback, error_callback)
         )
         call: SingleCall = self._runner_pool.calls_taken_by(make, func, {} if kwds is None else kwds)
+        call.name = call_name(func)
         self._start(call, call.submit)
         return call
 
@@ -359,6 +361,7 @@ class MultiprocessingPool:
             window=window,
         )
         group: ResultGroup = self._runner_pool.calls_taken_by(make, _function(func, size, starred=starred))
+        group.name = call_name(func)
         feeder = Feeder(group, source, window)
 
         def feed() -> None:
@@ -380,6 +383,7 @@ class MultiprocessingPool:
         window = Window(WINDOW if buffersize is None else -(-index(buffersize) // size))
         make = partial(ItemGroup, pool=self, window=window, ordered=ordered)
         group = self._runner_pool.calls_taken_by(make, _function(func, size, starred=False))
+        group.name = call_name(func)
         feeder = Feeder(group, _source(func, iterable, size, starred=False), window)
         results: ItemIterator[T] = ItemIterator(group, in_chunks=size > 1)
         self._start(group, lambda: self._feed_on_thread(feeder))

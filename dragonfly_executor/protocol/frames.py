@@ -91,7 +91,7 @@ class Kind(IntEnum):
     # SIGTERM, so send no more calls; it returns calls that have not started; answer STOP when it has no call left
     STOP = 11
     READY = 12  # slot -> agent: the initializer is done, send calls. If output is read, the agent answers with READY
-    STARTED = 13  # agent -> parent: the call is running
+    STARTED = 13  # agent -> parent: the call is running in slot `detail`
     RESULT = 14  # slot -> agent -> parent: detail = microseconds that the call took
     # agent -> parent: the call was never started and is returned. slot -> agent: likewise, because files that the slot
     # has loaded have changed; the slot then ends

@@ -305,7 +305,7 @@ class Dispatcher:
     # -- actions on the parent ----------------------------------------------------------------------------------------
 
     def _report_started(self, action: actions.ReportStarted) -> None:
-        self._send(encode(Kind.STARTED, action.call.call_id, attempt=action.call.attempt))
+        self._send(encode(Kind.STARTED, action.call.call_id, attempt=action.call.attempt, detail=action.slot.number))
 
     def _return_call(self, action: actions.ReturnCall) -> None:
         self._send(encode(Kind.RETURNED, action.call.call_id, attempt=action.call.attempt))

@@ -58,6 +58,16 @@ def traceback_text(exc: BaseException) -> str:
         return f"{_frames(exc)}{qualified_name(type(exc))}: {text_of(exc)}\n{shown}"
 
 
+def _sourceless(exc: BaseException) -> list[Any]:
+    """Return the frames of an exception and its chain whose source is not here, for the parent, which may have it."""
+    try:
+        from dragonfly_executor.serialization.remote_source import sourceless_frames
+
+        return sourceless_frames(_get(link, "__traceback__") for link, *_ in _linked(exc))
+    except BaseException:  # the call has used up memory or descriptors, or a loader raises
+        return []
+
+
 def _frames(exc: BaseException) -> str:
     """Return the frames of a traceback without importing anything: a call may have used up all file descriptors."""
     lines = ["Traceback (most recent call last):\n"]
@@ -78,6 +88,7 @@ def encode(exc: BaseException, dumps: Callable[[Any], bytes], loads: Callable[[b
         loads: the inverse: an exception that cannot be opened again does not travel.
     """
     described, notes = (qualified_name(type(exc)), text_of(exc), traceback_text(exc)), _notes(exc)
+    sourceless = _sourceless(exc)
     try:
         _forget_tracebacks(exc)
         chain = _linked(exc)
@@ -89,7 +100,8 @@ def encode(exc: BaseException, dumps: Callable[[Any], bytes], loads: Callable[[b
             whole = dumps([(exc, -1, -1, True)])
     except BaseException:  # a class may override __cause__; then the description is enough
         whole = None
-    return [pickle.dumps((*described, whole, *([notes] if notes else ())), 5)]
+    more = [notes, sourceless] if sourceless else [notes] if notes else []
+    return [pickle.dumps((*described, whole, *more), 5)]
 
 
 def decode(data: Received, loads: Callable[[bytes], Any]) -> BaseException:
@@ -102,10 +114,14 @@ def decode(data: Received, loads: Callable[[bytes], Any]) -> BaseException:
         name, text, traceback, whole, *more = pickle.loads(data)
     except Exception as failure:
         return errors.RemoteCallError("an exception that cannot be read", f"{type(failure).__name__}: {failure}")
+    if len(more) > 1:
+        from dragonfly_executor.serialization.remote_source import with_source
+
+        traceback = with_source(traceback, more[1])
     exc, own_cause = _opened(whole, loads)
     if exc is None:
         exc = errors.RemoteCallError(name, text, traceback)
-    if more and not _notes(exc):
+    if more and more[0] and not _notes(exc):
         # A stand-in has no notes, and neither has an exception that pickles without them.
         _set(exc, "__notes__", more[0])
     remote = errors.RemoteTraceback(traceback)

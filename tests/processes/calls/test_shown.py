@@ -131,6 +131,22 @@ def test_notebooks_get_tables_that_hold_no_markup_of_others(make: MakeExecutor, 
     assert words == ["Future", "state", "finished", "outcome", "raised ValueError"]
 
 
+def test_a_notebook_shows_the_runners_of_a_pool_and_the_calls_on_them(
+    make: MakeExecutor, mailbox: Mailbox, gate: Gate
+) -> None:
+    ex = make(1)
+    assert ex.submit(payloads.echo, 1).result(SOON) == 1
+    future = ex.submit(payloads.hold, mailbox.path, gate.path)
+    mailbox.read()
+    words = TextDecoder(ex._repr_html_()).words
+    at = words.index("runner")
+    assert words[at : at + 8] == ["runner", "state", "host", "calls", "done", "age", "1", "up"]
+    assert [word for word in words if word in ("function", "hold")] == ["function", "hold"]
+    assert "run time" in words
+    gate.open()
+    future.result(SOON)
+
+
 def test_a_failed_boot_shows_no_words_of_the_node(make: MakeExecutor) -> None:
     ex = make(1, backend=LocalBackend(python="/nowhere/python"), boot_wait=lambda state: 0.0)
     assert ex.submit(payloads.echo, 1).exception(SOON) is not None

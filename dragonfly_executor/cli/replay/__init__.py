@@ -1,0 +1,1 @@
+"""``dragonfly replay``: the timeline of pools from the events that they have logged."""

@@ -1,0 +1,1 @@
+"""``dragonfly status`` and ``dragonfly top``: the pools of this user's running programs."""

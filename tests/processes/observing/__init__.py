@@ -1,0 +1,1 @@
+"""What shows a pool: its socket, status and top, metrics, spans, logged events."""
