@@ -98,7 +98,7 @@ def plan_engine(
         NestingError: this process is a runner that is already as deep as runners may be.
     """
     # A runner that boots the runners of its own start-up would never end.
-    given = {**given, "min": 0} if depth() else given
+    given = {**given, "min": 0, "spare": 0} if depth() else given
     options = read_options(name, backends, given, defaults)
     return EnginePlan(options, _make_tiers(backends, options, given))
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from dragonfly_executor.backends.base import Backend
     from dragonfly_executor.engine.option_keywords import CallKeywords, ExecutorKeywords
+    from dragonfly_executor.util.validation import Seconds
 
     Ts = TypeVarTuple("Ts")
 
@@ -37,6 +38,7 @@ class PoolExecutor(Submitter, Executor):  # type: ignore[misc]  # `map` checks m
         self._options = options
         self._owns_pool = owns_pool
         self._submit_with = pool.submit_with
+        self._submit_in_task = pool.submit_in_task
         self._open_stream = pool.open_stream
         self._calls_of_map = pool.calls_of_map
         self._begin = pool.begin
@@ -71,6 +73,14 @@ class PoolExecutor(Submitter, Executor):  # type: ignore[misc]  # `map` checks m
 
     def _slots(self) -> int:
         return self._pool.max_calls
+
+    def wait_for(self, *, runners: int, timeout: Seconds | None = None) -> None:
+        """Wait until this many runners are up; see `Pool.wait_for`."""
+        self._pool.wait_for(runners=runners, timeout=timeout)
+
+    async def await_for(self, *, runners: int) -> None:
+        """Wait until this many runners are up, in a task of an asyncio event loop; see `Pool.await_for`."""
+        await self._pool.await_for(runners=runners)
 
     def _runners(self) -> int:
         return self._pool.stats().runners_up

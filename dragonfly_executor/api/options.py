@@ -102,6 +102,7 @@ def core_limits(
     return PoolLimits(
         min=options.min,
         max=options.max,
+        spare=options.spare,
         max_workers=options.max_workers,
         slots_hint=tier.slots_hint,
         idle_after=options.idle_after,

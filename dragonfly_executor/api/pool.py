@@ -15,14 +15,16 @@ from dragonfly_executor.core.shutdown_mode import ShutdownMode
 from dragonfly_executor.engine.call_name import call_name
 from dragonfly_executor.engine.option_set import OptionSignature
 from dragonfly_executor.engine.tier_settings import capacities_of, most_calls, most_runners, names_of
+from dragonfly_executor.errors import CallSerializationError
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING, overload
-from dragonfly_executor.util.validation import whole
+from dragonfly_executor.util.validation import duration, whole
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Mapping, Sequence
     from typing import Any, ParamSpec, Self, TypeVar, Unpack
 
     from dragonfly_executor.api.call_stream import CallStream
+    from dragonfly_executor.api.special_submit import SpecialSubmit
     from dragonfly_executor.backends.base import Backend
     from dragonfly_executor.core.stats import PoolStats
     from dragonfly_executor.engine.engine import Engine
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
     from dragonfly_executor.engine.observing.call_carrier import CallCarrier
     from dragonfly_executor.engine.option_keywords import PoolKeywords
     from dragonfly_executor.serialization.shared_object import SharedObject
+    from dragonfly_executor.util.validation import Seconds
 
     T = TypeVar("T")
     P = ParamSpec("P")
@@ -51,6 +54,10 @@ class Pool(Submitter):
         min: number of runners that are always kept up, and replaced when one is lost. 0 inside a runner.
         max: maximum number of runners, including those that boot, of all backends together. A backend's own `max` holds
             too.
+        spare: number of runners that are kept ahead of the load: while calls run or wait, so many more runners are up
+            or boot than the calls fill, within `max`, `max_workers` and the budget. Without calls they are idle
+            runners, and stop after `idle_shutdown_after`. 0 (the default): a runner boots when a call waits. 0 inside a
+            runner.
         max_concurrency: maximum number of calls at once on one runner.
         single_use: stop a runner after its first call.
         limit_threads: whether numeric libraries in a slot use no more threads than the slot's share of the runner's
@@ -259,13 +266,20 @@ class Pool(Submitter):
 
         Raises:
             RequirementsError: no runner can have what the call requires.
+            QueueFullError: with ``when_full="raise"``, as many calls wait as may.
         """
         engine = self._ready or self.begin(options)
         self._check(engine, options)
         name = fn.__qualname__ if type(fn) is FunctionType else call_name(fn)
-        if self._carrier is not None:
-            return self._submit_carried(self._carrier, engine, options, fn, args, kwargs)
-        parts = engine.codec.encode_call(fn, args, kwargs, options.retry_on)
+        if self._carrier is not None or options.max_queued is not None:
+            return self._special(engine, options, name, args, kwargs).submit(self.name, self._carrier, fn)
+        try:
+            parts = engine.codec.encode_call(fn, args, kwargs, options.retry_on)
+        except CallSerializationError:
+            future = self._special(engine, options, name, args, kwargs).submit_dependent(fn)
+            if future is None:
+                raise
+            return future
         return engine.submit(
             parts,
             options.limits(),
@@ -274,30 +288,25 @@ class Pool(Submitter):
             on_progress=options.on_progress,
         )
 
-    def _submit_carried(
-        self,
-        carrier: CallCarrier,
-        engine: Engine,
-        options: CallOptions,
-        fn: Callable[..., T],
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
+    @staticmethod
+    def _special(
+        engine: Engine, options: CallOptions, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> SpecialSubmit:
+        # Imported here, because most programs do not need it.
+        from dragonfly_executor.api.special_submit import SpecialSubmit
+
+        return SpecialSubmit(engine, options, name, args, kwargs)
+
+    async def submit_in_task(
+        self, options: CallOptions, fn: Callable[..., T], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Future[T]:
-        """Submit a call that carries the caller's context."""
-        name = call_name(fn)
-
-        def submit(carried: Callable[..., T]) -> Future[T]:
-            """Submit the function that travels in the place of `fn`."""
-            parts = engine.codec.encode_call(carried, args, kwargs, options.retry_on)
-            return engine.submit(
-                parts,
-                options.limits(),
-                name=name,
-                cancel_running=options.cancel_running,
-                on_progress=options.on_progress,
-            )
-
-        return carrier.submit(self.name, name, fn, submit)
+        """Submit a call in a task of an asyncio event loop, whose loop goes on while the task waits for room."""
+        if options.max_queued is None or options.when_full != "wait":
+            return self.submit_with(options, fn, args, kwargs)
+        engine = self._ready or self.begin(options)
+        self._check(engine, options)
+        submit = self._special(engine, options, call_name(fn), args, kwargs)
+        return await submit.submit_in_task(self.name, self._carrier, fn, options.max_queued)
 
     def open_stream(
         self, options: CallOptions, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -397,6 +406,7 @@ class Pool(Submitter):
         return self._engine.failed(error)
 
     # On the class: an instance that holds a bound method of its own is never freed without the garbage collector.
+    _submit_in_task = submit_in_task  # pyright: ignore[reportAssignmentType]  # an instance binds it
     _submit_with = submit_with  # pyright: ignore[reportAssignmentType]  # an instance binds it
     _open_stream = open_stream  # pyright: ignore[reportAssignmentType]  # and this
     _calls_of_map = calls_of_map  # pyright: ignore[reportAssignmentType]  # and this
@@ -460,6 +470,41 @@ class Pool(Submitter):
     def stats(self) -> PoolStats:
         """Return the statistics of the pool, and the reason why it does not grow."""
         return self._engine.stats()
+
+    def wait_for(self, *, runners: int, timeout: Seconds | None = None) -> None:
+        """Wait until this many runners are up. It boots none: `min`, `spare` and the calls that wait do.
+
+        Args:
+            runners: the number of runners, at most `max`.
+            timeout: seconds to wait, or a `timedelta`; None for no limit.
+
+        Raises:
+            TimeoutError: fewer runners were up in time. The text says why, as ``stats().explain`` does.
+            BootError: no runner is up, and `max_boot_failures` boots have failed during the wait.
+            RuntimeError: the pool is shut down, or broken (`PoolBrokenError`).
+            ValueError: `runners` is more than `max`.
+        """
+        seconds = self._check_wait(runners, timeout)
+        self._engine.runner_waits().wait(runners, seconds)
+
+    async def await_for(self, *, runners: int) -> None:
+        """Wait until this many runners are up, in a task of an asyncio event loop; see `wait_for`.
+
+        For a limit use `asyncio.timeout`.
+        """
+        self._check_wait(runners, None)
+        await self._engine.runner_waits().wait_async(runners)
+
+    def _check_wait(self, runners: int, timeout: Seconds | None) -> float | None:
+        """Check what to wait for, and start the pool. Returns the seconds to wait; None for no limit."""
+        count = whole(runners, "runners", 1)
+        seconds = None if timeout is None else duration(timeout, "timeout")
+        self.check_open()
+        self._engine.start()
+        most = self.stats().max
+        if count > most:
+            raise ValueError(f"runners must be at most max, and {count} is more than {most}")
+        return seconds
 
     def status(self) -> dict[str, Any]:
         """Return what ``dragonfly status --json`` prints of this pool: what it does now, as one JSON object.

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING, overload
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterable, Coroutine
+    from collections.abc import AsyncIterable, Awaitable, Coroutine
     from typing import Any, ClassVar, Literal, ParamSpec, TypeVar
 
     from dragonfly_executor.api.async_map import AsyncMapResults
@@ -34,6 +34,8 @@ class Submitter:
     _options: CallOptions
     _submit_with: Callable[..., Future[Any]]
     """`Pool.submit_with` of the pool."""
+    _submit_in_task: Callable[..., Awaitable[Future[Any]]]
+    """`Pool.submit_in_task` of the pool."""
     _open_stream: Callable[..., CallStream[Any]]
     """`Pool.open_stream` of the pool."""
     _calls_of_map: Callable[..., MapCalls]
@@ -66,7 +68,8 @@ class Submitter:
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
         """Run ``fn(*args, **kwargs)`` on a runner. If `fn` is an ``async def``, its coroutine runs there to its end.
 
-        The arguments are pickled before this returns: later changes to them do not reach the call.
+        The arguments are pickled before this returns: later changes to them do not reach the call. With the option
+        `max_queued`, this waits for room, or raises.
 
         If the call cannot be pickled, that is a `CallSerializationError`, whose text names the part. If it is larger
         than ``max_payload``, that is a `FrameTooLargeError`. A `Pool` raises these errors. With an executor the call
@@ -75,6 +78,7 @@ class Submitter:
         Raises:
             RuntimeError: the pool is shut down.
             TypeError: `fn` is a generator function.
+            QueueFullError: with ``when_full="raise"``, as many calls of the pool wait as `max_queued` allows.
         """
         try:
             return self._submit_with(self._options, fn, args, kwargs)
@@ -100,7 +104,13 @@ class Submitter:
         from dragonfly_executor.engine.awaiting import running_loop
 
         running_loop()
-        return await self.submit(fn, *args, **kwargs)
+        if self._options.max_queued is None:
+            return await self.submit(fn, *args, **kwargs)
+        try:
+            future = await self._submit_in_task(self._options, fn, args, kwargs)
+        except self._fails_in_its_future as error:
+            future = self._failed(error)
+        return await future
 
     @overload
     def stream(self, fn: Callable[P, Iterable[T]], /, *args: P.args, **kwargs: P.kwargs) -> CallStream[T]: ...
@@ -298,6 +308,8 @@ class Submitter:
         # Imported here, because a program that only submits need not load it.
         from dragonfly_executor.api.map import MapOptions, map_calls
 
+        if buffersize is None:
+            buffersize = self._options.max_queued
         options = MapOptions(timeout, chunksize, buffersize, ordered=ordered, return_exceptions=return_exceptions)
         options.show(progress, self._runners)
         if options.items_end_alone and (self._options.retries or self._options.run_timeout is not None):
@@ -348,6 +360,8 @@ class Submitter:
         """
         from dragonfly_executor.api.async_map import map_async
 
+        if buffersize is None:
+            buffersize = self._options.max_queued
         if self._carrier is not None:
             fn = self._carrier.carried(fn)
         return map_async(self._awaited_calls, fn, iterables, buffersize, ordered=ordered)

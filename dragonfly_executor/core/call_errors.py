@@ -31,7 +31,10 @@ def ran_too_long(call: Call, now: float) -> errors.CallTimeoutError:
         limit = f"timeout of {timeout:g} s"
     else:
         limit = "timeout"
-    return errors.CallTimeoutError(f"the call did not end within its {limit}: it was stopped on runner {call.runner}")
+    where = f"on runner {call.runner}"
+    if call.attempt > 1:
+        where += f", at its attempt {call.attempt}"
+    return errors.CallTimeoutError(f"the call did not end within its {limit}: it was stopped {where}")
 
 
 def not_opened(call: Call, seconds: float) -> errors.CallTimeoutError:

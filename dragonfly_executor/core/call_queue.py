@@ -100,6 +100,9 @@ class CallQueue(QueueCounts):
     def _return_to_fresh(self, call: Call) -> None:
         """Return a call to its place in `_fresh`. It was taken before calls that came earlier."""
         fresh = self._fresh
+        if fresh[-1].id < call.id:
+            fresh.append(call)
+            return
         behind = (at for at, other in enumerate(islice(fresh, LOOKAHEAD)) if other.id > call.id)
         place = next(behind, len(fresh))
         if place <= LOOKAHEAD:
@@ -268,7 +271,7 @@ class CallQueue(QueueCounts):
         The caller must not add or take calls once the iteration has begun. It may settle calls.
         """
         live = self._live
-        for _, call_id in self.delays:
+        for call_id in (*self.dependent, *[call_id for _, call_id in self.delays]):
             if call_id in live:
                 self._push(live[call_id])
         self.delays = []

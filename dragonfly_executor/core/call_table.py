@@ -63,7 +63,7 @@ class CallTable:
 
     @property
     def delayed(self) -> int:
-        """Return the number of calls that wait for the end of a retry's delay."""
+        """Return the number of calls that wait for the end of a retry's delay, or for their arguments."""
         return self.total.delayed
 
     def accept(self, calls: Sequence[Call], now: float) -> Mapping[str, Requirements | None]:
@@ -102,6 +102,9 @@ class CallTable:
             limits = call.limits
             kinds[call.kind] = limits.requirements
             queue = call.queue = self.queue_of(call.kind)
+            if call.state is DELAYED:
+                self._hold(call)
+                continue
             if limits.key:
                 queue.note_key(limits.key)
             if limits.priority:
@@ -109,6 +112,30 @@ class CallTable:
             else:
                 queue.add((call,))
         return kinds
+
+    def _hold(self, call: Call) -> None:
+        """Add a call that waits for its arguments. Its queue_timeout begins when it has them."""
+        queue = call.queue
+        queue.dependent.add(call.id)
+        queue.delayed += 1
+        queue.total.delayed += 1
+        if call.alarm != call.deadline:
+            call.alarm = call.deadline
+            if call.deadline is not None:
+                self.alarms.add(call.deadline, call.id)
+
+    def arguments_came(self, call: Call, now: float) -> bool:
+        """Queue a call that has its arguments now. Returns False if it did not wait for them, or was given up."""
+        queue = self.queues[call.kind]
+        if call.queue is not queue or call.id not in queue.dependent:
+            return False
+        queue.dependent.discard(call.id)
+        queue.delayed -= 1
+        queue.total.delayed -= 1
+        queue.put_back(call)
+        call.waits_since = now
+        self._rearm(call, now)
+        return True
 
     def queue_of(self, kind: str) -> CallQueue:
         """Return the queue of a kind."""
@@ -132,7 +159,7 @@ class CallTable:
         self.started -= call.state is STARTED  # it was reported as started
         self.waiting += 1
         self.queues[call.kind].put_back(call)
-        self._rearm(call, call.submitted_at if call.attempt == 1 else now)
+        self._rearm(call, call.waits_since if call.attempt == 1 else now)
 
     def retry(self, call: Call, now: float) -> None:
         """Start the next attempt of a call, after the delay that is set for it."""
@@ -164,6 +191,7 @@ class CallTable:
             else:
                 queue.delayed -= 1
                 queue.total.delayed -= 1
+                queue.dependent.discard(call.id)
         elif state is STARTED:
             self.started -= 1
         call.state = SETTLED

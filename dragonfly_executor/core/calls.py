@@ -24,7 +24,7 @@ class CallState(IntEnum):
 
     QUEUED = 0
     DELAYED = 1
-    """The call waits for the end of a retry's delay."""
+    """The call waits for the end of a retry's delay, or for its arguments."""
     SENT = 2
     STARTED = 3
     SETTLED = 4
@@ -47,6 +47,7 @@ class CallLimits(Record):
             no limit.
         run_timeout: seconds that the call may run, enforced by the agent; None = no limit.
         retries: how often the call may run again after its slot was lost, or after an error that allows a retry.
+        retries_timeouts: whether it may also run again after the runner has stopped it at its run_timeout.
         retry_delays: seconds before each retry, in order. The last one applies to all that follow. 0 if there are none.
         requirements: what the call requires of its runner; None if nothing. Their key is the call's kind.
         priority: calls with a larger priority are sent first.
@@ -56,7 +57,8 @@ class CallLimits(Record):
     Attributes:
         kind: the key of the requirements; empty if there are none.
         concern_runner: True if the runner enforces one of the limits, or places the call by its key.
-        has_place: True if the call has a priority or a key, so that it is not simply the last in the queue.
+        has_place: True if the call has a priority or a key, or waits for its arguments, so that it is not simply the
+            last in the queue.
     """
 
     __match_args__ = (
@@ -64,6 +66,7 @@ class CallLimits(Record):
         "queue_timeout",
         "run_timeout",
         "retries",
+        "retries_timeouts",
         "retry_delays",
         "requirements",
         "priority",
@@ -78,6 +81,7 @@ class CallLimits(Record):
         queue_timeout: float | None = None,
         run_timeout: float | None = None,
         retries: int = 0,
+        retries_timeouts: bool = False,
         retry_delays: tuple[float, ...] = (),
         requirements: Requirements | None = None,
         priority: float = 0,
@@ -87,6 +91,7 @@ class CallLimits(Record):
         self.queue_timeout = queue_timeout
         self.run_timeout = run_timeout
         self.retries = retries
+        self.retries_timeouts = retries_timeouts
         self.retry_delays = retry_delays
         self.requirements = requirements
         self.kind = DEFAULT_KIND if requirements is None else requirements.key
@@ -95,6 +100,12 @@ class CallLimits(Record):
         has_share = requirements is not None and (requirements.memory > 0 or requirements.gpus > 0)
         self.concern_runner = timeout is not None or run_timeout is not None or key != 0 or has_share
         self.has_place = priority != 0 or key != 0
+
+    def dependent(self) -> CallLimits:
+        """Return these limits for a `DependentCall`."""
+        limits = CallLimits(**{name: getattr(self, name) for name in self.__match_args__})
+        limits.has_place = True
+        return limits
 
     def without_retries(self) -> CallLimits:
         """Return the same limits for a call that must not run again."""
@@ -121,17 +132,19 @@ class QueueCounts:
 
     Attributes:
         queued: unsettled calls that wait for a slot.
-        delayed: unsettled calls that wait for the end of a retry's delay.
+        delayed: unsettled calls that wait for the end of a retry's delay, or for their arguments.
+        dependent: the ids of the latter.
         settled: number of stale entries in the queue: calls that were settled while they were queued.
         total: the counts of all queues together. A queue that was given up has a total of its own.
         key_costs: how long calls of each key take; None if that is not measured.
     """
 
-    __slots__ = ("delayed", "key_costs", "queued", "settled", "total")
+    __slots__ = ("delayed", "dependent", "key_costs", "queued", "settled", "total")
 
     def __init__(self, total: QueueTotal, key_costs: KeyCosts | None = None) -> None:
         self.queued = 0
         self.delayed = 0
+        self.dependent: set[int] = set()
         self.settled = 0
         self.total = total
         self.key_costs = key_costs
@@ -210,3 +223,20 @@ class Call:
     def __repr__(self) -> str:
         where = "" if self.runner is None else f" on runner {self.runner}"
         return f"<Call {self.id}.{self.attempt} {self.state.name.lower()}{where}>"
+
+
+class DependentCall(Call):
+    """A call that waits for its arguments before it is queued. Its limits are those of `CallLimits.dependent`."""
+
+    __slots__ = ()
+
+    def __init__(
+        self,
+        id: int,  # noqa: A002
+        payload: Payload,
+        token: CallToken | None,
+        limits: CallLimits,
+        kind: str = DEFAULT_KIND,
+    ) -> None:
+        super().__init__(id, payload, token, limits, kind)
+        self.state = DELAYED

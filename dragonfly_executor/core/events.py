@@ -36,6 +36,25 @@ class Submitted(Event):
         self.calls = calls
 
 
+class ArgumentsReady(Event):
+    """The values that a `DependentCall` has waited for are there, and its payload is complete."""
+
+    __slots__ = __match_args__ = ("call_id",)
+
+    def __init__(self, call_id: int) -> None:
+        self.call_id = call_id
+
+
+class ArgumentsFailed(Event):
+    """A `DependentCall` that never gets its arguments. ``outcome``: an exception, or `CANCELLED`."""
+
+    __slots__ = __match_args__ = ("call_id", "outcome")
+
+    def __init__(self, call_id: int, outcome: object) -> None:
+        self.call_id = call_id
+        self.outcome = outcome
+
+
 class CancelRequested(Event):
     """A user's request to cancel these calls, in any state."""
 

@@ -6,6 +6,7 @@ from dragonfly_executor.core.actions import CheckIdle
 from dragonfly_executor.core.calls import DEFAULT_KIND
 from dragonfly_executor.core.runner import Runner
 from dragonfly_executor.core.runner_group import RunnerGroup
+from dragonfly_executor.core.spares import ahead, is_used
 from dragonfly_executor.core.state import PoolState
 
 
@@ -26,12 +27,18 @@ def idle_until(pool: PoolState, runner: Runner, group: RunnerGroup) -> float | N
     if pool.call_table.total.queued and is_last_for_waiting(pool, runner):
         # Its calls wait for their turn within `max_workers`.
         return None
+    since = runner.idle_since
+    if pool.limits.spare and group.kind == DEFAULT_KIND and pool.mode is None:
+        if not is_used(pool):
+            since = max(since, pool.used_at)
+        elif ahead(pool) <= pool.limits.spare:
+            return None
     limits = group.tier.limits
     within_min = group.kind == DEFAULT_KIND and up_to(pool, runner, group, asked=False) <= pool.floor
     if group.thrifty is not None and limits.learns_idle and not within_min:
-        return runner.idle_since + group.thrifty.idle_after(group.up)
+        return since + group.thrifty.idle_after(group.up)
     after = pool.limits.min_idle_after if within_min else limits.idle_after
-    return None if after is None else runner.idle_since + after
+    return None if after is None else since + after
 
 
 def up_to(pool: PoolState, runner: Runner, group: RunnerGroup, *, asked: bool) -> int:

@@ -64,6 +64,7 @@ class PoolLimits(Record):
     Args:
         min: number of runners that are kept.
         max: maximum number of runners, booting and stopping ones included.
+        spare: number of runners that are kept ahead of the calls; see `core.spares`.
         max_workers: maximum number of calls at once over the whole pool.
         slots_hint: expected number of slots of a runner, until a runner has come up.
         capacity: what a runner that is booted for no special kind is expected to have; None if unknown.
@@ -89,7 +90,7 @@ class PoolLimits(Record):
     """
 
     __slots__ = __match_args__ = (
-        "min", "max", "max_workers", "slots_hint", "capacity", "idle_after", "min_idle_after", "idle_check",
+        "min", "max", "spare", "max_workers", "slots_hint", "capacity", "idle_after", "min_idle_after", "idle_check",
         "single_use", "queued_idle_after", "max_boot_failures", "max_concurrent_boots", "at_once", "shutdown_grace",
         "packs", "thrifty", "learns_idle", "caps", "drain_before", "tiers",
     )  # fmt: skip
@@ -99,6 +100,7 @@ class PoolLimits(Record):
         *,
         min: int = 0,  # noqa: A002  # Dragonfly's word
         max: int = 1,  # noqa: A002
+        spare: int = 0,
         max_workers: int | None = None,
         slots_hint: int = 1,
         capacity: Capacity | None = None,
@@ -120,6 +122,7 @@ class PoolLimits(Record):
     ) -> None:
         self.min = min
         self.max = max
+        self.spare = spare
         self.max_workers = max_workers
         self.slots_hint = slots_hint
         self.capacity = capacity

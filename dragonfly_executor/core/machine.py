@@ -6,6 +6,7 @@ resize and a burst of calls need no code of their own.
 
 from __future__ import annotations
 
+from dragonfly_executor.core import call_errors
 from dragonfly_executor.core.actions import Action, Settle
 from dragonfly_executor.core.calls import Call
 from dragonfly_executor.core.events import Event, Tick
@@ -121,6 +122,34 @@ class Machine:
     def use_of(self, capacity: Capacity) -> str | None:
         """Return the kind of the waiting calls that a runner with this capacity can serve first; None if none fits."""
         return use_of(self.pool, capacity)
+
+    @property
+    def waiting(self) -> int:
+        """Return the number of calls that wait for a slot, for a retry, or to be settled without having run."""
+        return self.pool.call_table.waiting
+
+    @property
+    def runners_up(self) -> int:
+        """Return the number of runners that are up."""
+        return self.pool.runner_table.up
+
+    @property
+    def boots_failed(self) -> int:
+        """Return the number of boots that have failed since the pool began."""
+        return self.pool.counters.boots_failed
+
+    def why_none_comes_up(self, failed_before: int) -> Exception | None:
+        """Return the error of a wait for runners, if none is up or boots, and enough boots have failed since it began.
+
+        Args:
+            failed_before: number of boots that had failed when the wait began.
+        """
+        pool = self.pool
+        error, failures = pool.last_boot_error, pool.counters.boots_failed - failed_before
+        if error is None or failures <= 0 or pool.runner_table.up or pool.runner_table.booting:
+            return None
+        is_enough = failures >= pool.limits.max_boot_failures or call_errors.is_final(error)
+        return call_errors.no_runner(error, failures) if is_enough else None
 
     @property
     def in_flight(self) -> int:

@@ -6,9 +6,11 @@ it, calls that come one by one would put a boot into the queue and take it out a
 
 from __future__ import annotations
 
+from dragonfly_executor.core.calls import DEFAULT_KIND
 from dragonfly_executor.core.runner_endings import calls_to_replace
 from dragonfly_executor.core.runner_group import RunnerGroup
 from dragonfly_executor.core.scaling import boots_for
+from dragonfly_executor.core.spares import ahead, is_used
 from dragonfly_executor.core.state import PoolState
 
 
@@ -33,12 +35,15 @@ def abort_needless(pool: PoolState, now: float) -> None:
 
 
 def needless(pool: PoolState, group: RunnerGroup) -> int:
-    """Return how many of a kind's boots in a queue neither calls nor `min` need; not positive if all are needed."""
+    """Return how many of a kind's boots in a queue neither calls, `min` nor `spare` need; not positive if none is."""
     # A call that waits for its retry needs a runner soon, and a new boot would wait at the end of the queue.
     calls = pool.waiting_for(group) + pool.call_table.queue_of(group.kind).delayed + calls_to_replace(pool, group)
     staying = group.up - len(group.yielding) - len(group.ending.runners)
     needed = max(boots_for(calls, pool.slots_hint(group)), pool.keep_of(group) - staying)
-    return min(len(group.queued), len(group.booting) - needed)
+    count = min(len(group.queued), len(group.booting) - needed)
+    if pool.limits.spare and group.kind == DEFAULT_KIND and is_used(pool):
+        count = min(count, ahead(pool) - pool.limits.spare)
+    return count
 
 
 def needless_until(pool: PoolState) -> float | None:

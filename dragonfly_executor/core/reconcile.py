@@ -19,6 +19,7 @@ from dragonfly_executor.core.runner_group import RunnerGroup
 from dragonfly_executor.core.scaling import boots_for
 from dragonfly_executor.core.sharing import fit_yields, grow
 from dragonfly_executor.core.shutdown_mode import ShutdownMode
+from dragonfly_executor.core.spares import keep_spares
 from dragonfly_executor.core.state import PoolState
 from dragonfly_executor.core.tier_budgets import fail_unpaid, spend_tiers
 
@@ -58,6 +59,8 @@ def reconcile(pool: PoolState, now: float, *, in_turn: bool) -> None:
     if not is_late and (several_groups or may_grow(pool)) and grow(pool, now):
         fit(pool)
         assign(pool, now)
+    if pool.limits.spare:
+        keep_spares(pool, now, is_late=is_late)
     if runners.idle or runners.retired or pool.mode is not None:
         shrink(pool, now, is_late=is_late)
         tell_settled(pool)

@@ -44,6 +44,8 @@ class PoolState:
         usage: the usage of the runners.
         mode: the shutdown mode, or None. closed: True once the shutdown is complete.
         broken: the error that broke the pool, or None.
+        is_used, used_at: with `PoolLimits.spare`, whether calls without requirements ran or waited at the last event,
+            and the monotonic seconds of the last event of which that is true.
         idled_below_min: number of runners within `min` that stopped because they were idle; it is subtracted from `min`
             until calls come.
         has_told_of_budget: True once the warning that the budget is used up was given.
@@ -69,6 +71,8 @@ class PoolState:
         self.mode: ShutdownMode | None = None
         self.closed = False
         self.broken: Exception | None = None
+        self.is_used = False
+        self.used_at = 0.0
         self.idled_below_min = 0
         self.has_told_of_budget = False
         self.last_boot_error: Exception | None = None
@@ -239,6 +243,12 @@ class PoolState:
         """Return whether the call has an attempt left that may be made now."""
         # The cap may be reached at this very moment. The call's outcome must not get lost then.
         return call.attempt <= call.limits.retries and self.starts_calls and not self.usage.check(now)
+
+    def may_retry_timeout(self, call: Call, now: float) -> bool:
+        """Return whether a call that its runner has stopped at its `run_timeout` may be tried again now."""
+        # The runner also stops a call at its `timeout`, which is for all attempts together.
+        has_time = call.deadline is None or now < call.deadline
+        return call.limits.retries_timeouts and has_time and self.may_retry(call, now)
 
     def retry(self, call: Call, now: float) -> None:
         """Start the next attempt of a call."""

@@ -118,11 +118,12 @@ class PoolStats(_LazySlot):
         runners: a record of each runner. The thread that reads this attribute first makes the records.
         slots_busy, slots_free: slots of runners that are up.
         calls_queued: calls that wait for a slot, or were given up while they waited and are about to be settled.
-        calls_delayed: calls that wait for the end of a retry's delay.
+        calls_delayed: calls that wait for the end of a retry's delay, or for futures among their arguments.
         calls_sent: calls that are on runners, started or not.
         calls_running: calls that slots have begun, as far as runners have told.
         calls_done: calls that ended with an answer from a runner: a value, or an error of their own.
-        calls_failed: calls that failed because of a lost runner, a failed boot or a broken pool.
+        calls_failed: calls that failed because of a lost runner, a failed boot, a broken pool, or a future among their
+            arguments that has no value.
         calls_cancelled, calls_timed_out: calls that the user cancelled, and calls whose timeout expired.
         calls_retried: retries begun.
         stale: messages that came too late to matter.
@@ -204,7 +205,7 @@ class PoolStats(_LazySlot):
         slots = f"{self.slots_busy} of {self.slots_busy + self.slots_free} slots busy"
         waiting = f"{self.calls_queued} calls wait"
         if self.calls_delayed:
-            waiting += f" and {self.calls_delayed} for their retry"
+            waiting += f" and {self.calls_delayed} for a retry or their arguments"
         text = f"{waiting}; {runners}; {slots}"
         if self.limits_that_bind:
             text += f"; held by {', '.join(self.limits_that_bind)}"

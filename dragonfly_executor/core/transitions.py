@@ -5,10 +5,10 @@ A message about an unknown runner or call is counted as stale and changes nothin
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from dragonfly_executor.core import call_errors, events
-from dragonfly_executor.core.actions import Stop
+from dragonfly_executor.core.actions import CANCELLED, Stop
 from dragonfly_executor.core.calls import CallState
 from dragonfly_executor.core.departures import find_runner, gone_from, note_departures, take_off
 from dragonfly_executor.core.idle_limits import idle_until, stop_idle
@@ -53,11 +53,35 @@ def _submitted(pool: PoolState, event: events.Submitted, now: float) -> None:
         # The driver refuses these. A call that slipped in between must not wait for ever.
         pool.fail(event.calls, pool.broken or RuntimeError("cannot schedule new futures after shutdown"))
     elif event.calls:
-        pool.idled_below_min = 0
-        for kind in kinds:
-            for group in groups[kind]:
-                if group.back_off.until is not None:
-                    group.back_off.demanded()
+        _demand(pool, kinds)
+
+
+def _demand(pool: PoolState, kinds: Iterable[str]) -> None:
+    """Note that calls of these kinds have come: boots need not wait for what was before."""
+    pool.idled_below_min = 0
+    for kind in kinds:
+        for group in pool.runner_table.groups[kind]:
+            if group.back_off.until is not None:
+                group.back_off.demanded()
+
+
+@transition(events.ArgumentsReady)
+def _arguments_ready(pool: PoolState, event: events.ArgumentsReady, now: float) -> None:
+    call = pool.call_table.calls.get(event.call_id)
+    if call is not None and pool.call_table.arguments_came(call, now):
+        _demand(pool, (call.kind,))
+
+
+@transition(events.ArgumentsFailed)
+def _arguments_failed(pool: PoolState, event: events.ArgumentsFailed, _now: float) -> None:
+    call = pool.call_table.calls.get(event.call_id)
+    if call is None or call.id not in call.queue.dependent:
+        return
+    if event.outcome is CANCELLED:
+        pool.counters.calls_cancelled += 1
+    else:
+        pool.counters.calls_failed += 1
+    pool.call_table.settle(call, event.outcome)
 
 
 @transition(events.CancelRequested)
@@ -159,6 +183,9 @@ def _call_lost(pool: PoolState, event: events.CallLost, now: float) -> None:
 def _call_timed_out(pool: PoolState, event: events.CallTimedOut, now: float) -> None:
     call = gone_from(pool, event.runner_id, event.call_id, event.attempt, now)
     if call is not None:
+        if pool.may_retry_timeout(call, now):
+            pool.retry(call, now)
+            return
         pool.counters.calls_timed_out += 1
         if event.unopened:
             pool.call_table.settle(call, call_errors.not_opened(call, event.unopened))

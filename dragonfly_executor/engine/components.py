@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from dragonfly_executor.engine.observing.pool_status import PoolStatus
     from dragonfly_executor.engine.observing.status_socket import StatusSocket
     from dragonfly_executor.engine.options import PoolOptions
+    from dragonfly_executor.engine.worker_threads import WorkerThreads
     from dragonfly_executor.serialization import CallCodec
 
 STATUS_AFTER = 0.2
@@ -48,6 +49,7 @@ class EngineComponents:
         options = engine.options
         self._machine = machine
         self._codec = engine.codec
+        self._argument_threads: WorkerThreads | None = None
         self.loop = engine.tiers[0].backend.make_loop()
         self.event_log = self._event_log(options)
         observers = (*options.observers, *((self.event_log.write,) if self.event_log is not None else ()))
@@ -77,6 +79,17 @@ class EngineComponents:
         except BaseException:
             self.undo()
             raise
+
+    def argument_threads(self) -> WorkerThreads:
+        """Return the threads that encode the values of futures for calls: not that of the user's callbacks, which may
+        wait for such a call.
+        """
+        if self._argument_threads is None:
+            try:
+                self._argument_threads = self.worker_groups.make("arguments", 2)
+            except (RuntimeError, MemoryError):
+                return self.callbacks  # no thread can be started now
+        return self._argument_threads
 
     def expect_questions(self) -> None:
         """Open the socket for ``dragonfly status`` in a moment. Runs on the engine thread."""

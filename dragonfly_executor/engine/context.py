@@ -18,9 +18,11 @@ if TYPE_CHECKING:
     from dragonfly_executor.core.call_table import Call
     from dragonfly_executor.core.machine import Machine
     from dragonfly_executor.core.shutdown_mode import ShutdownMode
+    from dragonfly_executor.core.stats import PoolStats
     from dragonfly_executor.engine.loop_waker import LoopWaker
     from dragonfly_executor.engine.options import PoolOptions
     from dragonfly_executor.engine.output.router import OutputRouter
+    from dragonfly_executor.engine.shared_contents import SharedContents
     from dragonfly_executor.engine.shared_memory import SharedSegments
     from dragonfly_executor.engine.tier_settings import TierSettings
     from dragonfly_executor.serialization import CallCodec
@@ -125,6 +127,76 @@ class MapContext(Protocol):
     def waker_of(self, loop: AbstractEventLoop) -> LoopWaker:
         """Return what resumes the tasks of a loop. Only the thread that runs the loop may call this."""
         ...
+
+
+class QueueBoundContext(Protocol):
+    """An engine as the bound on its waiting calls uses it, from any thread."""
+
+    def prepare(self) -> None:
+        """Scan the files that calls may need, and start the engine, before calls are appended. This may block."""
+
+    def append(self, calls: Sequence[Call]) -> None:
+        """Accept new calls after `prepare`. This does not block."""
+
+    def check_open(self) -> None:
+        """Raise the error that a submit would raise now."""
+
+    def post(self, event: object) -> None:
+        """Hand the core an event, on the engine thread."""
+
+    def waker_of(self, loop: AbstractEventLoop) -> LoopWaker:
+        """Return what resumes the tasks of a loop. Only the thread that runs the loop may call this."""
+        ...
+
+
+class RunnerWaitsContext(Protocol):
+    """An engine as the waits for its runners use it, from any thread."""
+
+    def check_open(self) -> None:
+        """Raise the error that a submit would raise now."""
+
+    def ask(self, question: Callable[[Machine], T]) -> T:
+        """Return the answer to a question about the pool's state."""
+        ...
+
+    def stats(self) -> PoolStats:
+        """Return the statistics of the pool."""
+        ...
+
+    def waker_of(self, loop: AbstractEventLoop) -> LoopWaker:
+        """Return what resumes the tasks of a loop. Only the thread that runs the loop may call this."""
+        ...
+
+
+class DependentContext(FutureContext, Protocol):
+    """An engine as calls that wait for futures use it, from any thread.
+
+    Attributes:
+        codec: encodes the calls.
+        ids: the numbers of the next calls.
+        shared: encodes the values of futures.
+    """
+
+    codec: CallCodec
+    ids: Iterator[int]
+    shared: SharedContents
+
+    def payload_of(self, parts: Sequence[Buffer]) -> bytes | Sequence[Buffer]:
+        """Return an encoded call in the form in which a `Call` keeps it: a snapshot of its arguments."""
+        ...
+
+    def on_argument_thread(self, job: Callable[[], object]) -> None:
+        """Run a job on a worker thread."""
+
+    def post_behind_submits(self, event: object) -> None:
+        """Hand the core an event, on the engine thread, after all calls that were submitted before."""
+
+
+class CoreObserver(Protocol):
+    """An object that looks at the core after each event, on the engine thread."""
+
+    def review(self, machine: Machine, *, is_open: bool) -> None:
+        """Look at the core. It must not raise. `is_open`: whether the pool still takes calls."""
 
 
 class StreamContext(Protocol):

@@ -42,12 +42,15 @@ if TYPE_CHECKING:
 
     from dragonfly_executor.core.stats import PoolStats
     from dragonfly_executor.engine.boot.launched_node import LaunchedNode
+    from dragonfly_executor.engine.context import CoreObserver
     from dragonfly_executor.engine.loop_waker import LoopWaker
     from dragonfly_executor.engine.map_calls import MapCalls, Split
     from dragonfly_executor.engine.observing.call_events import CallEvents
     from dragonfly_executor.engine.options import CallOptions, PoolOptions
     from dragonfly_executor.engine.output.router import OutputRouter
+    from dragonfly_executor.engine.queue_bound import QueueBound
     from dragonfly_executor.engine.runner_links import RunnerLinks
+    from dragonfly_executor.engine.runner_waits import RunnerWaits
     from dragonfly_executor.engine.shared_memory import SharedSegments
     from dragonfly_executor.engine.stream_call import StreamCall
     from dragonfly_executor.engine.tier_settings import TierSettings
@@ -94,6 +97,10 @@ class Engine:
         self._submit_queue = SubmitQueue()
         self._taken: list[Call] = []
         self._untold: list[Call] = []
+        self._bound: QueueBound | None = None
+        self._waits: RunnerWaits | None = None
+        self._observers: list[CoreObserver] = []
+        """Those who look at the core after each event. Only the engine thread changes the list."""
         self._questions = Queries(self._machine)
         self._modes: list[ShutdownMode] = []
         self._refusal: str | None = None
@@ -130,13 +137,18 @@ class Engine:
         *,
         name: str = "",
         cancel_running: bool = True,
+        accept: Callable[[Sequence[Call]], object] | None = None,
         on_progress: Callable[[CallProgress], object] | None = None,
     ) -> Future[Any]:
-        """Accept a call. `name` is for people.
+        """Accept a call.
 
-        Without `cancel_running` its future cannot be cancelled once the call was sent to a runner.
-
-        `on_progress` is called with what the call reports.
+        Args:
+            parts: the encoded call.
+            limits: its limits.
+            name: the name of its function, for people.
+            cancel_running: if False, its future cannot be cancelled once the call was sent to a runner.
+            accept: gets the call in place of `Engine.accept`.
+            on_progress: called with what the call reports.
 
         Raises:
             RuntimeError: the pool is shut down, or broken (`PoolBrokenError`), or belongs to another process
@@ -152,7 +164,10 @@ class Engine:
             future.cancels_running = False
         if on_progress is not None:
             future.on_progress = on_progress
-        self.accept((call,))
+        if accept is None:
+            self.accept((call,))
+        else:
+            accept((call,))
         return future
 
     def failed(self, error: Exception) -> Future[Any]:
@@ -201,10 +216,18 @@ class Engine:
 
     def accept(self, calls: Sequence[Call]) -> None:
         """Accept new calls, all or none. Raises as `submit` does."""
+        self.prepare()
+        self.append(calls)
+
+    def prepare(self) -> None:
+        """Scan the files that calls may need, and start the engine, before calls are appended. This may block."""
         for file_snapshot in self._file_snapshots:
             file_snapshot.scan_again()
         if self._thread is None:
             self._start.wait()
+
+    def append(self, calls: Sequence[Call]) -> None:
+        """Accept new calls after `prepare`. This does not block."""
         self.check_open()
         try:
             # From this step on, the calls are accepted.
@@ -217,6 +240,34 @@ class Engine:
         except BaseException:
             self._submit_queue.withdraw(calls)
             raise
+
+    def queue_bound(self) -> QueueBound:
+        """Return what bounds the number of waiting calls. Raises as `submit` does."""
+        if self._bound is None:
+            # The engine thread makes it, because it knows how many calls wait.
+            self.prepare()
+            return self.ask(self._make_bound)
+        return self._bound
+
+    def _make_bound(self, machine: Machine) -> QueueBound:
+        if self._bound is None:
+            from dragonfly_executor.engine.queue_bound import QueueBound
+
+            self._bound = QueueBound(self, self._submit_queue, machine.waiting)
+            self._observers.append(self._bound)
+        return self._bound
+
+    def runner_waits(self) -> RunnerWaits:
+        """Return what waits for runners, on a pool that is started."""
+        return self._waits or self.ask(self._make_waits)
+
+    def _make_waits(self, _machine: Machine) -> RunnerWaits:
+        if self._waits is None:
+            from dragonfly_executor.engine.runner_waits import RunnerWaits
+
+            self._waits = RunnerWaits(self)
+            self._observers.append(self._waits)
+        return self._waits
 
     def payload_of(self, parts: Sequence[Buffer]) -> bytes | Sequence[Buffer]:
         """Return an encoded call in the form in which a `Call` keeps it: a snapshot of its arguments.
@@ -279,6 +330,20 @@ class Engine:
         """Stop calls that were cancelled; without `running`, only those that were not sent to a runner yet."""
         if self._thread is not None and not self.forked:
             self._loop.call_soon_threadsafe(lambda: self._cancel(calls, running))
+
+    def post_behind_submits(self, event: object) -> None:
+        """Hand the core an event, on the engine thread, after all calls that were submitted before."""
+        if self._thread is not None and not self.forked:
+            self._loop.call_soon_threadsafe(lambda: self._handle_behind_submits(event))
+
+    def _handle_behind_submits(self, event: object) -> None:
+        self._take_inbox()
+        self.handle(event)
+
+    def on_argument_thread(self, job: Callable[[], object]) -> None:
+        """Run a job on a worker thread that encodes arguments of calls."""
+        if self._thread is not None and not self.forked:
+            self._loop.call_soon_threadsafe(lambda: self._components.argument_threads().run(job))
 
     def _cancel(self, calls: Sequence[Call], running: bool) -> None:
         ids = [call.id for call in calls if running or (call.state is QUEUED and call.attempt == 1)]
@@ -465,7 +530,10 @@ class Engine:
     def _take_inbox(self) -> None:
         calls: list[Call] = []
         self._taken = calls
-        self._submit_queue.take(calls)
+        if self._bound is None:
+            self._submit_queue.take(calls)
+        else:
+            self._bound.take(calls)
         if calls:
             self.handle(events.Submitted(calls))
         self._taken = []
@@ -505,6 +573,14 @@ class Engine:
                 if type(action) is actions.Settle:
                     self._untold += [call for call, _ in action.outcomes]
             raise
+        if self._observers:
+            self._tell_observers()
+
+    def _tell_observers(self) -> None:
+        is_open = self._refusal is None and self._failure is None
+        for observer in self._observers:
+            observer.review(self._machine, is_open=is_open)
+        self.wake_loops()
 
     def wake_loops(self) -> None:
         """Wake the event loops with tasks whose calls were settled, each once."""
@@ -558,5 +634,5 @@ class Engine:
                 self._runner_links.abandon()
             finally:
                 fail_each(left, error)  # again, if memory was short: the release has freed some
-                self.wake_loops()
+                self._tell_observers()
                 self._components.notifications.log_error(str(error))

@@ -320,6 +320,27 @@ class Future(BaseFuture[T]):
         if self not in self._engine.unlinked:
             self.cancel()
 
+    @property
+    def has_value(self) -> bool:
+        """True if the call has ended with a value. This does not open the value."""
+        return self._state == FINISHED and self._exception is None
+
+    def as_argument(self) -> T:
+        """Return this future, which type checkers then take for its value.
+
+        So it can be passed to a function whose parameter has the value's type. As an argument of a call it stands for
+        its value: see docs/submitting.md.
+        """
+        return self  # type: ignore[return-value]  # it stands for its value in calls
+
+    def __reduce_ex__(self, protocol: object) -> Any:
+        from dragonfly_executor.serialization.pending_call import FuturePicklingError
+
+        raise FuturePicklingError(
+            "a future stands for its value in the arguments of submit, call, acall and cast alone, and not with a "
+            "serializer object of your own. Anywhere else, pass or return its value, .result()"
+        )
+
     def _end(self) -> tuple[Any, BaseException | None]:
         """Return the value and None, or None and the error, of a future that is finished."""
         outcome, error = self._result, self._exception

@@ -39,6 +39,11 @@ def at_least(least: int) -> Callable[[int, str], int]:
     return lambda value, name: whole(value, name, least)
 
 
+def at_least_or_none(least: int) -> Callable[[int | None, str], int | None]:
+    """Return a check for whole numbers of at least `least`; None stays None."""
+    return lambda value, name: None if value is None else whole(value, name, least)
+
+
 def requirements_or_none(value: Mapping[str, Any] | Requirements | None, name: str) -> Requirements | None:
     """Return what a call requires; None if it requires nothing."""
     if value is None:

@@ -35,6 +35,8 @@ class CallKeywords(TypedDict, total=False):
     requires: Mapping[str, Any] | None
     priority: float
     key: Hashable
+    max_queued: int | None
+    when_full: Literal["wait", "raise"]
     stream_buffersize: int
     on_progress: ProgressHook | None
     cancel_running: bool
@@ -43,6 +45,7 @@ class CallKeywords(TypedDict, total=False):
 class SharedKeywords(CallKeywords, total=False):
     """Options that `Pool` and `DragonflyExecutor` take by ``**options``; see `Pool`."""
 
+    spare: int
     max_concurrency: int | None
     single_use: bool
     limit_threads: bool

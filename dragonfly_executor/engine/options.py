@@ -15,6 +15,7 @@ from dragonfly_executor.engine.option_checks import (
     anything,
     arguments,
     at_least,
+    at_least_or_none,
     compression,
     exception_types,
     flag,
@@ -33,6 +34,7 @@ from dragonfly_executor.engine.option_checks import (
     text,
 )
 from dragonfly_executor.engine.option_set import OptionSet, OptionSignature, option
+from dragonfly_executor.errors import CallTimeoutError
 from dragonfly_executor.util.backoff import delays as draw
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 from dragonfly_executor.util.validation import duration, finite_number, hook, initializer
@@ -53,7 +55,9 @@ class CallOptions(OptionSet, Record):
         run_timeout: time limit of its function, on each attempt. Imports that the call needs before its function begins
             do not count. They may take `boot_timeout`, or `run_timeout` if that is longer, and count for `timeout`.
         retries: maximum number of further attempts when the call's slot or runner is lost.
-        retry_on: exception types that are retried as well when the call itself raises them.
+        retry_on: exception types that are retried as well when the call itself raises them. With `CallTimeoutError`, or
+            a base class of it such as `TimeoutError`, an attempt that was stopped at `run_timeout` is retried too.
+            `timeout` is for all attempts together.
         retry_wait: a tenacity wait strategy for the pauses between attempts; None for exponential backoff with jitter,
             from 0.1 s to 10 s. The strategy is asked for the first 32 pauses. Later pauses are as long as the last of
             these.
@@ -64,6 +68,11 @@ class CallOptions(OptionSet, Record):
         priority: a number. Waiting calls with a larger priority run first; with the same priority, in order of arrival.
         key: a hashable object. A call goes to the slot that had a call with an equal key last, if that slot is free or
             soon will be, so that it finds there what the earlier call left in memory; otherwise it goes to any slot.
+        max_queued: a submit needs that fewer calls of the pool than this wait for a slot; None for no bound. The limits
+            of the call begin after that. `map` and `amap` submit at most this many calls ahead of the results that were
+            taken, unless `buffersize` says another number.
+        when_full: what a submit does otherwise: "wait" (the default) until there is room, as `queue.Queue.put` does, or
+            "raise" a `QueueFullError`. `acall` waits without blocking its loop.
         stream_buffersize: number of items of a `stream` that its function may be ahead of those that were taken.
         on_progress: called with each `CallProgress` that a call reports by `progress`, on the pool's callback thread.
             If it is slower than the reports, it gets the latest one.
@@ -84,6 +93,8 @@ class CallOptions(OptionSet, Record):
     requires = option(None, requirements_or_none)
     priority = option(0, finite_number)
     key: Hashable = option(None, hashable)
+    max_queued = option(None, at_least_or_none(1))
+    when_full = option("wait", one_of("wait", "raise"))
     stream_buffersize = option(1024, at_least(1))
     on_progress: ProgressHook | None = option(None, hook)
     cancel_running = option(True, flag)
@@ -111,6 +122,7 @@ class CallOptions(OptionSet, Record):
             queue_timeout=self.queue_timeout,
             run_timeout=self.run_timeout,
             retries=self.retries,
+            retries_timeouts=self.retries > 0 and issubclass(CallTimeoutError, self.retry_on),
             retry_delays=delays,
             requirements=self.requires,
             priority=self.priority,
@@ -133,6 +145,7 @@ class PoolOptions(OptionSet):
 
     min = option(0, at_least(0))
     max = option(None, at_least(1))
+    spare = option(0, at_least(0))
     # Before max_concurrency, which may have been derived from it: an error must name the argument that the user gave.
     max_workers = option(None, positive_or_none)
     max_concurrency = option(None, positive_or_none)

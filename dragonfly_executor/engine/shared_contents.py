@@ -1,6 +1,9 @@
-"""The shared objects of a pool: pickles them, and stores their bytes in the parent."""
+"""The contents that the runners of a pool get once: shared objects, and the values of futures among arguments."""
 
 from __future__ import annotations
+
+import weakref
+from threading import Lock
 
 from dragonfly_executor import errors
 from dragonfly_executor.backends.local import LocalBackend
@@ -11,11 +14,14 @@ from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from concurrent.futures import Future
     from typing import Any
 
     from dragonfly_executor.engine.tier_settings import TierSettings
     from dragonfly_executor.serialization import CallCodec
 
+VALUE_INLINE_SIZE = 64 * 1024
+"""Largest size in bytes of a future's value that travels inside each call that needs it."""
 SEALED_FROM = 1024 * 1024
 """Smallest size in bytes of an object that gets memory, and a descriptor, of its own."""
 
@@ -56,6 +62,10 @@ class SharedContents:
         self._codec = codec
         self._max_payload = max_payload
         self._tiers = tiers
+        # By weak references: the calls that need a value keep it.
+        self._values: weakref.WeakKeyDictionary[Future[Any], weakref.ref[SharedContent]] = weakref.WeakKeyDictionary()
+        # Only worker threads, which get no interrupt, hold this lock.
+        self._lock = Lock()
 
     def share(self, value: Any) -> SharedObject[Any]:
         """Pickle an object, and return its handle.
@@ -65,24 +75,61 @@ class SharedContents:
             SharedObjectError: the pool's serializer cannot share objects.
             FrameTooLargeError: the object is larger than ``max_payload``.
         """
+        content = self._encode(value, self._codec.contents.next_number(), INLINE_SIZE)
+        return SharedObject(content, type(value).__qualname__)
+
+    def value_of(self, future: Future[Any], value: Any, number: int) -> SharedContent:
+        """Return the value of a future as the content with this number. It is pickled once for several calls.
+
+        Each call gets a content with a number of its own, so that slots open the value anew for each call, as any other
+        argument. The contents of one value have one memory and one digest, so a host gets a large value once.
+
+        Args:
+            future: the future.
+            value: its value.
+            number: a new number of the codec's registry.
+
+        Raises:
+            CallSerializationError: the value cannot be pickled again.
+            FrameTooLargeError: it is larger than ``max_payload``.
+        """
+        with self._lock:
+            reference = self._values.get(future)
+        known = None if reference is None else reference()
+        if known is None:
+            content = self._encode(value, number, VALUE_INLINE_SIZE)
+        else:
+            entry = known.entry._replace(number=number)
+            content = SharedContent(known.owner, entry, known.memory, known.names, known.contents)
+            self._codec.contents.add(content)
+        with self._lock:
+            self._values[future] = weakref.ref(content)
+        return content
+
+    def _encode(self, value: Any, number: int, inline_size: int) -> SharedContent:
+        """Pickle an object, and return it as the content with this number.
+
+        Args:
+            value: the object.
+            number: a new number of the codec's registry.
+            inline_size: largest size in bytes of an object that travels in the table of each call.
+        """
         encoded = self._codec.encode_shared(value)
         size = sum(map(len, encoded.parts))
         if size > self._max_payload:
             raise errors.FrameTooLargeError(
                 f"the shared object takes {size} bytes, more than max_payload={self._max_payload}"
             )
-        number = self._codec.contents.next_number()
-        content = SharedContent(
-            encoded.owner, *self._stored(number, size, encoded.parts), encoded.names, encoded.contents
-        )
+        entry, memory = self._stored(number, size, encoded.parts, inline_size)
+        content = SharedContent(encoded.owner, entry, memory, encoded.names, encoded.contents)
         self._codec.contents.add(content)
-        return SharedObject(content, type(value).__qualname__)
+        return content
 
     def _stored(
-        self, number: int, size: int, parts: list[bytes | memoryview]
+        self, number: int, size: int, parts: list[bytes | memoryview], inline_size: int
     ) -> tuple[SharedEntry, SealedMemory | BytesInMemory | None]:
         """Store a copy of the pickle, and return its entry with it."""
-        if size <= INLINE_SIZE:
+        if size <= inline_size:
             return SharedEntry(number, size, NO_DIGEST, NO_DESCRIPTOR, 0, b"".join(parts)), None
         # Imported only here, because that takes milliseconds, and most pools share no object.
         from hashlib import sha256

@@ -23,10 +23,11 @@ class SubmitQueue(deque[Sequence[Call]]):
             return False
         return True
 
-    def take(self, calls: list[Call] | deque[Call]) -> None:
-        """Remove all entries, and append their calls to `calls`."""
+    def take(self, calls: list[Call] | deque[Call], at_most: int = -1) -> None:
+        """Remove all entries, or the first `at_most`, and append their calls to `calls`."""
         try:
-            while self:
+            while self and at_most:
+                at_most -= 1
                 calls.extend(self.popleft())
         except IndexError:
             # Without the GIL, a thread may withdraw the last entry between the look and the removal.

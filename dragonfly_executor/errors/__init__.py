@@ -20,6 +20,7 @@
     ├── PoolBrokenError (BrokenProcessPool)           the pool cannot go on
     │   └── InitializerError
     ├── BudgetExceeded (RuntimeError)                 runners have used up the budget: no more calls begin
+    ├── QueueFullError                                as many calls wait as may: this one was not submitted
     ├── StartError (RuntimeError)                     a pool has no thread, or no descriptor, to start with
     ├── RequirementsError (ValueError)                no runner can have what a call requires
     ├── ForkedExecutorError (RuntimeError)            used in a forked child of the parent
@@ -47,6 +48,7 @@ from dragonfly_executor.errors.base import (
     FrameTooLargeError,
     NestingError,
     ProtocolError,
+    QueueFullError,
     RemoteCallError,
     RemoteTraceback,
     RequirementsError,
@@ -90,6 +92,7 @@ __all__ = [
     "PoisonCallError",
     "PoolBrokenError",
     "ProtocolError",
+    "QueueFullError",
     "RemoteCallError",
     "RemoteTraceback",
     "RequirementsError",

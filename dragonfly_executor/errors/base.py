@@ -98,6 +98,10 @@ class BudgetExceeded(DragonflyError, RuntimeError):
         return str(self.args[0])
 
 
+class QueueFullError(DragonflyError):
+    """A call was not submitted, because as many calls of the pool wait for a slot as ``max_queued`` allows."""
+
+
 class StartError(DragonflyError, RuntimeError):
     """A pool's threads cannot be started: this process has no threads, or no descriptors, left.
 

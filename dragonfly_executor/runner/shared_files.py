@@ -56,9 +56,10 @@ class SharedFile:
         place: the place of the next chunk.
         owed: chunks that were received and not replaced by a request.
         attempts: number of times that it was received.
+        followers: other numbers of the same content, which wait for this one. The values of futures have many.
     """
 
-    __slots__ = ("attempts", "entry", "is_piece", "memory", "owed", "place", "waiting", "where", "writer")
+    __slots__ = ("attempts", "entry", "followers", "is_piece", "memory", "owed", "place", "waiting", "where", "writer")
 
     def __init__(self, entry: SharedEntry) -> None:
         self.entry = entry
@@ -70,6 +71,7 @@ class SharedFile:
         self.place = 0
         self.owed = 0
         self.attempts = 0
+        self.followers: list[SharedFile] = []
 
 
 class SharedFiles:
@@ -90,6 +92,10 @@ class SharedFiles:
         self._dispatcher = dispatcher
         self._run_helper = run_helper
         self._files: dict[int, SharedFile] = {}
+        self._leaders: dict[bytes, SharedFile] = {}
+        """By digest, the objects that are looked for, or received. Others with this digest follow them."""
+        self._verified: set[bytes] = set()
+        """Digests of files in the cache that this agent has verified."""
         self._queue: deque[SharedFile] = deque()
         """Objects that are to be received once fewer than `AT_ONCE` are."""
         self._session: session_directory.SessionDirectory | None = None
@@ -125,6 +131,7 @@ class SharedFiles:
             if frame.flags & Flag.ERROR and file.where is not None:
                 # The slot could not open this file. So the object is received again.
                 self._open_cache().forget(entry.digest.hex())
+                self._verified.discard(entry.digest)
                 file.where = None
             if call is not None:
                 self._dispatcher.shared_requested(call)
@@ -184,9 +191,16 @@ class SharedFiles:
             if file.is_piece:
                 self._receive(file)
                 return
+            leader = self._leaders.setdefault(entry.digest, file)
+            if leader is not file:
+                leader.followers.append(file)
+                return
             cache = self._open_cache()
             if not cache.has(digest, entry.size):
                 self._receive(file)
+                return
+            if entry.digest in self._verified:
+                self._looked_at(file, cache.path(digest), is_valid=True)
                 return
             # In a child, because it reads the whole file.
             self._run_helper(
@@ -300,6 +314,23 @@ class SharedFiles:
                 slot.link.send(encode(Kind.SHARED_FILE, file.entry.number, where, flags=flags))
             if call is not None:
                 self._dispatcher.shared_answered(call)
+        if self._leaders.get(file.entry.digest) is file:
+            del self._leaders[file.entry.digest]
+            self._lead(file, where, flags)
+
+    def _lead(self, file: SharedFile, where: bytes, flags: int) -> None:
+        """Answer those who wait for the same content under other numbers, or have the first of them look for it."""
+        if not flags & Flag.ERROR:
+            self._verified.add(file.entry.digest)
+        followers, file.followers = file.followers, []
+        for follower in followers:
+            if self._files.get(follower.entry.number) is not follower:
+                continue
+            if flags & Flag.ERROR:
+                self._find(follower)
+            else:
+                follower.where = where, flags
+                self._answer(follower, where, flags)
 
     # -- the cache ----------------------------------------------------------------------------------------------------
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from importlib import import_module
 
+from dragonfly_executor.errors import CallSerializationError
 from dragonfly_executor.serialization import large_unpickler
 from dragonfly_executor.serialization.code_table import CodeTable
 from dragonfly_executor.serialization.function_pickler import FunctionPickler
@@ -90,6 +91,7 @@ class SerializerFormat:
         owners: frozenset[str] = frozenset(),
         returning: bool = False,
         inline: bool = False,
+        number_of: Callable[[Any], int | None] | None = None,
     ) -> tuple[Sink, Buffers, NameTracking]:
         """Pickle any value, and record the names that it refers to.
 
@@ -99,6 +101,7 @@ class SerializerFormat:
             owners: top-level names to embed.
             returning: whether the value goes from a slot to the parent.
             inline: keep buffers inside the pickle.
+            number_of: as for `NameTracking`.
 
         Returns:
             The pickle, its buffers, and the pickler with the names.
@@ -108,14 +111,16 @@ class SerializerFormat:
         """
         first = FunctionPickler if self.name == "cloudpickle" else NamePickler
         try:
-            return self._run(first, value, main, owners, returning, inline)
+            return self._run(first, value, main, owners, returning, inline, number_of)
         except NeedsValueError as exc:
             if self.name == "pickle":
                 raise pickle.PicklingError(f"{exc}, and serializer='pickle' sends by reference only") from None
+        except CallSerializationError:
+            raise  # a future or a handle: no pickler can pickle it, and the next one is slow to import
         except Exception:
             if self.name == "pickle":
                 raise
-        return self._run(self._by_value(), value, main, owners, returning, inline)
+        return self._run(self._by_value(), value, main, owners, returning, inline, number_of)
 
     def open(self, flags: int, body: Received, buffers: list[Any], shared: Callable[[int], Any] | None = None) -> Any:
         """Open a body, and return its object.
@@ -143,10 +148,19 @@ class SerializerFormat:
         return import_module("dragonfly_executor.serialization.cloudpickle_pickler").ValuePickler
 
     def _run(
-        self, kind: Any, value: Any, main: MainView, owners: frozenset[str], returning: bool, inline: bool
+        self,
+        kind: Any,
+        value: Any,
+        main: MainView,
+        owners: frozenset[str],
+        returning: bool,
+        inline: bool,
+        number_of: Callable[[Any], int | None] | None,
     ) -> tuple[Sink, Buffers, NameTracking]:
         sink, buffers = Sink(), Buffers(self.least_buffer)
         pickler = kind(sink, protocol=5, buffer_callback=None if inline else buffers.add)
         pickler.track(main, owners, returning, self.codes)
+        if number_of is not None:
+            pickler.number_of = number_of
         pickler.dump(value)
         return sink, buffers, pickler

@@ -17,6 +17,7 @@ from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 from dragonfly_executor.util.plain_pickle import Pickler, PicklingError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from types import CodeType
     from typing import Any
 
@@ -90,6 +91,8 @@ class NameTracking:
         codes: the code objects in this pickle, each with the package that its relative imports start from.
         table: the code objects that this side has written.
         shared: the shared objects in this pickle, and those inside them, by number.
+        number_of: returns the number of the content that stands for an object; None for an object that is pickled. None
+            if all objects are pickled.
     """
 
     main: MainView
@@ -101,6 +104,7 @@ class NameTracking:
     codes: list[tuple[CodeType, str]]
     table: CodeTable
     shared: dict[int, SharedContent]
+    number_of: Callable[[Any], int | None] | None = None
 
     def track(self, main: MainView, owners: frozenset[str], returning: bool, table: CodeTable) -> None:
         """Set the parameters, and clear the recorded names."""
@@ -117,6 +121,8 @@ class NameTracking:
             return self._named(found)
         if kind is SharedObject:
             return self._shared(found)
+        if self.number_of is not None and (number := self.number_of(found)) is not None:
+            return rebuild.shared_object, (number,)
         return NotImplemented
 
     def _shared(self, found: SharedObject[Any]) -> Any:

@@ -29,6 +29,7 @@ from dragonfly_executor.serialization.layout import (
     flat,
     join,
     pack,
+    snapshot,
     unpack,
     views,
 )
@@ -51,6 +52,7 @@ if TYPE_CHECKING:
     from dragonfly_executor.serialization.layout import Buffer, Received
     from dragonfly_executor.serialization.main_pickler import NameTracking
     from dragonfly_executor.serialization.parent_main import Names
+    from dragonfly_executor.serialization.pending_call import PendingCall
     from dragonfly_executor.serialization.shared_object import SharedContent
 
     OnCode = Callable[[list[tuple[CodeType, str]]], object]
@@ -165,6 +167,69 @@ class CallCodec:
             raise errors.CallSerializationError(
                 exceptions.call_error_text(fn, args, kwargs, exc, self._try_pickle)
             ) from exc
+
+    def encode_pending(
+        self,
+        fn: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        retry_on: tuple[type[BaseException], ...],
+        is_future: Callable[[Any], bool],
+    ) -> PendingCall | None:
+        """Encode a call, as far as it can be without the values of the futures in it. The arguments are a snapshot.
+
+        Args:
+            fn, args, kwargs, retry_on: as for `encode_call`, which has failed.
+            is_future: tells futures from all other objects.
+
+        Returns:
+            The call; None if no part of it is a future, or the serializer is the user's object.
+
+        Raises:
+            CallSerializationError: another part of the call cannot travel.
+        """
+        if self._format.custom is not None:
+            return None
+        # Imported here, because most programs do not need it.
+        from dragonfly_executor.serialization.pending_call import FutureNumbers, PendingCall
+
+        numbers = FutureNumbers(self.contents, is_future)
+        call = (fn, args, kwargs, retry_on) if retry_on else (fn, args, kwargs)
+        try:
+            sink, buffers, pickler = self._format.tracked(call, self._main, number_of=numbers.number_of)
+        except (KeyboardInterrupt, errors.CallSerializationError):
+            raise
+        except BaseException as exc:  # __reduce__ and __getstate__ are user code
+            if not numbers.futures:
+                return None
+            text = exceptions.call_error_text(
+                fn,
+                args,
+                kwargs,
+                exc,
+                lambda value: self._format.tracked(value, self._main, number_of=numbers.number_of),
+            )
+            raise errors.CallSerializationError(text) from exc
+        if not numbers.futures:
+            return None
+        self._code_travels(pickler)
+        held = [view if view.readonly else memoryview(bytearray(view)) for view in buffers.views]
+        names = frozenset(pickler.hard | pickler.soft)
+        return PendingCall(snapshot(flat(sink)), held, names, pickler.shared, numbers.futures)
+
+    def complete(self, pending: PendingCall, values: Mapping[int, SharedContent]) -> list[Buffer]:
+        """Return the payload of a call, as `encode_call` does.
+
+        Args:
+            pending: the call.
+            values: the values of the futures in it, by the futures' numbers.
+        """
+        shared = dict(pending.shared)
+        for content in values.values():
+            shared |= content.all_contents()
+        names = pending.names.union(*[content.names for content in shared.values()])
+        flags, definitions, large, needed = self._needed(names, self._format.flags)
+        return self._packer.pack(flags, definitions, pending.body, pending.buffers, large, needed | shared)
 
     def keep(self, parts: Sequence[Received]) -> Sequence[Received]:
         """Return the pieces of an encoded call in a form that may be kept: a snapshot of its arguments.

@@ -255,6 +255,8 @@ def test_a_bug_in_any_part_fails_every_call_and_ends_every_runner(
 
 EVENTS: list[object] = [
     events.Submitted([]),
+    events.ArgumentsReady(1),
+    events.ArgumentsFailed(1, ValueError("no value")),
     events.CancelRequested([1]),
     events.BootSucceeded(1, 1),
     events.BootStarted(1),

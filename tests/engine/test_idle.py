@@ -61,6 +61,23 @@ def test_a_min_runner_that_went_for_being_idle_comes_back_with_the_next_call(mak
     assert pool.stats().runners_up == 2
 
 
+def test_spare_runners_are_kept_while_there_are_calls(make_pool: MakePool, mailbox: Mailbox, gate: Gate) -> None:
+    clock = VirtualClock()
+    options = {"max": 4, "spare": 2, "max_concurrency": 1, "idle_shutdown_after": 30}
+    pool = make_pool(**options, backend=FakeBackend(clock=clock))
+    future = pool.submit(hold, mailbox.path, gate.path)
+    mailbox.read()
+    pool.wait_for(runners=3, timeout=PATIENCE)
+    clock.advance(1000)
+    assert (pool.stats().runners_up, pool.stats().boots_attempted) == (3, 3)
+    gate.open()
+    future.result(PATIENCE)
+    clock.advance(29)
+    assert pool.stats().runners_up == 3
+    clock.advance(1)
+    assert pool.stats().runners_up == 0
+
+
 def test_none_means_never(make_pool: MakePool) -> None:
     clock = VirtualClock()
     pool = make_pool(idle_shutdown_after=None, backend=FakeBackend(clock=clock))

@@ -453,6 +453,7 @@ def _raise_value_error() -> None:
 FAILURES: dict[str, Callable[[], None]] = {
     "die": lambda: os._exit(3),
     "kill": lambda: os.kill(os.getpid(), signal.SIGKILL),
+    "hang": signal.pause,
     "KeyError": _raise_key_error,
     "ValueError": _raise_value_error,
 }

@@ -6,7 +6,7 @@ from collections.abc import Collection
 from typing import Any
 
 from dragonfly_executor import errors
-from dragonfly_executor.core import events
+from dragonfly_executor.core import actions, events
 from dragonfly_executor.core.call_table import CallLimits
 from dragonfly_executor.core.calls import DEFAULT_KIND
 from dragonfly_executor.core.capacity import Capacity
@@ -323,3 +323,49 @@ class MachineAndWorld(StateMachine):
 
     def end(self) -> None:
         self.world.play_out()
+
+
+RETRIED = CallLimits(retries=1, run_timeout=2.0, retries_timeouts=True)
+
+
+class DependentMachineAndWorld(MachineAndWorld):
+    """The same, with spare runners, calls that wait for their arguments, and time-outs that are retried.
+
+    It is a class of its own, because each further step changes the courses that a seed stands for.
+    """
+
+    @opening(
+        calls=range(10),
+        first=range(len(LIMITS)),
+        warm=[True, True, False],
+        kinds=range(1, 4),
+        sort=KINDS,
+        spare=[0, 1, 1, 2],
+        **POOLS,
+    )
+    def open(
+        self, calls: int, first: int, warm: bool, kinds: int, sort: str = "runners of their own", **limits: Any
+    ) -> None:
+        """Make a pool with spare runners."""
+        super().open(calls, first, warm, kinds, sort, **limits)
+
+    @step(count=range(1, 4))
+    def submit_retried(self, count: int) -> None:
+        """Submit calls that are tried again after their run_timeout."""
+        self.world.submit([RETRIED] * count, self.kinds)
+
+    @step(first=LIMITS, count=[1, 1, 2], kind=SMALL)
+    def submit_dependent(self, first: CallLimits, count: int, kind: int) -> None:
+        """Submit calls that wait for their arguments."""
+        self.world.submit([first] * count, [self.kinds[kind % len(self.kinds)]], dependent=True)
+
+    @step(which=SMALL, how=["ready", "ready", "failed", "cancelled", "strange"])
+    def arguments_come(self, which: int, how: str) -> None:
+        """Or never will; or that is said of a call that does not wait for them."""
+        waiting = sorted(self.world.dependent & self.world.pending.keys()) if how != "strange" else []
+        call_id = waiting[which % len(waiting)] if waiting else which
+        outcome: dict[str, object] = {"failed": ValueError("no value"), "cancelled": actions.CANCELLED}
+        if how in outcome:
+            self.world.feed(events.ArgumentsFailed(call_id, outcome[how]))
+        else:
+            self.world.feed(events.ArgumentsReady(call_id))

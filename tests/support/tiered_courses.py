@@ -9,7 +9,7 @@ from dragonfly_executor.core.capacity import Capacity
 from dragonfly_executor.core.limits import PoolLimits, TierLimits
 from dragonfly_executor.core.usage import UsageCaps
 from tests.support.courses import opening
-from tests.support.pool_courses import BOTH, KINDS, LIMITS, POOLS, RICH, MachineAndWorld
+from tests.support.pool_courses import BOTH, KINDS, LIMITS, POOLS, RICH, DependentMachineAndWorld, MachineAndWorld
 from tests.support.tiered_world import TieredWorld
 
 OWN = {"caps", "slots_hint", "idle_after", "learns_idle", "max_concurrent_boots", "packs"}
@@ -66,3 +66,31 @@ class TieredMachineAndWorld(MachineAndWorld):
         names |= {"seconds": "boot_seconds"}
         chosen = {names.get(name, name): limits[f"{name}_{index}"] for name in TIER if f"{name}_{index}" in limits}
         return TierLimits(name=f"t{index}", **{"max": 1, **chosen})
+
+
+class DependentTieredMachineAndWorld(TieredMachineAndWorld, DependentMachineAndWorld):
+    """The same, with spare runners, calls that wait for their arguments, and time-outs that are retried."""
+
+    @opening(
+        calls=range(10),
+        first=range(len(LIMITS)),
+        warm=[True, True, False],
+        kinds=range(1, 4),
+        sort=KINDS,
+        tiers=[2, 2, 3],
+        spare=[0, 1, 1, 2],
+        **{name: choices for name, choices in POOLS.items() if name not in OWN},
+        **CHOICES,
+    )
+    def open(
+        self,
+        calls: int,
+        first: int,
+        warm: bool,
+        kinds: int,
+        sort: str = "runners of their own",
+        tiers: int = 2,
+        **limits: Any,
+    ) -> None:
+        """Make a pool of some backends with spare runners."""
+        TieredMachineAndWorld.open(self, calls, first, warm, kinds, sort, tiers, **limits)

@@ -115,6 +115,7 @@ def validate(machine: Machine, now: float) -> Survey:
     check_bounds(pool, survey)
     check_nobody_waits_for_nothing(pool, now)
     check_min(pool, now)
+    check_spares(pool, now)
     check_deadline(machine, survey, now)
     return survey
 
@@ -254,6 +255,8 @@ def check_places(pool: PoolState, survey: Survey) -> None:
         check_order(queue)
         check_key_costs(pool, queue, waits)
         delays = [calls[call_id] for _, call_id in queue.delays if call_id in calls]
+        assert queue.dependent <= calls.keys(), "a call waits for its arguments, and is settled"
+        delays += [calls[call_id] for call_id in queue.dependent]
         assert (queue.queued, queue.delayed) == (len(waits), len(delays))
         assert queue.total is call_table.total
         assert len(queue._fresh) + len(queue._early) + len(queue._late) <= 2 * queue.queued + 64
@@ -350,6 +353,8 @@ def check_queued_boots(pool: PoolState, now: float) -> None:
         kept = pool.keep_of(group) - (group.up - len(group.yielding) - len(group.ending.runners))
         needed = max(ceil(calls / pool.slots_hint(group)), kept)
         needless = min(len(group.queued), len(group.booting) - needed)
+        if group.kind == DEFAULT_KIND and pool.limits.spare and is_in_use(pool):
+            needless = min(needless, runners_ahead(pool) - pool.limits.spare)
         assert (group.needless_since is not None) == (needless > 0)
         if group.needless_since is not None:
             assert 0 < group.needless <= needless
@@ -553,6 +558,57 @@ def check_min(pool: PoolState, now: float) -> None:
             assert kept or cannot_boot(pool, group, now) or bound, "less than min are kept"
 
 
+def is_in_use(pool: PoolState) -> bool:
+    """Whether calls of the default kind wait, or runners that were booted for them have calls."""
+    for call in pool.call_table.calls.values():
+        if call.kind == DEFAULT_KIND and call.state <= DELAYED and not is_given_up(pool, call):
+            return True
+    groups = pool.runner_table.groups[DEFAULT_KIND]
+    return any(runner.in_flight for group in groups for runner in group.runners.values() if runner.state is UP)
+
+
+def runners_ahead(pool: PoolState) -> int:
+    """How many runners of the default kind are there beyond those that its calls fill, counted one by one."""
+    count = 0
+    groups = pool.runner_table.groups[DEFAULT_KIND]
+    for group in groups:
+        staying = [
+            runner
+            for runner in group.runners.values()
+            if runner.state is UP
+            and runner.id not in group.yielding
+            and runner.id not in group.ending.runners
+            and runner.id not in group.idle_check_pending
+        ]
+        up = [runner for runner in group.runners.values() if runner.state is UP]
+        busy = sum(min(runner.slots, len(runner.in_flight) + runner.extra) for runner in up)
+        count += len(staying) - ceil(busy / pool.slots_hint(group))
+    return count - boots_missing(pool)
+
+
+def boots_missing(pool: PoolState) -> int:
+    """How many more boots the waiting calls of the default kind need than there are."""
+    groups = pool.runner_table.groups[DEFAULT_KIND]
+    for_calls = ceil(pool.waiting_calls(DEFAULT_KIND) / pool.slots_hint(groups[0]))
+    return for_calls - sum(len(group.booting) for group in groups)
+
+
+def check_spares(pool: PoolState, now: float) -> None:
+    """While there are calls, `spare` runners are ahead of them, unless something keeps them from booting."""
+    if not pool.limits.spare or pool.mode is not None or pool.broken is not None or pool.usage.exhausted:
+        return
+    if pool.call_table.is_late(now) or not is_in_use(pool) or runners_ahead(pool) >= pool.limits.spare:
+        return
+    if boots_missing(pool) > 0 or any(group.gate is not None for group in pool.runner_table.all_groups):
+        return
+    for group in pool.runner_table.groups[DEFAULT_KIND]:
+        full = len(pool.runner_table.runners) >= pool.max or group.tier.boots.free <= 0
+        full = full or group.tier.count == group.tier.limits.max
+        fails = group.back_off.failures > 0 or cannot_boot(pool, group, now)
+        fails = fails or (pool.is_tiered and not pool.may_boot(group))
+        assert full or fails or has_slots_enough(pool, group), "fewer spare runners than asked for"
+
+
 def check_deadline(machine: Machine, survey: Survey, now: float) -> None:
     """What is due has been done, and what will be due has been asked for."""
     deadline, pool = machine.deadline(), machine.pool
@@ -581,4 +637,6 @@ def boots_are_needed(pool: PoolState, boot: Boot) -> bool:
     others, going = len(group.booting) - 1, len(group.yielding) + len(group.ending.runners)
     waiting = pool.waiting_calls(kind) + calls_to_replace(pool, group)
     least = pool.min if kind == DEFAULT_KIND else 0
+    if kind == DEFAULT_KIND and pool.limits.spare and is_in_use(pool) and runners_ahead(pool) <= pool.limits.spare:
+        return True
     return others < ceil(waiting / pool.slots_hint(group)) or group.up - going + others < least

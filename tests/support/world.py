@@ -17,7 +17,7 @@ from dragonfly_executor import errors
 from dragonfly_executor.core import actions, events
 from dragonfly_executor.core.call_queue import LOOKAHEAD
 from dragonfly_executor.core.call_table import Call, CallLimits
-from dragonfly_executor.core.calls import DEFAULT_KIND, QUEUED
+from dragonfly_executor.core.calls import DEFAULT_KIND, QUEUED, DependentCall
 from dragonfly_executor.core.capacity import Capacity, Requirements
 from dragonfly_executor.core.events import ShutdownMode
 from dragonfly_executor.core.machine import Machine, PoolLimits
@@ -134,6 +134,8 @@ class World:
         """The error that ended it, where the event has one."""
         self.spared: set[int] = set()
         """Calls that may still be sent after a shutdown that cancels what waits: those that a boot will take."""
+        self.dependent: set[int] = set()
+        """Calls that have yet to get their arguments, or never will."""
         self.given_up: dict[int, Prospects] = {}
         """Calls whose end is decided, and that are settled at one of the next events."""
         self.flown: list[tuple[int, int, int]] = []
@@ -144,6 +146,10 @@ class World:
 
     # -- events --------------------------------------------------------------------------------------------------------
 
+    def _limits_of(self, limits: CallLimits, kind: str, dependent: bool) -> CallLimits:
+        required = self._required(limits, kind)
+        return required.dependent() if dependent else required
+
     @staticmethod
     def _required(limits: CallLimits, kind: str) -> CallLimits:
         """The limits of a call of this kind."""
@@ -153,15 +159,18 @@ class World:
         values = {name: getattr(limits, name) for name in CallLimits.__match_args__}
         return CallLimits(**values | {"requirements": required})
 
-    def submit(self, limits: Iterable[CallLimits], kinds: Sequence[str] = (DEFAULT_KIND,)) -> list[int]:
-        """Submit calls with these limits, of these kinds in turn."""
+    def submit(
+        self, limits: Iterable[CallLimits], kinds: Sequence[str] = (DEFAULT_KIND,), *, dependent: bool = False
+    ) -> list[int]:
+        """Submit calls with these limits, of these kinds in turn. `dependent`: they have yet to get their arguments."""
+        make_call = DependentCall if dependent else Call
         batch = list(limits)
         first = len(self.accounts) + 1
 
         def make() -> events.Submitted:
             return events.Submitted(
                 [
-                    Call(first + i, b"", None, self._required(each, kind), kind)
+                    make_call(first + i, b"", None, self._limits_of(each, kind, dependent), kind)
                     for i, (each, kind) in enumerate(zip(batch, cycle(kinds), strict=False))
                 ]
             )
@@ -170,6 +179,7 @@ class World:
         accounts = {call.id: TrackedCall(call) for call in event.calls}
         self.accounts |= accounts
         self.pending |= accounts
+        self.dependent |= accounts.keys() if dependent else set()
         self.feed(event, make())
         return [call.id for call in event.calls]
 
@@ -301,6 +311,8 @@ class World:
         node = self.nodes.get(getattr(event, "runner_id", 0))
         self._count_boots(event, node)
         match event:
+            case events.ArgumentsReady(call_id) | events.ArgumentsFailed(call_id, _):
+                self.dependent.discard(call_id)
             case events.ShutdownRequested(mode):
                 self.mode = max(self.mode or mode, mode)
             case events.PoolBroke():
@@ -605,6 +617,7 @@ class World:
                 assert fresh is not bool(account.attempts_begun), "a call that may have run is said not to have"
             case actions.CANCELLED:
                 asked = isinstance(self.last_event, events.CancelRequested) and call.id in self.last_event.call_ids
+                asked |= self.last_event == events.ArgumentsFailed(call.id, actions.CANCELLED)
                 assert asked or (self.mode or 0) >= ShutdownMode.CANCEL_QUEUED, "nobody cancelled it"
 
     def _check_budget_is_used_up(self, call: Call) -> None:
@@ -741,6 +754,8 @@ class World:
                 return events.ResultsArrived(runner_id, results)
             if node.asked:
                 return events.IdleChecked(runner_id, idle=True)
+        for call_id in sorted(self.dependent & self.pending.keys()):
+            return events.ArgumentsReady(call_id)
         return events.Tick()
 
     @staticmethod

@@ -63,3 +63,15 @@ def test_an_object_that_is_cut_off_on_its_way_is_sent_to_the_next_runner(
     way.heal()
     assert future.result(PATIENCE) == hashlib.sha256(data).hexdigest()
     assert runs(log) == {"ran": 1}
+
+
+def test_the_value_of_a_future_is_sent_once_for_a_host(
+    way: FaultyConnection, make_backend: MakeBackend, make: Make, log: Path
+) -> None:
+    """For all calls that have the future among their arguments, and each of them gets a value of its own."""
+    executor = make(make_backend(way))
+    future = executor.submit(os.urandom, SIZE)
+    before = way.up.passed
+    calls = [executor.submit(digest_of, future, str(log)) for _ in range(20)]
+    assert set(values(calls)) == {hashlib.sha256(future.result()).hexdigest()}
+    assert SIZE <= way.up.passed - before < SIZE + SIZE // 2

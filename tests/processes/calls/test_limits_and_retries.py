@@ -266,6 +266,25 @@ def test_a_call_stopped_at_its_limit_is_not_tried_again(make: Make, log: Path) -
     assert attempts(log) == {"slow": 1}
 
 
+def test_a_call_stopped_at_its_limit_is_tried_again_if_that_is_named(make: Make, log: Path) -> None:
+    ex = make(1)
+    for kind in (CallTimeoutError, TimeoutError, (KeyError, Exception)):
+        view = ex.options(retries=2, run_timeout=0.2, retry_on=kind, retry_wait=_no_wait)
+        name = getattr(kind, "__name__", "both")
+        assert view.submit(payloads.fail_until, str(log), name, 3, "hang").result(PATIENCE) == 3
+    error = error_of(view.submit(payloads.fail_until, str(log), "never", 99, "hang"))
+    assert isinstance(error, CallTimeoutError)
+    assert "run_timeout of 0.2 s" in str(error)
+    late = view.options(timeout=0.3, retries=99).submit(payloads.fail_until, str(log), "late", 99, "hang")
+    assert "timeout of 0.3 s" in str(error_of(late))
+    other = ex.options(retries=2, run_timeout=0.2, retry_on=KeyError, retry_wait=_no_wait)
+    assert isinstance(error_of(other.submit(payloads.fail_until, str(log), "other", 99, "hang")), CallTimeoutError)
+    assert {**attempts(log), "late": 0} == dict.fromkeys(["CallTimeoutError", "TimeoutError", "both", "never"], 3) | {
+        "late": 0,
+        "other": 1,
+    }
+
+
 def test_a_cancelled_call_is_not_tried_again(make: Make, mailbox: Mailbox, gate: Gate, log: Path) -> None:
     """Checklist 22, 35."""
     ex = make(1)

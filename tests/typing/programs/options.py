@@ -26,6 +26,8 @@ def calls(executor: DragonflyExecutor) -> None:
     executor.options()
     executor.options(timeout=3, queue_timeout=timedelta(seconds=1), run_timeout=None, retries=2, retry_on=OSError)
     executor.options(retry_on=(OSError, ValueError), requires={"gpus": 1}, priority=0.5, key=("a", 1))
+    executor.options(max_queued=3, when_full="raise").options(max_queued=None)
+    executor.wait_for(runners=2, timeout=timedelta(seconds=3))
     executor.options(timeout=3).options(cancel_running=False)
     CallOptions(timeout=3, retries=2)
 
@@ -34,6 +36,8 @@ def calls(executor: DragonflyExecutor) -> None:
     executor.options(max=3)  # error: call-arg, reportCallIssue
     executor.options(3)  # error: call-arg, reportCallIssue
     executor.options(key=[1])  # error: arg-type, reportArgumentType
+    executor.options(when_full="later")  # error: arg-type, reportArgumentType
+    executor.wait_for(2)  # error: call-arg, reportCallIssue
     executor.options(retry_on="OSError")  # error: arg-type, reportArgumentType
     CallOptions(retry=2)  # error: call-arg, reportCallIssue
 
@@ -62,7 +66,9 @@ def executors() -> None:
 
 
 def pools() -> None:
-    with Pool("pool", min=0, max=2, max_workers=4, initializer=prepare, initargs=(1,), single_use=True) as pool:
+    with Pool(
+        "pool", min=0, max=2, spare=1, max_workers=4, initializer=prepare, initargs=(1,), single_use=True
+    ) as pool:
         pool.resize(max=3)
         pool.resize(maximum=3)  # error: call-arg, reportCallIssue
     Pool("pool", min=0)  # error: call-arg, reportCallIssue

@@ -223,6 +223,30 @@ def test_run_timeout_is_the_agents_to_keep_and_is_named() -> None:
     assert "run_timeout of 3 s" in str(story.errors[3])
 
 
+def test_a_call_that_ran_too_long_is_tried_again_if_its_options_say_so() -> None:
+    story = Story().up(1)
+    limits = CallLimits(run_timeout=3.0, timeout=8.0, retries=2, retries_timeouts=True, retry_delays=(1.0,))
+    story.submit_calls(1, limits)
+    story.now = 3.0
+    assert story.tell(events.CallTimedOut(1, 3, 1)) == []
+    assert story.at(4.0) == ["send 3.2 to 1"]
+    story.now = 7.0
+    assert story.tell(events.CallTimedOut(1, 3, 2)) == []
+    assert story.at(8.0) == ["3 = CallTimeoutError"], "`timeout` is for all attempts"
+    assert story.stats.calls_timed_out == 1
+    assert story.stats.calls_retried == 2
+
+    story.submit_calls(1, CallLimits(run_timeout=3.0, retries=1, retries_timeouts=True))
+    assert story.tell(events.CallTimedOut(1, 4, 1, 30.0)) == ["send 4.2 to 1"], "it was never open"
+    assert story.tell(events.CallTimedOut(1, 4, 2)) == ["4 = CallTimeoutError"]
+    assert "run_timeout of 3 s" in str(story.errors[4])
+    assert "at its attempt 2" in str(story.errors[4])
+
+    story.submit_calls(1, CallLimits(timeout=3.0, retries=5, retries_timeouts=True))
+    story.now += 3.0
+    assert story.tell(events.CallTimedOut(1, 5, 1)) == ["5 = CallTimeoutError"]
+
+
 def test_a_call_that_was_never_open_is_told_so_and_not_tried_again() -> None:
     story = Story().up(1)
     story.submit_calls(1, CallLimits(run_timeout=3.0, retries=5))

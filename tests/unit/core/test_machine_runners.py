@@ -342,7 +342,8 @@ def test_stats_tell_how_a_pool_stands() -> None:
     assert stats.boots_attempted == 2
     assert stats.limits_that_bind == ("max",)
     assert stats.explain == (
-        "2 calls wait and 1 for their retry; 1 of at most 2 runners up, 1 booting; 2 of 2 slots busy; held by max"
+        "2 calls wait and 1 for a retry or their arguments; 1 of at most 2 runners up, 1 booting; 2 of 2 slots busy; "
+        "held by max"
     )
 
 

@@ -5,16 +5,21 @@ from __future__ import annotations
 import pytest
 
 from tests.support.courses import check_courses
-from tests.support.tiered_courses import TieredMachineAndWorld
+from tests.support.tiered_courses import DependentTieredMachineAndWorld, TieredMachineAndWorld
 
 
 def test_any_course_of_events_keeps_the_invariants() -> None:
     check_courses(TieredMachineAndWorld, count=120, length=30)
 
 
+def test_spare_runners_and_calls_that_wait_for_their_arguments_keep_them_too() -> None:
+    check_courses(DependentTieredMachineAndWorld, count=40, length=30)
+
+
 @pytest.mark.soak
 def test_many_courses_of_events_keep_the_invariants() -> None:
     check_courses(TieredMachineAndWorld, count=25_000, length=30)
+    check_courses(DependentTieredMachineAndWorld, count=25_000, length=30)
 
 
 @pytest.mark.parametrize(

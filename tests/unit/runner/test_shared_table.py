@@ -44,6 +44,9 @@ class Agent:
     def receive_into(self, view: memoryview) -> None:
         view[:], self._pending = self._pending[: len(view)], self._pending[len(view) :]
 
+    def receive_header(self, header: memoryview) -> None:
+        self.receive_into(header)
+
     @property
     def is_in_step(self) -> bool:
         return not self._pending

@@ -26,6 +26,9 @@ class FakeStream:
         view[:] = self.data[: len(view)]
         self.data = self.data[len(view) :]
 
+    def receive_header(self, header: memoryview) -> None:
+        self.receive_into(header)
+
     def send_chunk(self, header: bytes, piece: bytes | memoryview) -> None:
         self.sent += header + bytes(piece)
 

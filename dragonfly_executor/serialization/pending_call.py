@@ -1,0 +1,74 @@
+"""Calls that are pickled before the values of the futures among their arguments are known."""
+
+from __future__ import annotations
+
+from dragonfly_executor.errors import CallSerializationError
+from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    from dragonfly_executor.serialization.content_registry import ContentRegistry
+    from dragonfly_executor.serialization.layout import Buffer
+    from dragonfly_executor.serialization.shared_object import SharedContent
+
+
+class FuturePicklingError(CallSerializationError):
+    """A future was pickled where it cannot stand for its value."""
+
+
+class FutureNumbers:
+    """The numbers that stand for futures in the pickle of a call.
+
+    Args:
+        contents: gives the numbers, which are those of shared objects.
+        is_future: tells futures from all other objects.
+
+    Attributes:
+        futures: the futures that were found, by number.
+    """
+
+    def __init__(self, contents: ContentRegistry, is_future: Callable[[Any], bool]) -> None:
+        self._contents = contents
+        self._is_future = is_future
+        self._numbers: dict[int, int] = {}
+        self.futures: dict[int, Any] = {}
+
+    def number_of(self, found: Any) -> int | None:
+        """Return the number that stands for an object; None if the object is no future. A pickler calls this."""
+        if not self._is_future(found):
+            return None
+        number = self._numbers.get(id(found))
+        if number is None:
+            number = self._numbers[id(found)] = self._contents.next_number()
+            self.futures[number] = found
+        return number
+
+
+class PendingCall:
+    """The pickle of a call: a snapshot of its arguments, in which numbers stand for the futures.
+
+    Args:
+        body: the pickle.
+        buffers: the buffers beside it.
+        names: the names of ``__main__`` that it needs.
+        shared: the shared objects in it, by number.
+        futures: the futures in it, by number.
+    """
+
+    __slots__ = ("body", "buffers", "futures", "names", "shared")
+
+    def __init__(
+        self,
+        body: list[Buffer],
+        buffers: list[memoryview],
+        names: frozenset[str],
+        shared: dict[int, SharedContent],
+        futures: dict[int, Any],
+    ) -> None:
+        self.body = body
+        self.buffers = buffers
+        self.names = names
+        self.shared = shared
+        self.futures = futures
