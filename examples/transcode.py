@@ -1,6 +1,6 @@
 """Transcode a video to 480p on runners.
 
-    python examples/transcode.py [VIDEO] [--runners 1] [--slots 2] [--segments 4] [--output FILE]
+    python examples/transcode.py [VIDEO] [--runners 1] [--slots 2] [--segments 8] [--repeat 8] [--output FILE]
     python examples/transcode.py [VIDEO] --backend ssh --hosts gpu1,user@10.0.0.7:2222 [--install-ffmpeg]
     python examples/transcode.py [VIDEO] --backend slurm --runners 4 [--sbatch partition=short time=10]
     python examples/transcode.py [VIDEO] --backend dask --cluster 10.0.0.7:8786 --runners 4
@@ -11,7 +11,8 @@
 
 ffmpeg cuts the video at keyframes, without decoding it. Each call takes one segment, as bytes, runs its own ffmpeg on
 it, and returns bytes, so a runner needs no shared disk. The program joins the segments and adds the sound. At the end
-it decodes the result once, and compares its frames and its duration with the original's.
+it decodes the result once, and compares its frames and its duration with the original's. The clip that comes with the
+program lasts 5 s, so on this machine it is shown 10 times in a row.
 
 A host, or the image of a machine, needs an ffmpeg, or a Python that can install one (`--install-ffmpeg`). The pool
 sends this script and its imports.
@@ -28,15 +29,17 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
-from dragonfly_executor import DragonflyExecutor, LocalBackend, Parent
+from dragonfly_executor import Backend, DragonflyExecutor, LocalBackend, Parent
 
 HEIGHT = 480
 DEFAULT_VIDEO = Path(__file__).parent / "media" / "bigbuckbunny.mp4"
+REPEATS = 8  # of the clip: so long a video shows what the second processor is good for
 BACKENDS = ("local", "ssh", "slurm", "dask", "ray", "kubernetes", "ec2", "fly")
 # One thread for each ffmpeg: calls run in parallel, not threads of ffmpeg.
 ENCODE = ["-c:v", "libx264", "-preset", "medium", "-crf", "23", "-threads", "1", "-filter_threads", "1"]
@@ -125,6 +128,21 @@ def measure(video: Path, *, decode: bool = True) -> Video:
     return Video(int(values["frame"]), int(values["out_time_us"]) / 1e6)
 
 
+def repeat(video: Path, times: int, folder: Path) -> Path:
+    """Return a video that shows this one so many times in a row, without decoding it."""
+    if times == 1:
+        return video
+    # The sound of the clip is longer than its pictures. If both were repeated together, there would be gaps.
+    pictures, repeated = folder / "pictures.mkv", folder / f"{video.stem}-{times}-times.mkv"
+    ffmpeg("-i", str(video), "-map", "0:v:0", "-c", "copy", str(pictures))
+    again = ["-stream_loop", str(times - 1)]
+    ffmpeg(
+        *[*again, "-i", str(pictures), *again, "-i", str(video), "-map", "0:v:0", "-map", "1:a:0?"],
+        *["-c", "copy", "-shortest", str(repeated)],
+    )
+    return repeated
+
+
 def cut(video: Path, segments: int, folder: Path) -> list[Segment]:
     """Cut the video into about `segments` segments of about the same length.
 
@@ -179,66 +197,81 @@ def one_process(video: Path, folder: Path) -> float:
     return time.monotonic() - started
 
 
+def show(outcome: str, pool: Mapping[str, object]) -> None:
+    """Say on stderr, above the progress bar, how many runners there are."""
+    from tqdm import tqdm
+
+    tqdm.write(f"runners: {pool['count']} ({outcome})", file=sys.stderr)
+
+
+def hooks(options: argparse.Namespace) -> dict[str, Any]:
+    """Return the arguments of the executor that show when runners come and go."""
+    if options.quiet:
+        return {}
+    return {
+        "on_grow_end": lambda outcome, pool: show(
+            "one is up" if outcome == "ok" else f"a boot failed: {outcome}", pool
+        ),
+        "on_shrink": lambda pool: show("one has stopped", pool),
+    }
+
+
 def open_executor(options: argparse.Namespace) -> DragonflyExecutor:
-    """Make the backend. No other part of this program knows where its calls run."""
+    """Make the executor with its backend. No other part of this program knows where its calls run."""
+    pool = {"max": options.runners, "max_concurrency": options.slots, **hooks(options)}
+    return DragonflyExecutor(backend=make_backend(options), **pool)
+
+
+def make_backend(options: argparse.Namespace) -> Backend:
+    """Make the backend."""
     match options.backend:
         case "local":
-            return DragonflyExecutor(
-                backend=LocalBackend(), max=options.runners, max_concurrency=options.slots, idle_shutdown_after=5
-            )
+            return LocalBackend()
         case "ssh":
             # Imported here, because hosts import this script too, and have no paramiko.
             from dragonfly_executor import SSHBackend
 
             requirements = ["imageio-ffmpeg"] if options.install_ffmpeg else None
-            backend = SSHBackend(options.hosts, requirements=requirements)
-            return DragonflyExecutor(backend=backend, max=options.runners, max_concurrency=options.slots)
+            return SSHBackend(options.hosts, requirements=requirements)
         case "slurm":
             from dragonfly_executor import SlurmBackend
 
             try:
-                jobs = SlurmBackend.from_text(**{"cpus_per_task": str(options.slots), **options.sbatch})
+                return SlurmBackend.from_text(**{"cpus_per_task": str(options.slots), **options.sbatch})
             except (TypeError, ValueError) as error:
                 raise Unusable(f"--sbatch: {error}") from None
-            return DragonflyExecutor(backend=jobs, max=options.runners, max_concurrency=options.slots)
         case "dask":
             from dragonfly_executor import DaskBackend
 
-            return DragonflyExecutor(
-                backend=DaskBackend(options.cluster), max=options.runners, max_concurrency=options.slots
-            )
+            return DaskBackend(options.cluster)
         case "ray":
             from dragonfly_executor import RayBackend
 
-            actors = RayBackend(options.cluster, num_cpus=options.slots)
-            return DragonflyExecutor(backend=actors, max=options.runners, max_concurrency=options.slots)
+            return RayBackend(options.cluster, num_cpus=options.slots)
         case "kubernetes":
             from dragonfly_executor import KubernetesBackend
 
             try:
-                pods = KubernetesBackend.from_text(**{"cpu": str(options.slots), **options.pod})
+                return KubernetesBackend.from_text(**{"cpu": str(options.slots), **options.pod})
             except (TypeError, ValueError) as error:
                 raise Unusable(f"--pod: {error}") from None
-            return DragonflyExecutor(backend=pods, max=options.runners, max_concurrency=options.slots)
         case "ec2":
             from dragonfly_executor import EC2Backend
 
             installed = {"requirements": "imageio-ffmpeg"} if options.install_ffmpeg else {}
             try:
-                instances = EC2Backend.from_text(**installed, **options.ec2)
+                return EC2Backend.from_text(**installed, **options.ec2)
             except (TypeError, ValueError) as error:
                 raise Unusable(f"--ec2: {error}") from None
-            return DragonflyExecutor(backend=instances, max=options.runners, max_concurrency=options.slots)
         case _:
             from dragonfly_executor import FlyBackend
 
             requirements = ["imageio-ffmpeg"] if options.install_ffmpeg else None
             try:
                 # Machines have this machine's image, which may not contain this script.
-                machines = FlyBackend(sync="auto", requirements=requirements)
+                return FlyBackend(sync="auto", requirements=requirements)
             except ValueError as error:
                 raise Unusable(f"--backend fly: {error}") from None
-            return DragonflyExecutor(backend=machines, max=options.runners, max_concurrency=options.slots)
 
 
 def transcode_all(executor: DragonflyExecutor, segments: Sequence[Segment], ahead: int) -> Iterator[Transcoded]:
@@ -252,10 +285,11 @@ def run(options: argparse.Namespace, folder: Path) -> None:
     """Cut, transcode, join and check the video."""
     from tqdm import tqdm
 
-    source = measure(options.video)
-    print(f"{options.video.name}: {source}")
+    video = repeat(options.video, options.repeat, folder)
+    source = measure(video)
+    print(f"{options.video.name}{f', {options.repeat} times' if options.repeat > 1 else ''}: {source}")
     started = time.monotonic()
-    segments = cut(options.video, options.segments, folder)
+    segments = cut(video, options.segments, folder)
     parts, done = [], []
     with (
         open_executor(options) as executor,
@@ -267,7 +301,7 @@ def run(options: argparse.Namespace, folder: Path) -> None:
             parts.append(part)
             done.append((transcoded.runner, transcoded.seconds))
             bar.update(transcoded.frames)
-    whole = join(parts, options.video, folder)
+    whole = join(parts, video, folder)
     wall = time.monotonic() - started
     result = measure(whole)
     check(result, source)
@@ -280,7 +314,7 @@ def run(options: argparse.Namespace, folder: Path) -> None:
         print(f"cost        about {stats.cost:.4f} USD, an estimate by prices as of {stats.prices_as_of}")
     print(f"wall time   {wall:.1f} s", end="\n" if options.no_comparison else "", flush=True)
     if not options.no_comparison:
-        alone = one_process(options.video, folder)
+        alone = one_process(video, folder)
         print(f"; one ffmpeg process with one thread {alone:.1f} s, {alone / wall:.1f} times as long")
     print(f"result      {options.output}: {result}, as the original has")
 
@@ -288,7 +322,7 @@ def run(options: argparse.Namespace, folder: Path) -> None:
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """Read the command line, and fill in the options that depend on others."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("video", nargs="?", type=Path, default=DEFAULT_VIDEO, help="default: a clip of Big Buck Bunny")
+    parser.add_argument("video", nargs="?", type=Path, help="default: a clip of Big Buck Bunny")
     parser.add_argument("--backend", choices=BACKENDS, default="local", help="where the runners are (default: local)")
     parser.add_argument("--hosts", type=_hosts, default=[], help="for --backend ssh: hosts, with commas between them")
     parser.add_argument(
@@ -308,7 +342,13 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--slots", type=_at_least_one, default=os.cpu_count() or 1, help="calls at once on a runner (default: CPUs)"
     )
-    parser.add_argument("--segments", type=_at_least_one, help="default: two for each slot")
+    parser.add_argument("--segments", type=_at_least_one, help="default: two for each slot, four if it is repeated")
+    parser.add_argument(
+        "--repeat",
+        type=_at_least_one,
+        metavar="TIMES",
+        help=f"show the video so many times in a row (default: {REPEATS} for the clip on this machine, otherwise 1)",
+    )
     parser.add_argument("--output", type=Path, help=f"default: the video's name with .{HEIGHT}p.mp4, here")
     parser.add_argument("--no-comparison", action="store_true", help="leave out the run in one process")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
@@ -321,7 +361,10 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     options.ec2 = _settings("--ec2", options.ec2, parser)
     options.pod = _settings("--pod", options.pod, parser)
     options.runners = options.runners or len(options.hosts) or 1
-    options.segments = options.segments or 2 * options.slots * options.runners
+    is_short = options.video is None and options.backend == "local"
+    options.video = options.video or DEFAULT_VIDEO
+    options.repeat = options.repeat or (REPEATS if is_short else 1)
+    options.segments = options.segments or (2 if options.repeat == 1 else 4) * options.slots * options.runners
     options.output = (options.output or Path(f"{options.video.stem}.{HEIGHT}p.mp4")).resolve()
     if not options.video.is_file():
         parser.error(f"no such video: {options.video}")

@@ -270,6 +270,11 @@ class Pool(Submitter):
         """
         engine = self._ready or self.begin(options)
         self._check(engine, options)
+        if options.has_setting:
+            # Few calls need the import.
+            from dragonfly_executor.api.call_settings import with_setting
+
+            fn = with_setting(fn, options)
         name = fn.__qualname__ if type(fn) is FunctionType else call_name(fn)
         if self._carrier is not None or options.max_queued is not None:
             return self._special(engine, options, name, args, kwargs).submit(self.name, self._carrier, fn)
@@ -319,6 +324,8 @@ class Pool(Submitter):
         from dragonfly_executor.util.validation import refuse_stream
 
         refuse_stream(fn)
+        if options.has_setting:
+            raise TypeError("a stream takes neither seed= nor context_vars=: pass what the function needs as arguments")
         engine = self._ready or self.begin(options)
         self._check(engine, options)
         given = fn, args, kwargs, options.stream_buffersize
@@ -328,7 +335,10 @@ class Pool(Submitter):
         # First, so that an interrupt closes it.
         stream: CallStream[Any] = CallStream(call, engine.codec.decode_result)
         engine.streams.add(call)
-        engine.accept((call,))
+        if options.max_queued is None:
+            engine.accept((call,))
+        else:
+            engine.queue_bound().submit((call,), options.max_queued, waits=options.when_full == "wait")
         return stream
 
     def check_open(self) -> None:

@@ -130,6 +130,7 @@ class Submitter:
             RuntimeError: the pool is shut down.
             CallSerializationError: the call cannot be pickled.
             FrameTooLargeError: the call is larger than ``max_payload``.
+            QueueFullError: with ``when_full="raise"``, as many calls wait as may.
         """
         return self._open_stream(self._options, fn, args, kwargs)
 
@@ -314,6 +315,10 @@ class Submitter:
         options.show(progress, self._runners)
         if options.items_end_alone and (self._options.retries or self._options.run_timeout is not None):
             options.size = 1  # these options are for each call
+        if self._options.has_setting:
+            from dragonfly_executor.api.call_settings import items_with_setting
+
+            fn, iterables = items_with_setting(fn, iterables, self._options)
         if self._carrier is not None:
             fn = self._carrier.carried(fn)
         return map_calls(self._map_calls, fn, iterables, options, self._slots, lambda: self._begin(self._options))
@@ -360,6 +365,10 @@ class Submitter:
         """
         from dragonfly_executor.api.async_map import map_async
 
+        if self._options.has_setting:
+            from dragonfly_executor.api.call_settings import items_with_setting
+
+            fn, iterables = items_with_setting(fn, iterables, self._options)
         if buffersize is None:
             buffersize = self._options.max_queued
         if self._carrier is not None:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from dragonfly_executor.core.shutdown_mode import ShutdownMode
     from dragonfly_executor.core.stats import PoolStats
     from dragonfly_executor.engine.loop_waker import LoopWaker
+    from dragonfly_executor.engine.objects.server import ObjectServer
     from dragonfly_executor.engine.options import PoolOptions
     from dragonfly_executor.engine.output.router import OutputRouter
     from dragonfly_executor.engine.shared_contents import SharedContents
@@ -61,6 +62,10 @@ class EngineContext(Protocol):
 
     def shared_memory(self) -> SharedSegments | None:
         """Return the memory that the pool shares with slots on this machine; None if it shares none."""
+        ...
+
+    def object_server(self) -> ObjectServer:
+        """Return what serves multiprocessing's objects to slots."""
         ...
 
 

@@ -29,7 +29,7 @@ from dragonfly_executor.engine.shared_contents import SharedContents
 from dragonfly_executor.engine.shutdown import leave
 from dragonfly_executor.engine.startup import EngineStart
 from dragonfly_executor.engine.submit_queue import SubmitQueue
-from dragonfly_executor.serialization.payload_parts import PayloadParts
+from dragonfly_executor.serialization.payload_parts import PayloadParts, joined
 from dragonfly_executor.serialization.repeated_call import RepeatedCall
 from dragonfly_executor.transport.loop import Loop, Timer
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from dragonfly_executor.engine.context import CoreObserver
     from dragonfly_executor.engine.loop_waker import LoopWaker
     from dragonfly_executor.engine.map_calls import MapCalls, Split
+    from dragonfly_executor.engine.objects.server import ObjectServer
     from dragonfly_executor.engine.observing.call_events import CallEvents
     from dragonfly_executor.engine.options import CallOptions, PoolOptions
     from dragonfly_executor.engine.output.router import OutputRouter
@@ -108,7 +109,7 @@ class Engine:
         self.ids: Iterator[int] = count(1)
         self._may_linger = usable_cpus() > 1
         function, args = options.initializer, tuple(options.initargs)
-        self._initializer = b"" if function is None else b"".join(codec.encode_call(function, args, {}))
+        self._initializer = b"" if function is None else joined(codec.encode_call(function, args, {}))
         # Only threads that get no interrupt hold this lock.
         self._lock = threading.Lock()
         self._start = EngineStart(options.name, self.bring_up)
@@ -118,6 +119,7 @@ class Engine:
         self._has_ended = Latch()
         self._memory: SharedSegments | None = None
         self._memories: dict[str, SharedSegments] = {}
+        self._object_server: ObjectServer | None = None
         self._timer: Timer | None = None
         self._turn_is_due = False
         self._components: EngineComponents
@@ -216,7 +218,8 @@ class Engine:
 
     def accept(self, calls: Sequence[Call]) -> None:
         """Accept new calls, all or none. Raises as `submit` does."""
-        self.prepare()
+        if self._thread is None or self._file_snapshots:
+            self.prepare()
         self.append(calls)
 
     def prepare(self) -> None:
@@ -286,7 +289,7 @@ class Engine:
         if kept is None:
             return self.codec.keep(parts)
         if lasting is not None:
-            kept.contents = lasting.contents
+            kept.contents, kept.held = lasting.contents, lasting.held
         return kept
 
     def shared_memory(self) -> SharedSegments | None:
@@ -301,6 +304,20 @@ class Engine:
             limit = sum(tier.backend.shared_memory_limit() for tier in self.tiers)
             self._memory = self._memories.setdefault("", SharedSegments(limit))
         return self._memory
+
+    def object_server(self) -> ObjectServer:
+        """Return what serves multiprocessing's objects to slots. Only the engine thread calls this."""
+        if self._object_server is None:
+            # Imported at the first request of a slot.
+            from dragonfly_executor.engine.objects.server import ObjectServer
+
+            self._object_server = ObjectServer(
+                self.codec.objects,
+                self._components.worker_groups,
+                self._loop.call_soon_threadsafe,
+                self.options.max_payload,
+            )
+        return self._object_server
 
     def check_open(self) -> None:
         """Raise the error that a submit would raise now."""
@@ -520,6 +537,8 @@ class Engine:
             self._fail_with_bug(error)
         finally:
             try:
+                if self._object_server is not None:
+                    self._object_server.close()
                 self._components.close()
                 if self._memory is not None:
                     self._memory.close()

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from dragonfly_executor.core.call_table import Call
     from dragonfly_executor.engine.context import EngineContext
     from dragonfly_executor.engine.large_payloads import LargePayloads
+    from dragonfly_executor.engine.objects.server import ObjectServer
     from dragonfly_executor.engine.runner_messages import Result
     from dragonfly_executor.engine.shared_uploads import SharedUploads
     from dragonfly_executor.transport.call_start_table import CallStartTable
@@ -40,6 +41,9 @@ class Peer(Protocol):
 
     def reply(self, frame: bytes) -> None:
         """Send an answer to a request of the runner."""
+
+    def say_bulk(self, header: bytes, piece: bytes = b"") -> None:
+        """Send a frame behind the large payloads."""
 
     def output_consumed(self, slot: int, amount: int) -> None:
         """Count output of a slot as consumed, and tell the agent."""
@@ -98,6 +102,8 @@ class FrameHandler:
         self._engine = engine
         self._outputs = engine.outputs
         self._starts = starts
+        self._objects: ObjectServer | None = None
+        """Serves multiprocessing's objects; None until a slot has requested one."""
 
     def on_frame(self, frame: Frame, said: RunnerMessages) -> None:
         """Handle one frame that is not a small result.
@@ -109,6 +115,8 @@ class FrameHandler:
             self._on_output(frame)
         elif frame.kind == Kind.SHARED_WANT:
             self._shared.requested(frame)
+        elif frame.kind == Kind.OBJECT_REQUEST:
+            self._on_object_request(frame)
         elif frame.kind == Kind.ITEMS:
             self._on_items((frame.call_id, frame.attempt), frame)
         elif frame.kind == Kind.PROGRESS:
@@ -132,6 +140,11 @@ class FrameHandler:
         for ref in said.ended():
             if self.unwritten.pop(ref, -1) >= link.first_place:
                 raise ProtocolError(f"an answer to call {ref[0]}, which was not sent yet")
+
+    def _on_object_request(self, frame: Frame) -> None:
+        if frame.detail in self.sessions:  # otherwise the slot has ended: its long requests come behind its end
+            self._objects = self._objects or self._engine.object_server()
+            self._objects.requested(self._peer, frame)
 
     def _on_output(self, frame: Frame) -> None:
         self.account.arrived(frame.detail, weight(frame.raw))
@@ -229,6 +242,8 @@ class FrameHandler:
 
     def close(self) -> None:
         """Give up what the runner's slots shared, because the link has ended."""
+        if self._objects is not None:
+            self._objects.runner_is_gone(self._peer.id)
         if self.has_memory:
             memory = self._engine.shared_memory()
             if memory is not None:
@@ -257,6 +272,8 @@ class FrameHandler:
                 self.sessions.discard(frame.detail)
                 if self.has_memory and (memory := self._engine.shared_memory()) is not None:
                     memory.slot_is_down(frame.detail)
+                if self._objects is not None:
+                    self._objects.slot_is_down(self._peer.id, frame.detail)
                 if self.account.slot_is_down(frame.detail):
                     self._outputs.slot_is_down(self._peer, frame.detail)
             case Kind.PING:

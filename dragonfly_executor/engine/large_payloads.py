@@ -49,6 +49,8 @@ class SharedPayload(list["Buffer"]):
 
     contents: tuple[SharedContent, ...] = ()
     """The shared objects that the payload needs. They are kept while the payload exists."""
+    held: tuple[object, ...] = ()
+    """Multiprocessing's objects that the payload refers to. They are kept likewise."""
     unanswered = 0
     """Number of times that the payload was sent to a runner whose answer has not come."""
 

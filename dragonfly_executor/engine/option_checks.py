@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from _contextvars import ContextVar  # `contextvars` is this module, in one more file
 from collections.abc import Callable, Hashable, Mapping, Sequence
 
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
@@ -115,6 +116,22 @@ def exception_types(
         if not (isinstance(kind, type) and issubclass(kind, BaseException)):
             raise TypeError(f"{name} must hold exception types, not {kind!r}")
     return types
+
+
+def seed_or_none(value: int | None, name: str) -> int | None:
+    """Return a seed, or None."""
+    if value is not None and (isinstance(value, bool) or not isinstance(value, int)):
+        raise TypeError(f"{name} must be a whole number or None, not {value!r}")
+    return value
+
+
+def context_variables(value: Any, name: str) -> tuple[Any, ...]:
+    """Return context variables as a tuple."""
+    variables = tuple(value) if isinstance(value, (tuple, list)) else (value,)
+    for each in variables:
+        if not isinstance(each, ContextVar):
+            raise TypeError(f"{name} must be a ContextVar, or several, not {each!r}")
+    return variables
 
 
 def one_of(*words: str | None) -> Callable[[str | None, str], str | None]:

@@ -6,6 +6,7 @@ No pool loads this module. Defaults and checks are in `engine/options.py`.
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
+from contextvars import ContextVar
 from os import PathLike
 from typing import Any, Literal, TypeAlias, TypedDict
 
@@ -40,6 +41,8 @@ class CallKeywords(TypedDict, total=False):
     stream_buffersize: int
     on_progress: ProgressHook | None
     cancel_running: bool
+    seed: int | None
+    context_vars: ContextVar[Any] | Sequence[ContextVar[Any]]
 
 
 class SharedKeywords(CallKeywords, total=False):

@@ -17,6 +17,7 @@ from dragonfly_executor.engine.option_checks import (
     at_least,
     at_least_or_none,
     compression,
+    context_variables,
     exception_types,
     flag,
     hashable,
@@ -30,6 +31,7 @@ from dragonfly_executor.engine.option_checks import (
     positive_or_none,
     requirements_or_none,
     seconds_or_none,
+    seed_or_none,
     tasks_per_child,
     text,
 )
@@ -77,6 +79,9 @@ class CallOptions(OptionSet, Record):
         on_progress: called with each `CallProgress` that a call reports by `progress`, on the pool's callback thread.
             If it is slower than the reports, it gets the latest one.
         cancel_running: whether `Future.cancel` stops a running call; False for the standard library's behaviour.
+        seed: a whole number from which the calls' random numbers follow (`random`, and NumPy's legacy generator), in
+            maps for each item its own; None to seed nothing. docs/calls-in-context.md has the details.
+        context_vars: context variables, one or several, whose values at the submit the calls see.
 
     Raises:
         TypeError: a value has the wrong type.
@@ -98,10 +103,14 @@ class CallOptions(OptionSet, Record):
     stream_buffersize = option(1024, at_least(1))
     on_progress: ProgressHook | None = option(None, hook)
     cancel_running = option(True, flag)
+    seed = option(None, seed_or_none)
+    context_vars = option((), context_variables)
 
     def __init__(self, **options: Unpack[CallKeywords]) -> None:
         self._take(options)
         self._limits: CallLimits | None = None
+        self.has_setting = self.seed is not None or bool(self.context_vars)
+        """True if calls run under a `CallSetting`."""
 
     __signature__ = OptionSignature()
 

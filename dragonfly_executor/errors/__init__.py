@@ -6,6 +6,7 @@
     ├── CallDeserializationError (BrokenProcessPool)  the runner cannot unpickle a call
     ├── ResultSerializationError (PicklingError)      a result cannot be pickled
     ├── ResultDeserializationError (BrokenProcessPool)the parent cannot unpickle a result
+    ├── MultiprocessingObjectError (RuntimeError)     an object of multiprocessing cannot be used here
     ├── FrameTooLargeError (ValueError)               a payload is over the pool's maximum
     ├── RemoteCallError                               stands in for an exception that cannot be pickled
     ├── ProtocolError                                 the peer violated the protocol
@@ -46,6 +47,7 @@ from dragonfly_executor.errors.base import (
     DragonflyError,
     ForkedExecutorError,
     FrameTooLargeError,
+    MultiprocessingObjectError,
     NestingError,
     ProtocolError,
     QueueFullError,
@@ -88,6 +90,7 @@ __all__ = [
     "FrameTooLargeError",
     "HostKeyError",
     "InitializerError",
+    "MultiprocessingObjectError",
     "NestingError",
     "PoisonCallError",
     "PoolBrokenError",

@@ -26,6 +26,10 @@ class SharedObjectError(CallSerializationError):
     """
 
 
+class MultiprocessingObjectError(DragonflyError, RuntimeError):
+    """An object of multiprocessing cannot be used here: it has ended, or the process is not a slot of its pool."""
+
+
 class ResultSerializationError(DragonflyError, PicklingError):
     """A call ran, but the runner cannot pickle its result."""
 

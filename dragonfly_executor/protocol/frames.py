@@ -145,6 +145,12 @@ class Kind(IntEnum):
     # pieces have arrived. Flag.END: no more items are wanted
     ITEMS = 41
     PROGRESS = 42  # slot -> agent -> parent: how far the call is; see `call_progress`
+    # slot -> agent -> parent: a method call on one of multiprocessing's objects, which the parent serves; detail =
+    # process id of the slot; `call id` = number of the request, 0 for no reply. Flag.LARGE: a part of a long one;
+    # Flag.MORE: not the last part
+    OBJECT_REQUEST = 43
+    # parent -> agent -> slot: the outcome; the fields and flags are those of the request. Flag.ERROR: an exception
+    OBJECT_REPLY = 44
 
 
 class ScriptImport:

@@ -263,6 +263,9 @@ class Agent:
             if frame.kind == Kind.SHARED_WANT:
                 self._on_shared_want(slot, frame)
                 return
+            if frame.kind == Kind.OBJECT_REQUEST and frame.flags & LARGE:
+                self._link.send_bulk(frame.raw)
+                return
             if frame.kind == Kind.PULL:
                 self._large_calls.requested(frame)
             elif frame.kind == Kind.SETUP_FAILED:
@@ -306,10 +309,8 @@ class Agent:
                 self._graceful_exit.drain(frame.detail / 1000)
             case Kind.CHECK_IDLE:
                 self._dispatcher.check_idle(frame)
-            case Kind.OUTPUT:
-                slot = self._dispatcher.slots.get(frame.detail)
-                if slot is not None:
-                    slot.output.consumed(slot, frame.call_id)
+            case Kind.OUTPUT | Kind.OBJECT_REPLY:
+                self._on_frame_for(self._dispatcher.slots.get(frame.detail), frame)
             case Kind.LOG_LEVEL:
                 self._welcome["log_level"] = frame.detail
                 for slot in self._dispatcher.slots.values():
@@ -318,6 +319,14 @@ class Agent:
                 self._receive_sync(frame)
             case Kind.SHARED_DATA | Kind.SHARED_FORGET:
                 self._shared_files().receive(frame)
+
+    def _on_frame_for(self, slot: Slot | None, frame: Frame) -> None:
+        if slot is None:
+            return  # it has ended
+        if frame.kind == Kind.OUTPUT:
+            slot.output.consumed(slot, frame.call_id)
+        else:
+            slot.link.send(frame.raw)
 
     def _on_shared_want(self, slot: Slot, frame: Frame) -> None:
         try:

@@ -52,6 +52,8 @@ class AgentStream:
         self._send = sock.sendall
         self._lock = allocate_lock()
         self._acquire = self._lock.acquire
+        self.receive: Callable[[memoryview, int, int], int] = sock.recv_into
+        """Reads the next bytes that the agent sends, with the arguments of `recv_into`. A `ReplyReader` replaces it."""
         self.sent = 0
         """Number of frames that were sent, or are being sent."""
 
@@ -85,10 +87,14 @@ class AgentStream:
             if sent < len(header) + len(piece):
                 self._send(memoryview(piece)[sent - len(header) :])
 
+    def read(self, size: int) -> bytes:
+        """Return the next bytes that the agent sends, at most `size`; none if the agent is gone."""
+        return self._sock.recv(size)
+
     def receive_into(self, view: memoryview) -> None:
         """Fill the view with the next bytes that the agent sends. If the stream ends early, exit: the agent is gone."""
         while view:
-            size = self._sock.recv_into(view)
+            size = self.receive(view, 0, 0)
             if not size:
                 os._exit(1)
             view = view[size:]
@@ -107,7 +113,7 @@ class AgentStream:
         """
         header = memoryview(bytearray(HEADER_SIZE))
         try:
-            size = self._sock.recv_into(header, 0, 0 if wait else MSG_DONTWAIT)
+            size = self.receive(header, 0, 0 if wait else MSG_DONTWAIT)
         except BlockingIOError:
             return None
         if not size:

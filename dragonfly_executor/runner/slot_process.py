@@ -37,13 +37,16 @@ from dragonfly_executor.runner.slot_payloads import NOT_INLINE, SlotPayloads
 from dragonfly_executor.runner.slot_shared import SlotShared
 from dragonfly_executor.serialization import perform
 from dragonfly_executor.serialization.layout import BOX, NOTHING, PICKLE, WITH_SHARED
+from dragonfly_executor.serialization.rebuild import OBJECT_SOURCE
 from dragonfly_executor.transport.sockets import Socket
 from dragonfly_executor.util import plain_signal as signal
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from typing import Any
 
+    from dragonfly_executor.runner.object_client import ObjectClient
     from dragonfly_executor.runner.result_ring import ResultRing
     from dragonfly_executor.runner.slot_calls import SlotQueue
     from dragonfly_executor.runner.slot_output import SlotStreams
@@ -147,6 +150,9 @@ class _Slot:
         self._mark = template.codec.mark
         self._payloads = SlotPayloads(agent, template.codecs, calls.sock, rendezvous)
         self._shared = SlotShared(agent, template.codec)
+        self._objects: ObjectClient | None = None
+        """Makes the stand-ins of multiprocessing's objects; None until a call has one."""
+        OBJECT_SOURCE.set(self._stand_in)
         self._memory_limit: MemoryLimit | None = None
         self._ref: tuple[int, int] | None = None
         """The call whose limits the agent watches; None if it has no limits."""
@@ -273,6 +279,8 @@ class _Slot:
             self._memory_limit.end()
         if self._loaded is not None:
             self._loaded.note()
+        if self._objects is not None:
+            self._objects.flush()
         self._ended = time.perf_counter()
         microseconds = int((self._ended - self._since) * 1e6)
         if self._output is not None and self._output.end_call(call_id, attempt):
@@ -282,6 +290,15 @@ class _Slot:
         self._send_result(call_id, attempt, min(microseconds, MAX_DETAIL), result_flags, parts)
         # Flush now, so that the call's output appears now and not when the slot ends.
         slot_shutdown.flush_standard_streams()
+
+    def _stand_in(self, kind: str, number: int, detail: Any) -> Any:
+        """Return the stand-in of an object of multiprocessing. See `served_object`."""
+        if self._objects is None:
+            # Imported for the first such object.
+            from dragonfly_executor.runner.object_client import ObjectClient
+
+            self._objects = ObjectClient(self._agent, self._max_payload)
+        return self._objects.stand_in(kind, number, detail)
 
     def _fetch_shared(self, call_id: int, attempt: int, data: Buffer) -> bool:
         """Get the shared objects of a call. If that is impossible, fail the call and return False."""

@@ -36,11 +36,13 @@ class SerializerFormat:
         standard_flags: the flags of a box written without the user's object.
         codes: the code objects that were written.
         least_buffer: size in bytes of the smallest buffer that is written beside the pickle.
+        refer: see `NameTracking`.
     """
 
     def __init__(self, serializer: object, least_buffer: int = IN_BAND_BELOW) -> None:
         self.least_buffer = least_buffer
         self.custom: Any = None
+        self.refer: Callable[[Any, list[object]], Any] | None = None
         self.codes = CodeTable()
         self.flags = self.standard_flags = 0
         if isinstance(serializer, str):
@@ -160,6 +162,7 @@ class SerializerFormat:
         sink, buffers = Sink(), Buffers(self.least_buffer)
         pickler = kind(sink, protocol=5, buffer_callback=None if inline else buffers.add)
         pickler.track(main, owners, returning, self.codes)
+        pickler.refer = self.refer
         if number_of is not None:
             pickler.number_of = number_of
         pickler.dump(value)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copyreg
 import sys
+from _contextvars import Context, ContextVar  # `contextvars` is this module, in one more file
 from types import FunctionType
 
 from dragonfly_executor.serialization import rebuild
@@ -28,6 +29,13 @@ if TYPE_CHECKING:
 MAIN_NAMES = frozenset({"__main__", "__mp_main__"})
 
 
+OBJECT_MODULES = frozenset(
+    f"multiprocessing.{name}"
+    for name in ("connection", "managers", "queues", "shared_memory", "sharedctypes", "synchronize")
+)
+"""The modules whose objects the parent serves to slots."""
+OBJECT_MARK = b"multiprocessing."
+"""In every pickle that refers to one of these modules."""
 _ALWAYS_FOUND = frozenset({"builtins", rebuild.__name__})
 _DEFAULT_REDUCE: tuple[Any, Any] = (object.__reduce_ex__, object.__reduce__)
 
@@ -91,6 +99,8 @@ class NameTracking:
         codes: the code objects in this pickle, each with the package that its relative imports start from.
         table: the code objects that this side has written.
         shared: the shared objects in this pickle, and those inside them, by number.
+        held: multiprocessing's objects in this pickle, which must exist as long as the pickle is used.
+        refer: returns the reduction of one of these, and adds it to `held`; None if they cannot travel.
         number_of: returns the number of the content that stands for an object; None for an object that is pickled. None
             if all objects are pickled.
     """
@@ -104,13 +114,15 @@ class NameTracking:
     codes: list[tuple[CodeType, str]]
     table: CodeTable
     shared: dict[int, SharedContent]
+    held: list[object]
+    refer: Callable[[Any, list[object]], Any] | None = None
     number_of: Callable[[Any], int | None] | None = None
 
     def track(self, main: MainView, owners: frozenset[str], returning: bool, table: CodeTable) -> None:
         """Set the parameters, and clear the recorded names."""
         self.main, self.owners, self.returning, self.table = main, owners, returning, table
         self.hard, self.soft, self.attributes, self.codes = set(), set(), set(), []
-        self.shared = {}
+        self.shared, self.held = {}, []
 
     def reducer_override(self, found: Any) -> Any:
         """Reduce functions, classes and objects that may pickle by name. The C pickler calls this."""
@@ -121,9 +133,28 @@ class NameTracking:
             return self._named(found)
         if kind is SharedObject:
             return self._shared(found)
+        if kind is ContextVar:
+            return self._context_variable(found)
+        if kind.__module__ in OBJECT_MODULES and self.refer is not None:
+            return self.refer(found, self.held)
         if self.number_of is not None and (number := self.number_of(found)) is not None:
             return rebuild.shared_object, (number,)
         return NotImplemented
+
+    def _context_variable(self, found: ContextVar[Any]) -> Any:
+        """Refer to a context variable by its name in its module. If slots do not find that, they make a new one."""
+        home, name = rebuild.home_of_variable(found) or (None, found.name)
+        if home in MAIN_NAMES and name not in self.owners:
+            self.hard.add(name)
+            return rebuild.main_attribute, (name,)
+        if home not in MAIN_NAMES and importable(home):
+            return rebuild.context_variable, (home, name)
+        default: tuple[Any, ...]
+        try:
+            default = (Context().run(found.get),)
+        except LookupError:
+            default = ()
+        return rebuild.new_context_variable, (found.name, default)
 
     def _shared(self, found: SharedObject[Any]) -> Any:
         """Refer to a shared object by its number.

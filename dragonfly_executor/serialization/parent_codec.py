@@ -6,7 +6,7 @@ import sys
 from types import BuiltinFunctionType, FunctionType
 
 from dragonfly_executor import errors
-from dragonfly_executor.serialization import exceptions, large_unpickler, slot_setup
+from dragonfly_executor.serialization import exceptions, large_unpickler, rebuild, slot_setup
 from dragonfly_executor.serialization.content_registry import ContentRegistry
 from dragonfly_executor.serialization.formats import MARK, MARKS, SerializerFormat
 from dragonfly_executor.serialization.function_call import function_body, function_of, nested_function
@@ -33,9 +33,10 @@ from dragonfly_executor.serialization.layout import (
     unpack,
     views,
 )
-from dragonfly_executor.serialization.main_pickler import MAIN_NAMES, importable
+from dragonfly_executor.serialization.main_pickler import MAIN_NAMES, OBJECT_MARK, OBJECT_MODULES, importable
 from dragonfly_executor.serialization.parent_main import ParentMain
 from dragonfly_executor.serialization.payload_packer import PayloadPacker
+from dragonfly_executor.serialization.payload_parts import holding_objects
 from dragonfly_executor.serialization.rebuild import main_module
 from dragonfly_executor.serialization.shared_object import EncodedObject
 from dragonfly_executor.util import plain_pickle as pickle
@@ -51,6 +52,7 @@ if TYPE_CHECKING:
 
     from dragonfly_executor.serialization.layout import Buffer, Received
     from dragonfly_executor.serialization.main_pickler import NameTracking
+    from dragonfly_executor.serialization.object_registry import ObjectRegistry
     from dragonfly_executor.serialization.parent_main import Names
     from dragonfly_executor.serialization.pending_call import PendingCall
     from dragonfly_executor.serialization.shared_object import SharedContent
@@ -100,6 +102,12 @@ class CallCodec:
         """The contents that runners get once: shared objects, and the common pieces of payloads."""
         self._packer = PayloadPacker(self._environment, self.contents, copies=copies, read_only=read_only)
         self._marks: tuple[bytes, ...] = MARKS
+        self._format.refer = self._refer_to_object
+        self._objects: ObjectRegistry | None = None
+        self._lasting_objects: list[object] = []
+        """Multiprocessing's objects in what outlives a call: shared objects, and the script's definitions."""
+        self._plain_marks: tuple[bytes, ...] = MARKS
+        """`_marks`, and what a pickle has that refers to one of multiprocessing's objects."""
         self._latest: Callable[..., Any] | None = None
         self._reference: FunctionReference | None = None
         """The function that was called several times in a row lately."""
@@ -213,6 +221,7 @@ class CallCodec:
         if not numbers.futures:
             return None
         self._code_travels(pickler)
+        self._lasting_objects += pickler.held
         held = [view if view.readonly else memoryview(bytearray(view)) for view in buffers.views]
         names = frozenset(pickler.hard | pickler.soft)
         return PendingCall(snapshot(flat(sink)), held, names, pickler.shared, numbers.futures)
@@ -273,6 +282,7 @@ class CallCodec:
                 exceptions.call_error_text(_same, (value,), {}, exc, self._try_pickle)
             ) from exc
         self._code_travels(pickler)
+        self._lasting_objects += pickler.held
         return EncodedObject(
             self._main,
             pack(self._format.flags | self._packer.flags, b"", views(sink), buffers.views, copy=False),
@@ -355,7 +365,7 @@ class CallCodec:
                 Pickler(sink, 5, buffer_callback=buffers.add).dump(call)
         except Exception:  # the call needs more than pickle, or fails below as well, with the same error
             return self._any_call(call)
-        if self._environment.path or sink.mentions(self._marks):
+        if self._environment.path or sink.mentions(self._plain_marks):
             return self._any_call(call)
         if buffers.views:
             return self._packer.pack(0, b"", sink, buffers.views, [], {}, lambda: self._carried(call))
@@ -388,7 +398,7 @@ class CallCodec:
         name = self._main.name_of(call[0])
         # Objects of the script's own classes refer to __main__, so a plain pickle of them is not enough.
         simple = name is not None and not any(type(argument).__module__ in MAIN_NAMES for argument in call[1])
-        plain = self._format.plain((name, *call[1:]), self._marks) if simple else None
+        plain = self._format.plain((name, *call[1:]), self._plain_marks) if simple else None
         if name is None or plain is None:
             return self._any_call(call)
         body, buffers = plain
@@ -405,7 +415,7 @@ class CallCodec:
         """Encode a call of a function by value: None if the rest needs more than plain pickle."""
         home, known = self._home(function)
         written = self._format.codes[function.__code__]
-        body = function_body(written, function, home, call, self._format, self._marks) if known else None
+        body = function_body(written, function, home, call, self._format, self._plain_marks) if known else None
         if body is None:
             return None
         if self._on_code is not None:
@@ -443,7 +453,26 @@ class CallCodec:
         self._code_travels(pickler)
         flags, definitions, large, shared = self._needed(frozenset(pickler.hard | pickler.soft), self._format.flags)
         shared |= pickler.shared
-        return self._packer.pack(flags, definitions, sink, buffers.views, large, shared, lambda: self._carried(call))
+        parts = self._packer.pack(flags, definitions, sink, buffers.views, large, shared, lambda: self._carried(call))
+        return holding_objects(parts, pickler.held) if pickler.held else parts
+
+    @property
+    def objects(self) -> ObjectRegistry:
+        """Return the objects of multiprocessing that calls refer to."""
+        if self._objects is None:
+            # Imported for the first such object. Two threads may come here at once, and get one registry.
+            from dragonfly_executor.serialization.object_registry import ObjectRegistry
+
+            self._objects = vars(self).setdefault("_first_objects", ObjectRegistry())
+        return self._objects
+
+    def _refer_to_object(self, found: Any, held: list[object]) -> Any:
+        """Return the reduction of an object of multiprocessing: a reference by its number."""
+        entry = self.objects.refer(found)
+        if entry is None:
+            return NotImplemented
+        held.append(entry)
+        return rebuild.served_object, (entry.kind, entry.number, entry.detail)
 
     def _carried(self, call: tuple[Any, ...]) -> int:
         """Return how many of a call's buffers belong to its function. They come before those of the arguments."""
@@ -466,7 +495,10 @@ class CallCodec:
     def _forget_imports(self) -> None:
         """Clear the cached facts about imports. Modules were imported, or ``sys.path`` has changed."""
         self._importable.clear()
-        self._marks = (*MARKS, *self._environment.unfindable)
+        self._marks = self._plain_marks = (*MARKS, *self._environment.unfindable)
+        if not OBJECT_MODULES.isdisjoint(sys.modules):
+            # Plain pickle takes some of these objects, and leaves out what makes them work.
+            self._plain_marks = (*self._marks, OBJECT_MARK)
 
     def _try_pickle(self, value: Any) -> object:
         """Pickle a part of a call by itself. Raise if that fails."""
@@ -477,6 +509,7 @@ class CallCodec:
     def _define(self, values: Any, owners: frozenset[str]) -> tuple[list[Buffer], *Names]:
         sink, _, pickler = self._format.tracked(values, self._main, owners, inline=True)
         self._code_travels(pickler)
+        self._lasting_objects += pickler.held
         return flat(sink), pickler.hard, pickler.soft, pickler.attributes, pickler.shared
 
     def _code_travels(self, pickler: NameTracking) -> None:

@@ -116,7 +116,11 @@ class PayloadPacker:
         if max(map(len, kept)) >= LEAST:
             with self._lock:
                 kept = self._repeats.mark(kept, parts.buffers_from if isinstance(parts, PayloadParts) else 0)
-        return holding_contents(kept, parts.contents) if isinstance(parts, PayloadParts) else kept
+        if not isinstance(parts, PayloadParts):
+            return kept
+        held = holding_contents(kept, parts.contents)
+        held.held = parts.held
+        return held
 
     def forget(self) -> None:
         """Drop the pieces that are kept for later calls."""

@@ -26,12 +26,14 @@ class PayloadParts(list["Buffer"]):
     Attributes:
         pieces: the contents of those pieces that a runner gets once, by their index.
         contents: the shared objects that the payload needs. They are kept while the payload exists.
+        held: multiprocessing's objects that the payload refers to. They are kept likewise.
         buffers_from: the index of the first piece that holds no pickle. All pieces from there on are buffers beside the
             pickle, or padding; 0 if there is none.
     """
 
     pieces: dict[int, SharedContent]
     contents: tuple[SharedContent, ...] = ()
+    held: tuple[object, ...] = ()
     buffers_from = 0
 
     def entries(self) -> list[PieceEntry]:
@@ -60,9 +62,10 @@ class PayloadParts(list["Buffer"]):
 
 
 class HoldingBytes(bytes):
-    """A small payload. `contents` are the shared objects that it needs: they are kept while the payload exists."""
+    """A small payload. What it needs is kept while it exists: shared objects, and multiprocessing's objects."""
 
     contents: tuple[SharedContent, ...] = ()
+    held: tuple[object, ...] = ()
 
     def all_contents(self) -> tuple[SharedContent, ...]:
         """Return all contents that a call with this payload needs on its runner."""
@@ -94,12 +97,19 @@ def holding_contents(parts: list[Buffer], contents: tuple[SharedContent, ...]) -
     return held
 
 
+def holding_objects(parts: list[Buffer], held: list[object]) -> PayloadParts:
+    """Return a payload that keeps these objects of multiprocessing."""
+    made = as_parts(parts)
+    made.held = tuple(held)
+    return made
+
+
 def joined(parts: Sequence[Buffer | bytearray]) -> bytes:
-    """Join the pieces of a small payload. The result keeps the shared objects of the payload."""
-    if not isinstance(parts, PayloadParts) or not parts.contents:
+    """Join the pieces of a small payload. The result keeps what the payload keeps."""
+    if not isinstance(parts, PayloadParts) or not (parts.contents or parts.held):
         return b"".join(parts)
     payload = HoldingBytes(b"".join(parts))
-    payload.contents = parts.contents
+    payload.contents, payload.held = parts.contents, parts.held
     return payload
 
 

@@ -37,6 +37,12 @@ class PostImportHooks:
             if name in modules:
                 action(modules[name])
 
+    def uninstall(self) -> None:
+        """Call no action that was not called yet."""
+        for finder in self._finders.values():
+            if finder in sys.meta_path:
+                sys.meta_path.remove(finder)
+
 
 class _Finder:
     """A finder that delegates to the other finders, and calls the action once the module has been executed."""

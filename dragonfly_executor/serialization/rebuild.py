@@ -6,12 +6,13 @@ Their names and arguments are a wire format. The handshake ensures that both end
 from __future__ import annotations
 
 import sys
+from _contextvars import ContextVar  # `contextvars` is this module, in one more file
 from functools import lru_cache
 from importlib import import_module
 from marshal import loads
 from types import CellType, CodeType, FunctionType, ModuleType
 
-from dragonfly_executor.errors import SharedObjectError
+from dragonfly_executor.errors import MultiprocessingObjectError, SharedObjectError
 from dragonfly_executor.serialization.code_table import LARGEST
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
@@ -52,6 +53,52 @@ def shared_object(number: int) -> Any:
         SharedObjectError: another unpickler opens the pickle.
     """
     raise SharedObjectError(f"shared object {number} exists only in the slots that its calls run on")
+
+
+OBJECT_SOURCE: ContextVar[Callable[[str, int, Any], Any] | None] = ContextVar("OBJECT_SOURCE", default=None)
+"""Makes the stand-in of an object of multiprocessing, which the parent serves. A slot sets it."""
+
+
+def context_variable(module_name: str, name: str) -> ContextVar[Any]:
+    """Return a context variable by its name in a module."""
+    return getattr(import_module(module_name), name)  # type: ignore[no-any-return]
+
+
+def new_context_variable(name: str, default: tuple[Any, ...]) -> ContextVar[Any]:
+    """Make a context variable. `default` has its default, or nothing."""
+    return ContextVar(name, default=default[0]) if default else ContextVar(name)
+
+
+@lru_cache(maxsize=256)
+def home_of_variable(variable: ContextVar[Any]) -> tuple[str, str] | None:
+    """Return the module in which a context variable is, and its name there; None if it is in no module."""
+    for module_name, found in list(sys.modules.items()):
+        for name, value in list(getattr(found, "__dict__", {}).items()):
+            if value is variable:
+                return module_name, name
+    return None
+
+
+def served_object(kind: str, number: int, detail: Any) -> Any:
+    """Return the stand-in of an object of multiprocessing that the parent serves.
+
+    Args:
+        kind: the name of its class.
+        number: its number in the parent.
+        detail: values of built-in types, which depend on the kind.
+
+    Raises:
+        MultiprocessingObjectError: this is not a slot.
+    """
+    make = OBJECT_SOURCE.get()
+    if make is None and kind == "BaseProxy":
+        function, args = detail[1]  # a fake runner, in the process that has the manager's key
+        return function(*args)
+    if make is None:
+        raise MultiprocessingObjectError(
+            f"this {kind} of multiprocessing can be used only in slots of real runners, and on the thread of a call"
+        )
+    return make(kind, number, detail)
 
 
 def module(name: str, submodules: tuple[str, ...] = ()) -> ModuleType:

@@ -116,6 +116,11 @@ class SlotCodec:
         sys.argv[:] = self._setup["argv"]
         if self._setup["authkey"] is not None:
             authkey.adopt(self._setup["authkey"])
+        if "settings" in self._setup:
+            # Imported only if the parent has such settings.
+            from dragonfly_executor.serialization.program_settings import apply
+
+            apply(self._setup["settings"])
         self.main.install()
         if self._setup["custom"] is not None:
             _, (serializer,), _, _ = self.decode_call(self._setup["custom"])

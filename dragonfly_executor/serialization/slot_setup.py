@@ -8,6 +8,7 @@ import sys
 from dragonfly_executor.protocol.stdlib_json import is_stdlib
 from dragonfly_executor.serialization.authkey import own_key
 from dragonfly_executor.serialization.import_environment import directory, path_from
+from dragonfly_executor.serialization.program_settings import settings
 from dragonfly_executor.serialization.rebuild import main_module
 from dragonfly_executor.serialization.script import describe
 from dragonfly_executor.util import plain_pickle as pickle
@@ -55,7 +56,13 @@ def _arguments() -> list[str]:
 
 
 def _described(place: dict[str, Any], serializer: dict[str, Any], argv: list[str]) -> bytes:
-    return pickle.dumps({**place, **_shadowing(), "argv": argv, **serializer}, 5)
+    return pickle.dumps({**place, **_shadowing(), **_program_settings(), "argv": argv, **serializer}, 5)
+
+
+def _program_settings() -> dict[str, Any]:
+    """Return the filters of warnings and the levels of loggers, if they are not an interpreter's own."""
+    found = settings()
+    return {"settings": found} if found else {}
 
 
 def _shadowing() -> dict[str, Any]:

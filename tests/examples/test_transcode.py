@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import runpy
 import signal
 import subprocess
 import sys
@@ -42,8 +43,8 @@ def striped_video(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return video
 
 
-def test_the_default_video_in_four_segments_on_two_slots(run_example: Run, tmp_path: Path) -> None:
-    ran = run_example("transcode.py", "--slots", "2")
+def test_the_clip_in_four_segments_on_two_slots(run_example: Run, tmp_path: Path) -> None:
+    ran = run_example("transcode.py", "--slots", "2", "--repeat", "1")
     assert ran.returncode == 0, ran.stderr
     output = tmp_path / "bigbuckbunny.480p.mp4"
     assert frame_sizes(output) == [("854", "480")] * 132
@@ -52,6 +53,24 @@ def test_the_default_video_in_four_segments_on_two_slots(run_example: Run, tmp_p
     assert re.search(r"calls +4,", ran.stdout)
     assert re.search(r"wall time .* one ffmpeg process with one thread", ran.stdout)
     assert f"{output}: 132 frames, 5.28 s, as the original has" in ran.stdout
+
+
+def test_the_clip_is_repeated_without_gaps(run_example: Run, tmp_path: Path) -> None:
+    ran = run_example("transcode.py", "--slots", "2", "--repeat", "2", "--no-comparison", "--quiet")
+    assert ran.returncode == 0, ran.stderr
+    output = tmp_path / "bigbuckbunny.480p.mp4"
+    assert frame_sizes(output) == [("854", "480")] * 264
+    assert ran.stdout.startswith("bigbuckbunny.mp4, 2 times: 264 frames, 10.56 s\n")
+    assert f"{output}: 264 frames, 10.56 s, as the original has" in ran.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "repeated"),
+    [([], 8), (["--repeat", "3"], 3), ([__file__], 1), (["--backend", "ssh", "--hosts", "a"], 1)],
+)
+def test_only_the_clip_on_this_machine_is_repeated(arguments: list[str], repeated: int) -> None:
+    options = runpy.run_path(str(EXAMPLES / "transcode.py"))["parse"](arguments)
+    assert options.repeat == repeated
 
 
 def test_two_runners_and_a_video_that_is_cut_at_its_keyframes(
@@ -107,7 +126,7 @@ def test_ctrl_c_half_way_leaves_no_ffmpeg_no_runner_and_no_file(census: Census, 
     here.mkdir()
     before = census.look()
     process = subprocess.Popen(
-        [sys.executable, str(EXAMPLES / "transcode.py"), "--slots", "2", "--segments", "16"],
+        [sys.executable, str(EXAMPLES / "transcode.py"), "--slots", "2", "--segments", "16", "--repeat", "1"],
         cwd=here,
         env={**os.environ, "IMAGEIO_FFMPEG_EXE": str(endless)},
         stdin=subprocess.DEVNULL,

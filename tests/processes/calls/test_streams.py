@@ -24,10 +24,12 @@ from dragonfly_executor import (
     DragonflyExecutor,
     FrameTooLargeError,
     LocalBackend,
+    QueueFullError,
     ResultSerializationError,
     RunnerLostError,
 )
 from dragonfly_executor.testing import FakeBackend
+from tests.processes.calls.test_bounded_submit import fill
 from tests.processes.conftest import Make
 from tests.support.helpers import PATIENCE, Gate, Mailbox, all_ended, becomes_true, watching
 from tests.support.payloads import echo, log, pid, tell, wait_at
@@ -367,6 +369,17 @@ def test_a_stream_that_waits_for_a_slot_is_cancelled(make: Make, gate: Gate) -> 
     gate.open()
     first.result(PATIENCE)
     assert ex.pool.stats().calls_queued == 0
+
+
+def test_the_bound_on_waiting_calls_holds_for_streams(make: Make, mailbox: Mailbox, gate: Gate) -> None:
+    ex = make(1)
+    futures = fill(ex, mailbox, gate, 1)
+    view = ex.options(max_queued=1, when_full="raise")
+    with pytest.raises(QueueFullError):
+        view.stream(numbers, 3)
+    gate.open()
+    assert futures[-1].result(PATIENCE) == 1
+    assert list(view.stream(numbers, 3)) == [0, 1, 2]
 
 
 def test_messages_that_come_late_harm_no_other_call(make: Make) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dis
+import functools
 import gc
 import sys
 from collections.abc import Callable, Iterator
@@ -14,6 +16,17 @@ import dragonfly_executor
 PACKAGE = str(Path(dragonfly_executor.__file__).parent)
 PICKLING = tuple(str(Path(PACKAGE, name)) for name in ("serialization", "protocol/json_text", "protocol/stdlib_json"))
 """It takes thousands of instructions, and hands nothing over. So it is interrupted at each of its lines only."""
+ASKS_FOR_SIGNALS = (
+    "BEFORE_WITH",
+    "CALL",
+    "FOR_ITER",
+    "JUMP_BACKWARD",
+    "LOAD_SPECIAL",
+    "POP_JUMP_BACKWARD",
+    "RESUME",
+    "SEND",
+)
+"""How the instructions begin in which CPython looks for signals, or which run C functions that do."""
 Trace = Callable[[FrameType, str, Any], Any]
 
 
@@ -21,7 +34,7 @@ class Interrupt:
     """A Ctrl-C that comes to this thread as it takes a certain step.
 
     A step is a line that begins, a function of the package that is entered or left, and, if `each_opcode`, each
-    instruction of the interpreter as well.
+    instruction in which CPython looks for signals, and the one after it, as well. No signal comes at the others.
 
     Args:
         step: before which one it comes; 0 is the first.
@@ -65,19 +78,31 @@ class Interrupt:
         if not counts:
             return None
         file = code.co_filename
-        frame.f_trace_opcodes = self._each_opcode and (file in self._files or not file.startswith(PICKLING))
-        return self._take_step(frame, event, argument)
+        each_opcode = self._each_opcode and (file in self._files or not file.startswith(PICKLING))
+        frame.f_trace_opcodes = each_opcode
+        opcodes = opcodes_that_ask(code) if each_opcode else frozenset()
+
+        def take_step(frame: FrameType, event: str, argument: object) -> Trace:
+            if event == "exception" or (event == "opcode" and frame.f_lasti not in opcodes):
+                return take_step
+            if not self._left:
+                self.where = f"{code.co_qualname}, {event} {frame.f_lineno}.{frame.f_lasti}"
+                raise KeyboardInterrupt
+            self._left -= 1
+            return take_step
+
+        return take_step(frame, event, argument)
 
     def _counts(self, file: str) -> bool:
         return file in self._files or file.startswith(self._files)
 
-    def _take_step(self, frame: FrameType, event: str, argument: object) -> Trace:
-        if event != "exception":
-            if not self._left:
-                self.where = f"{frame.f_code.co_qualname}, {event} {frame.f_lineno}.{frame.f_lasti}"
-                raise KeyboardInterrupt
-            self._left -= 1
-        return self._take_step
+
+@functools.cache
+def opcodes_that_ask(code: CodeType) -> frozenset[int]:
+    """Return the offsets of the instructions in which CPython looks for signals, and of those after them."""
+    asks = [instruction.opname.startswith(ASKS_FOR_SIGNALS) for instruction in dis.get_instructions(code)]
+    offsets = [instruction.offset for instruction in dis.get_instructions(code)]
+    return frozenset(offset for offset, *near in zip(offsets, asks, [False, *asks], strict=False) if any(near))
 
 
 def everywhere(action: Callable[[], object], **options: Any) -> Iterator[str]:

@@ -193,6 +193,8 @@ KINDS = [
     "SHARED_FORGET",
     "ITEMS",
     "PROGRESS",
+    "OBJECT_REQUEST",
+    "OBJECT_REPLY",
 ]
 FLAGS = {
     "ERROR": 1,

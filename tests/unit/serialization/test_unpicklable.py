@@ -7,7 +7,6 @@ import asyncio
 import concurrent.futures
 import contextvars
 import functools
-import multiprocessing
 import os
 import queue
 import re
@@ -129,7 +128,6 @@ def _of_the_loop(get: Callable[[], Any]) -> Callable[[], Any]:
             "_contextvars.Context",
             "Make it in the call, or pass the values that it is made from",
         ),
-        (multiprocessing.Lock, "multiprocessing.synchronize.Lock", "multiprocessing.Manager()"),
     ],
 )
 def test_kinds_that_people_pass_come_with_advice(make: Callable[[], Any], kind: str, advice: str) -> None:

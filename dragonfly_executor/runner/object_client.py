@@ -1,0 +1,180 @@
+"""The slot's side of multiprocessing's objects: requests to the parent, which has the real ones."""
+
+from __future__ import annotations
+
+import os
+import weakref
+from _thread import allocate_lock, get_ident
+from collections import deque
+from itertools import count
+
+from dragonfly_executor.errors.base import FrameTooLargeError, MultiprocessingObjectError
+from dragonfly_executor.protocol.frames import CHUNK_SIZE, HEADER, MAX_INLINE, Flag, Frame, Kind, encode
+from dragonfly_executor.runner.reply_reader import ReplyReader
+from dragonfly_executor.runner.stand_ins import STAND_INS
+from dragonfly_executor.util import plain_pickle as pickle
+from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    from dragonfly_executor.runner.agent_stream import AgentStream
+    from dragonfly_executor.runner.stand_ins import StandIn
+
+
+class ReplyWaiter:
+    """A thread that waits for a reply."""
+
+    __slots__ = ("arrived", "data", "is_error", "lock", "request")
+
+    def __init__(self, request: tuple[StandIn, str]) -> None:
+        self.lock = allocate_lock()
+        self.lock.acquire()
+        self.arrived = bytearray()
+        """The parts of a long reply that have arrived."""
+        self.data: bytes | None = None
+        self.is_error = False
+        self.request = request
+        """The stand-in, which the parent serves at least until the reply has come, and the method."""
+
+
+class ObjectClient:
+    """Sends requests, and hands replies to the threads that wait for them.
+
+    Args:
+        agent: the stream to the agent.
+        max_payload: maximum size of a request in bytes.
+    """
+
+    def __init__(self, agent: AgentStream, max_payload: int) -> None:
+        self._agent = agent
+        self._max_payload = max_payload
+        self._pid = os.getpid()
+        self._numbers = count(1)
+        self._waiting: dict[int, ReplyWaiter] = {}
+        self._given_up: dict[int, ReplyWaiter] = {}
+        self._stand_ins: weakref.WeakValueDictionary[int, Any] = weakref.WeakValueDictionary()
+        self._dropped: deque[int] = deque()
+        self._long = allocate_lock()
+        """Held while a long request is sent: the parent takes one after another."""
+        ReplyReader(agent, self._on_reply)
+
+    def stand_in(self, kind: str, number: int, detail: Any) -> Any:
+        """Return the stand-in of an object. While one exists, it is the same. Of some kinds it is the object itself."""
+        self.flush()
+        found: Any = self._stand_ins.get(number)
+        if found is None:
+            make: Callable[..., Any] | None = STAND_INS.get(kind)
+            if make is None:
+                # Imported for the first of these kinds.
+                from dragonfly_executor.runner.value_stand_ins import VALUE_STAND_INS
+
+                make = VALUE_STAND_INS[kind]
+            found = make(self, number, detail)
+            if kind != "SharedMemory":
+                # A call may close the block itself, which is no stand-in.
+                self._stand_ins[number] = found
+        return found
+
+    def drop(self, number: int) -> None:
+        """Note that a stand-in is gone. A finalizer calls this, at any point of the program."""
+        self._dropped.append(number)
+
+    def flush(self) -> None:
+        """Tell the parent which stand-ins are gone."""
+        while self._dropped:
+            self.tell(self._dropped.popleft(), "drop")
+
+    def tell(self, number: int, method: str, *args: Any) -> None:
+        """Send a request that has no reply."""
+        if os.getpid() == self._pid:
+            self._send(0, number, method, args)
+
+    def call(self, stand_in: StandIn, method: str, *args: Any) -> Any:
+        """Call a method of the real object.
+
+        Args:
+            stand_in: stands for the object.
+            method: the method's name.
+            args: values of built-in types.
+
+        Raises:
+            MultiprocessingObjectError: this is a forked child of the slot, or the object is gone.
+            FrameTooLargeError: the arguments are larger than ``max_payload``.
+            Exception: the method's own.
+        """
+        if os.getpid() != self._pid:
+            raise MultiprocessingObjectError(
+                "this process was started by a call: the stand-ins of multiprocessing's objects work only in the "
+                "process of the call itself"
+            )
+        token, waiter = next(self._numbers), ReplyWaiter((stand_in, method))
+        self._waiting[token] = waiter
+        try:
+            self._send(token, stand_in.number, method, args)
+            waiter.lock.acquire()
+        except BaseException:
+            if method == "wait" and token in self._waiting:
+                # The wait in a condition ends with its lock, so this thread goes on only then.
+                self.tell(token, "cancel")
+                waiter.lock.acquire()
+            else:
+                self._give_up(token, waiter)
+            raise
+        value = pickle.loads(waiter.data or b"")
+        if waiter.is_error:
+            raise value
+        return value
+
+    def _send(self, token: int, number: int, method: str, args: tuple[Any, ...]) -> None:
+        data = pickle.dumps((number, get_ident(), method, args), 5)
+        if len(data) <= MAX_INLINE:
+            self._agent.send(encode(Kind.OBJECT_REQUEST, token, data, detail=self._pid))
+            return
+        if len(data) > self._max_payload:
+            raise FrameTooLargeError(f"the arguments take {len(data)} bytes, more than max_payload={self._max_payload}")
+        view = memoryview(data)
+        with self._long:
+            for start in range(0, len(data), CHUNK_SIZE):
+                piece = view[start : start + CHUNK_SIZE]
+                more = Flag.MORE if start + CHUNK_SIZE < len(data) else 0
+                header = HEADER.pack(Kind.OBJECT_REQUEST, Flag.LARGE | more, 0, self._pid, token, len(piece))
+                self._agent.send_chunk(header, piece)
+
+    def _give_up(self, token: int, waiter: ReplyWaiter) -> None:
+        """Take a request back: a signal handler has raised in the thread that waits for it."""
+        self._given_up[token] = waiter
+        if self._waiting.pop(token, None) is None:
+            # The reply came just now.
+            self._given_up.pop(token, None)
+            self._undo(waiter)
+        else:
+            self.tell(token, "cancel")
+
+    def _undo(self, waiter: ReplyWaiter) -> None:
+        """Undo what a request did that was given up."""
+        if waiter.is_error or waiter.data is None:
+            return
+        stand_in, method = waiter.request
+        value = pickle.loads(waiter.data)
+        if method == "acquire" and value:
+            self.tell(stand_in.number, "release")
+        elif method == "get":
+            self.tell(stand_in.number, "put", value, False, None)
+
+    def _on_reply(self, frame: Frame) -> None:
+        """Hand a reply to its thread. On the thread of the `ReplyReader`."""
+        token = frame.call_id
+        waiter = self._waiting.get(token) or self._given_up.get(token)
+        if waiter is None:
+            return
+        waiter.arrived += frame.payload
+        if frame.flags & Flag.MORE:
+            return
+        waiter.is_error = frame.flags & Flag.ERROR != 0
+        waiter.data = bytes(waiter.arrived)
+        if self._waiting.pop(token, None) is not None:
+            waiter.lock.release()
+        elif self._given_up.pop(token, None) is not None:
+            self._undo(waiter)
