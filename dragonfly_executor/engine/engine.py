@@ -218,7 +218,8 @@ class Engine:
 
     def accept(self, calls: Sequence[Call]) -> None:
         """Accept new calls, all or none. Raises as `submit` does."""
-        self.prepare()
+        if self._thread is None or self._file_snapshots:
+            self.prepare()
         self.append(calls)
 
     def prepare(self) -> None:
