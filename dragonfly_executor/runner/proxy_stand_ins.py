@@ -64,7 +64,7 @@ def proxy(client: Requests, number: int, detail: tuple[str, tuple[Any, Any], tup
         from multiprocessing.managers import MakeProxyType  # type: ignore[attr-defined]
 
         kind = MakeProxyType(f"AutoProxy[{token.typeid}]", exposed)
-    made: Any = kind.__new__(kind)
+    made: Any = object.__new__(kind)
     passed = PassedProxy(client, number, token)
     # multiprocessing's own class, whose methods all go through `_callmethod`.
     vars(made).update(_token=token, _id=token.id, _callmethod=passed.call, _isauto=True)
