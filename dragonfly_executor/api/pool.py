@@ -335,7 +335,10 @@ class Pool(Submitter):
         # First, so that an interrupt closes it.
         stream: CallStream[Any] = CallStream(call, engine.codec.decode_result)
         engine.streams.add(call)
-        engine.accept((call,))
+        if options.max_queued is None:
+            engine.accept((call,))
+        else:
+            engine.queue_bound().submit((call,), options.max_queued, waits=options.when_full == "wait")
         return stream
 
     def check_open(self) -> None:

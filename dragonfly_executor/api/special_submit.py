@@ -96,10 +96,11 @@ class SpecialSubmit:
         dependent = dependent_submit(self._engine, self._options, fn, self._args, self._kwargs)
         if dependent is None:
             return None
-        dependent.call.name = self._name
-        self._accept((dependent.call,))
+        call, future = dependent.call, dependent.future
+        call.name = self._name
+        self._accept((call,))
         if self._held is None:
             dependent.begin()
         else:
             self._begin = dependent.begin
-        return dependent.future
+        return future

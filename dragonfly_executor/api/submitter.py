@@ -130,6 +130,7 @@ class Submitter:
             RuntimeError: the pool is shut down.
             CallSerializationError: the call cannot be pickled.
             FrameTooLargeError: the call is larger than ``max_payload``.
+            QueueFullError: with ``when_full="raise"``, as many calls wait as may.
         """
         return self._open_stream(self._options, fn, args, kwargs)
 

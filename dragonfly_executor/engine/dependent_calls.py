@@ -39,7 +39,7 @@ class DependentSubmit:
 
     Attributes:
         future: the future of the call.
-        call: the core's record of it.
+        call: the core's record of it. Both are there until `begin`, and no longer than the call waits.
     """
 
     def __init__(self, engine: DependentContext, options: CallOptions, pending: PendingCall) -> None:
@@ -58,6 +58,7 @@ class DependentSubmit:
 
     def begin(self) -> None:
         """Wait for the futures, once the call was accepted. If this is interrupted, the call is cancelled."""
+        own = self.future
         try:
             for future in self._futures():
                 if not isinstance(future, Future):
@@ -65,7 +66,7 @@ class DependentSubmit:
                 elif not future.add_waiter(self):
                     self._settled(future)
         except BaseException:
-            self.future.cancel()
+            own.cancel()
             raise
 
     def _futures(self) -> list[BaseFuture[Any]]:
@@ -97,21 +98,22 @@ class DependentSubmit:
 
     def _deliver(self) -> None:
         """Hand the engine the complete call, or the error of a future."""
-        futures, pending = self._futures(), self._pending
+        futures, pending, call, own = self._futures(), self._pending, self.call, self.future
+        # Futures that are done keep their waiters, and must not keep the calls that have waited for them.
         self._pending = None
+        del self.call, self.future
         for future in futures:
-            if isinstance(future, Future):
+            if isinstance(future, Future) and not future.done():
                 future.remove_waiter(self)
-        if pending is None or self.future.done():
+        if pending is None or own.done():
             return
         outcome = _first_failure(futures)
         try:
             if outcome is None:
-                self.call.payload = self._engine.payload_of(self._encoded(pending))
+                call.payload = self._engine.payload_of(self._encoded(pending))
         except Exception as error:  # a value that cannot be pickled again
             outcome = error
-        call_id = self.call.id
-        event = ArgumentsReady(call_id) if outcome is None else ArgumentsFailed(call_id, outcome)
+        event = ArgumentsReady(call.id) if outcome is None else ArgumentsFailed(call.id, outcome)
         self._engine.post_behind_submits(event)
 
     def _encoded(self, pending: PendingCall) -> list[Buffer]:

@@ -177,7 +177,7 @@ def output_mode(value: Output, name: str) -> Output:
 
 def hooks(value: Hook | Sequence[Hook], name: str) -> tuple[Hook, ...]:
     """Return callables: one, or a list or tuple of several."""
-    several: Sequence[Any] = value if isinstance(value, (list, tuple)) else (value,)
+    several: Any = value if isinstance(value, (list, tuple)) else (value,)
     for each in several:
         if not callable(each):
             raise TypeError(f"{name} must be a callable, or a list of callables, not {each!r}")

@@ -131,8 +131,10 @@ class QueueBound:
     def take(self, calls: list[Call]) -> None:
         """Take the calls out of the submit queue, as `SubmitQueue.take` does, and count them."""
         entries = list(self._queue)
-        self._waiting += sum(map(len, entries))
+        count = sum(map(len, entries))
+        self._waiting += count
         self._queue.take(calls, len(entries))
+        self._waiting -= count - len(calls)  # some were withdrawn meanwhile
 
     def review(self, machine: Machine, *, is_open: bool) -> None:
         """Count the calls that wait after an event, and wake as many waiters as there is room for.

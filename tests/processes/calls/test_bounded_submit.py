@@ -70,7 +70,7 @@ def test_a_submit_waits_until_there_is_room(make: Make, mailbox: Mailbox, gate: 
         assert got == []
         with pytest.raises(QueueFullError):
             ex.options(max_queued=1, when_full="raise").submit(echo, 1)
-        larger = ex.options(max_queued=3).submit(echo, 3)
+        larger = ex.options(max_queued=4).submit(echo, 3)
         gate.open()
     assert values(futures[1:]) == [1] * (len(futures) - 1)
     assert values(got) == [2] * 3

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
+import weakref
 from concurrent.futures import CancelledError, ThreadPoolExecutor
 from concurrent.futures import Future as BaseFuture
 from concurrent.futures import wait as wait_for_futures
@@ -218,6 +220,18 @@ def test_large_values_come_fresh_for_each_call(make: Make, size: int) -> None:
     assert value.result()[0] == 0
     assert [ex.submit(spoil, ex.submit(echo, [1])).result(PATIENCE) for _ in range(2)] == [1, 1]
     assert becomes_true(ex.pool, lambda: not ex.pool._engine.codec.contents._references)
+
+
+def test_a_future_does_not_keep_the_calls_that_have_waited_for_it(make: Make) -> None:
+    ex = make(1)
+    one = ex.submit(echo, 1)
+    calls = [ex.submit(add, one, number) for number in range(50)]
+    assert [call.result(PATIENCE) for call in calls] == list(range(1, 51))
+    references = [weakref.ref(call) for call in calls]
+    calls.clear()
+    # The first steps of other threads may still hold some.
+    assert becomes_true(ex.pool, lambda: gc.collect() >= 0 and all(reference() is None for reference in references))
+    assert one.result() == 1
 
 
 def test_what_cannot_be_an_argument(make: Make, make_pool: MakePool) -> None:

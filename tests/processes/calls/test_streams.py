@@ -24,10 +24,12 @@ from dragonfly_executor import (
     DragonflyExecutor,
     FrameTooLargeError,
     LocalBackend,
+    QueueFullError,
     ResultSerializationError,
     RunnerLostError,
 )
 from dragonfly_executor.testing import FakeBackend
+from tests.processes.calls.test_bounded_submit import fill
 from tests.processes.conftest import Make
 from tests.support.helpers import PATIENCE, Gate, Mailbox, all_ended, becomes_true, watching
 from tests.support.payloads import echo, log, pid, tell, wait_at
@@ -165,12 +167,14 @@ def test_items_come_in_order_whatever_they_are(make: Make) -> None:
     assert list(ex.stream(sorted, [3, 1], reverse=True)) == [3, 1]
 
 
-def test_a_million_items(make: Make) -> None:
-    assert sum(make(1).stream(numbers, 10**6)) == sum(range(10**6))
-
-
-def test_the_value_of_a_generator(make: Make) -> None:
+def test_a_million_items_and_the_value_of_a_generator(make: Make) -> None:
     ex = make(1)
+    stream_of_many = ex.stream(numbers, 10**6)
+    assert "state=open" in repr(stream_of_many)
+    assert sum(stream_of_many) == sum(range(10**6))
+    assert "state=ended" in repr(stream_of_many)
+    stream_of_many.close()
+    assert "state=closed" in repr(stream_of_many)
     found: list[Any] = []
 
     def inner() -> Iterator[int]:
@@ -219,23 +223,26 @@ def test_a_serializer_of_the_users_own(make: Make) -> None:
 # -- the window --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("count", [1, 5])
-def test_items_come_while_the_function_goes_on(make: Make, gate: Gate, count: int) -> None:
+def test_items_come_while_the_function_goes_on(make: Make, gate: Gate) -> None:
     """Also items of a batch that is not full."""
-    stream = make(1).stream(then_wait, count, gate.path)
-    assert list(islice(stream, count)) == list(range(count))
-    gate.open()
-    assert list(stream) == [count]
+    ex = make(1)
+    for count in (1, 5):
+        stream = ex.stream(then_wait, count, gate.path)
+        assert list(islice(stream, count)) == list(range(count))
+        gate.open()
+        assert list(stream) == [count]
 
 
-@pytest.mark.parametrize(("window", "size", "most"), [(1, 0, 1), (7, 0, 7), (1024, 300_000, 6)])
-def test_the_function_is_not_far_ahead(make: Make, log: Path, window: int, size: int, most: int) -> None:
-    stream = make(1).options(stream_buffersize=window).stream(logged, str(log), size)
-    for taken in range(50):
-        next(stream)
-        # It asks for the room of the next item before it goes on: one more than the window has begun.
-        assert len(log.read_text().splitlines()) <= taken + 1 + most + 1
-    stream.close()
+def test_the_function_is_not_far_ahead(make: Make, log: Path) -> None:
+    ex = make(1)
+    for window, size, most in ((1, 0, 1), (7, 0, 7), (1024, 300_000, 6)):
+        log.unlink(missing_ok=True)
+        with ex.options(stream_buffersize=window).stream(logged, str(log), size) as stream:
+            for taken in range(30):
+                next(stream)
+                # The items that were taken, those in the window, and one that the function has begun.
+                assert len(log.read_text().splitlines()) <= taken + 1 + most + 1
+        assert ex.submit(echo, 1).result(PATIENCE) == 1  # the function writes no more
 
 
 # -- errors ------------------------------------------------------------------------------------------------------------
@@ -369,6 +376,17 @@ def test_a_stream_that_waits_for_a_slot_is_cancelled(make: Make, gate: Gate) -> 
     assert ex.pool.stats().calls_queued == 0
 
 
+def test_the_bound_on_waiting_calls_holds_for_streams(make: Make, mailbox: Mailbox, gate: Gate) -> None:
+    ex = make(1)
+    futures = fill(ex, mailbox, gate, 1)
+    view = ex.options(max_queued=1, when_full="raise")
+    with pytest.raises(QueueFullError):
+        view.stream(numbers, 3)
+    gate.open()
+    assert futures[-1].result(PATIENCE) == 1
+    assert list(view.stream(numbers, 3)) == [0, 1, 2]
+
+
 def test_messages_that_come_late_harm_no_other_call(make: Make) -> None:
     """The slot reads them where it expects chunks of a large call, or a shared object."""
     ex = make(1, backend=LocalBackend(shared_memory=0))
@@ -391,9 +409,9 @@ def test_a_child_that_the_function_forks_sends_nothing(make: Make) -> None:
 
 
 def test_items_precede_the_loss_of_their_slot_and_come_once(make: Make, log: Path) -> None:
+    view = make(1).options(retries=3, stream_buffersize=1)
     for count in (5, 1):
         log.unlink(missing_ok=True)
-        view = make(1).options(retries=3, stream_buffersize=1)
         found, error = taken_from(view.stream(die_at, count, str(log)))
         assert found == list(range(count))
         assert isinstance(error, RunnerLostError)
@@ -401,10 +419,11 @@ def test_items_precede_the_loss_of_their_slot_and_come_once(make: Make, log: Pat
 
 
 def test_a_stream_without_items_so_far_is_tried_again(make: Make, log: Path) -> None:
-    assert list(make(1).options(retries=1).stream(die_at, 0, str(log))) == list(range(10))
+    ex = make(1)
+    assert list(ex.options(retries=1).stream(die_at, 0, str(log))) == list(range(10))
     assert log.read_text().splitlines() == ["run", "run"]
     log.unlink()
-    found, error = taken_from(make(1).stream(die_at, 0, str(log)))
+    found, error = taken_from(ex.stream(die_at, 0, str(log)))
     assert (found, type(error)) == ([], RunnerLostError)
 
 
@@ -523,12 +542,3 @@ def test_only_one_thread_at_a_time_waits_for_an_item(make: Make, gate: Gate) -> 
         next(stream)
     gate.open()
     thread.join()
-
-
-def test_its_text_says_its_state(make: Make) -> None:
-    stream = make(1).stream(numbers, 1)
-    assert "state=open" in repr(stream)
-    assert list(stream) == [0]
-    assert "state=ended" in repr(stream)
-    stream.close()
-    assert "state=closed" in repr(stream)

@@ -276,7 +276,7 @@ def test_a_full_disk_costs_the_socket_and_nothing_else(
 
 
 FORKING = """
-import os, sys, time
+import os, select, time
 from dragonfly_executor import DragonflyExecutor
 from dragonfly_executor.cli.status.client import addresses, ask_all
 
@@ -284,14 +284,11 @@ with DragonflyExecutor(1) as ex:
     ex.submit(pow, 2, 3).result()
     while not list(addresses()):
         time.sleep(0.01)
-    reader, writer = os.pipe()
-    child = os.fork()
-    if not child:
-        os.close(writer)
-        os.read(reader, 1)  # until the parent has ended
+    parent = os.pidfd_open(os.getpid())
+    if not os.fork():
+        select.select([parent], [], [])  # until all threads of the parent have ended, which have its sockets
         print("silent" if not ask_all(1).reports else "answers", len(list(addresses())), flush=True)
         os._exit(0)
-    os.close(reader)
     assert [report["pid"] for _, report in ask_all().reports] == [os.getpid()]
     os.kill(os.getpid(), 9)
 """

@@ -3,7 +3,7 @@
 from collections.abc import AsyncIterator, Iterator
 from typing import assert_type
 
-from dragonfly_executor import CallStream, DragonflyExecutor, Pool
+from dragonfly_executor import CallProgress, CallStream, DragonflyExecutor, Pool, progress
 
 
 def lines(path: str, *, limit: int = 0) -> Iterator[str]:
@@ -28,6 +28,18 @@ def streams(executor: DragonflyExecutor, pool: Pool) -> None:
     executor.stream(lines, 5)  # error: call-overload, reportArgumentType, reportCallIssue
     executor.stream(numbers)  # error: call-overload, reportCallIssue
     executor.options(stream_buffersize="1")  # error: arg-type, reportArgumentType
+
+
+def reports(executor: DragonflyExecutor) -> None:
+    def show(report: CallProgress) -> None:
+        assert_type(report.fraction, float | None)
+
+    assert_type(executor.options(on_progress=show).submit(squares, 1).progress(), CallProgress | None)
+    executor.map(squares, [1], progress="squares")
+    progress(1, 2, "text")
+
+    executor.options(on_progress=squares)  # error: arg-type, reportArgumentType
+    progress("1")  # error: arg-type, reportArgumentType
 
 
 async def take(executor: DragonflyExecutor) -> None:
