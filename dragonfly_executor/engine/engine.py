@@ -166,10 +166,13 @@ class Engine:
             future.cancels_running = False
         if on_progress is not None:
             future.on_progress = on_progress
-        if accept is None:
-            self.accept((call,))
-        else:
+        if accept is not None:
             accept((call,))
+            return future
+        # Not by `accept`, because this is the hot path.
+        if self._thread is None or self._file_snapshots:
+            self.prepare()
+        self.append((call,))
         return future
 
     def failed(self, error: Exception) -> Future[Any]:

@@ -65,8 +65,10 @@ class ObjectClient:
         self.flush()
         found: Any = self._stand_ins.get(number)
         if found is None:
-            make: Callable[..., Any] | None = STAND_INS.get(kind)
-            if make is None:
+            make: Callable[..., Any]
+            if kind in STAND_INS:
+                make = STAND_INS[kind]
+            else:
                 # Imported for the first of these kinds.
                 from dragonfly_executor.runner.value_stand_ins import VALUE_STAND_INS
 

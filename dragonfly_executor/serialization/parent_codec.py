@@ -463,7 +463,8 @@ class CallCodec:
             # Imported for the first such object. Two threads may come here at once, and get one registry.
             from dragonfly_executor.serialization.object_registry import ObjectRegistry
 
-            self._objects = vars(self).setdefault("_first_objects", ObjectRegistry())
+            found: ObjectRegistry = vars(self).setdefault("_first_objects", ObjectRegistry())
+            self._objects = found
         return self._objects
 
     def _refer_to_object(self, found: Any, held: list[object]) -> Any:

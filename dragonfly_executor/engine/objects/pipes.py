@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import select
 import threading
 
+from dragonfly_executor.engine.objects.pipe_writes import send_in_steps
 from dragonfly_executor.engine.objects.queues import wait_in_steps
 from dragonfly_executor.engine.objects.request import ServedObject
 from dragonfly_executor.engine.objects.semaphores import HeldSemaphores
@@ -26,6 +26,7 @@ class ServedConnection(ServedObject):
 
     def __init__(self, value: Any, semaphores: HeldSemaphores, shielded: Callable[[], object]) -> None:
         self._real = value
+        self._shielded = shielded
         self._sends = threading.Lock()
         self._receives = threading.Lock()
 
@@ -38,19 +39,12 @@ class ServedConnection(ServedObject):
         wait_in_steps(lambda step: lock.acquire(timeout=step), request, None)
         try:
             if request.method == "send":
-                wait_in_steps(self._has_room, request, None)
-                return self._real.send_bytes(argument)
+                return send_in_steps(self._real, argument, request.check, self._shielded)
             wait_in_steps(self._real.poll, request, None)
             request.check()
             return self._real.recv_bytes(argument)
         finally:
             lock.release()
-
-    def _has_room(self, step: float) -> bool:
-        """Wait until the pipe has room for a small message. A larger one waits for its reader in the kernel."""
-        poll = select.poll()
-        poll.register(self._real.fileno(), select.POLLOUT)
-        return bool(poll.poll(step * 1000))
 
 
 SERVED = {"Connection": ServedConnection}

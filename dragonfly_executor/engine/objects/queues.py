@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pickle
 import queue
-import select
 import time
 from types import SimpleNamespace
 
+from dragonfly_executor.engine.objects.pipe_writes import send_in_steps
 from dragonfly_executor.engine.objects.request import LATER, ServedObject
 from dragonfly_executor.engine.objects.semaphores import STEP, HeldSemaphores, InnerSemaphore
 from dragonfly_executor.engine.objects.synchronization import inner_condition, seconds
@@ -147,6 +147,7 @@ class ServedSimpleQueue(ServedObject):
 
     def __init__(self, value: Any, semaphores: HeldSemaphores, shielded: Callable[[], object]) -> None:
         self._real = value
+        self._shielded = shielded
 
     def run(self, request: Request) -> Any:
         """See `ServedObject`."""
@@ -155,14 +156,7 @@ class ServedSimpleQueue(ServedObject):
         if request.method == "empty":
             return self._real.empty()
         with InnerSemaphore(self._real._wlock, request.check):  # noqa: SLF001
-            wait_in_steps(self._has_room, request, None)
-            return self._real._writer.send_bytes(request.args[0])  # noqa: SLF001
-
-    def _has_room(self, step: float) -> bool:
-        """Wait until the pipe has room for a small item. A larger one waits for its readers in the kernel."""
-        poll = select.poll()
-        poll.register(self._real._writer.fileno(), select.POLLOUT)  # noqa: SLF001
-        return bool(poll.poll(step * 1000))
+            return send_in_steps(self._real._writer, request.args[0], request.check, self._shielded)  # noqa: SLF001
 
 
 SERVED = {"Queue": ServedQueue, "JoinableQueue": ServedJoinableQueue, "SimpleQueue": ServedSimpleQueue}

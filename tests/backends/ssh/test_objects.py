@@ -12,13 +12,16 @@ from tests.backends.ssh.test_call_faults import QUICK
 from tests.support.helpers import PATIENCE, error_of
 from tests.support.sshd.faults import FaultyConnection
 
+KEPT = multiprocessing.RawValue("i")
+"""Keeps the block of memory that multiprocessing takes for the first value, and that the census would find."""
+
 
 def work(counter: Any, numbers: Any, items: Any, connection: Any, table: Any) -> list[Any]:
     for _ in range(20):
         with counter.get_lock():
             counter.value += 1
     numbers[1:] = [number * 2 for number in numbers[1:]]
-    items.put(b"x" * 200_000)
+    items.put(b"x" * 20_000)
     connection.send(["sent", connection.recv()])
     table["host"] = table["number"] + 1
     return [numbers.get_obj()[0], items.get()]
@@ -43,7 +46,7 @@ def test_objects_work_on_a_host(way: FaultyConnection, make_backend: MakeBackend
         here.send("from here")
         future = executor.submit(free(work), counter, numbers, items, there, table)
         there.close()
-        assert future.result(PATIENCE) == [1.0, b"x" * 200_000]
+        assert future.result(PATIENCE) == [1.0, b"x" * 20_000]
         assert (counter.value, numbers[:], table["host"]) == (20, [1.0, 4.0, 6.0], 2)
         assert here.recv() == ["sent", "from here"]
     items.close()

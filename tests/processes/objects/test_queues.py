@@ -86,6 +86,22 @@ def test_a_slot_that_is_killed_takes_no_item(make: Make, mailbox: Mailbox) -> No
             assert other.result(PATIENCE) == "item"
 
 
+def test_a_pool_ends_while_a_slot_waits_for_room_in_a_pipe(make: Make, mailbox: Mailbox) -> None:
+    """The census finds no thread."""
+    executor = make(2)
+    reader, writer = multiprocessing.Pipe(duplex=False)
+    with queues(multiprocessing.SimpleQueue) as (items,), reader, writer:
+        futures = [
+            executor.submit(programs.announce, mailbox.path, items, "put", bytes(300_000)),
+            executor.submit(programs.announce, mailbox.path, writer, "send_bytes", bytes(300_000)),
+        ]
+        mailbox.numbers(2)
+        assert reader.poll(PATIENCE)  # a part of it is there
+        executor.kill_workers()
+        assert all(error_of(each) is not None for each in futures)
+        executor.shutdown()
+
+
 def test_many_items_and_a_full_queue(make: Make) -> None:
     executor = make(2)
     with queues(lambda: multiprocessing.Queue(3)) as (items,):
