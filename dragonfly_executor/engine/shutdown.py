@@ -25,8 +25,10 @@ def leave(
         if interrupted:
             # This thread checks the futures: there may be a million of them, and the engine has other work.
             for call in engine.ask(lambda machine: machine.unsettled()):
+                # None if the call was settled meanwhile.
                 future: Any = call.token
-                if (isinstance(future, (Future, MapCall)) or call.is_stream) and future not in engine.unlinked:
+                can_be_cancelled = isinstance(future, (Future, MapCall)) or getattr(future, "is_stream", False)
+                if can_be_cancelled and future not in engine.unlinked:
                     future.cancel()
         engine.shut_down(ShutdownMode.DRAIN, reason)
         engine.join(engine.options.shutdown_timeout if interrupted else None)
