@@ -384,7 +384,8 @@ def perform(
         if fn is run_items:
             kwargs["is_here"] = codec.mark.is_here
         elif fn is run_stream and open_sink is not None:
-            kwargs["sink"] = open_sink(args[3])
+            window: Any = args[3]
+            kwargs["sink"] = open_sink(window)
         try:
             value = fn(*args, **kwargs)
             if type(value) is CoroutineType:
