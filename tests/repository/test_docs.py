@@ -19,6 +19,7 @@ ROOT = Path(__file__).parents[2]
 PACKAGE = Path(dragonfly_executor.__file__).parent
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
 DECISIONS = ROOT / "docs" / "decisions"
+OPTIONS = ROOT / "docs" / "options.md"
 INSIDE = [ROOT / "ARCHITECTURE.md", ROOT / "CONTRIBUTING.md", *sorted(DECISIONS.glob("*.md"))]
 """Pages for those who change the code: they name files, and what is defined in them."""
 FENCE = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
@@ -83,6 +84,13 @@ def test_what_a_page_names_in_the_code_is_there(page: Path) -> None:
     assert missing == []
 
 
+def test_the_readme_is_short_and_names_all_pages() -> None:
+    text = (ROOT / "README.md").read_text()
+    assert len(text.splitlines()) <= 130
+    pages = {f"docs/{path.name}" for path in ROOT.glob("docs/*.md")}
+    assert pages - set(LINK.findall(text)) == set()
+
+
 def test_every_decision_stands_in_the_log() -> None:
     text = (DECISIONS / "README.md").read_text()
     pages = {path.name for path in DECISIONS.glob("0*.md")}
@@ -113,11 +121,11 @@ def test_every_file_has_a_line_in_the_tree() -> None:
 @pytest.mark.parametrize(
     ("names", "text"),
     [
-        (tuple(PoolOptions.OPTIONS), f"{Pool.__doc__}{(ROOT / 'README.md').read_text()}"),
+        (tuple(PoolOptions.OPTIONS), f"{Pool.__doc__}{OPTIONS.read_text()}"),
         (tuple(CallOptions.OPTIONS), CallOptions.__doc__),
-        (tuple(CallOptions.OPTIONS), (ROOT / "README.md").read_text()),
+        (tuple(CallOptions.OPTIONS), OPTIONS.read_text()),
     ],
-    ids=["pool options", "call options", "call options in the README"],
+    ids=["pool options", "call options", "call options in the page"],
 )
 def test_every_option_is_documented(names: tuple[str, ...], text: str) -> None:
     assert [name for name in names if not re.search(rf"\b{name}\b", text)] == []
