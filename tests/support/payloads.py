@@ -263,6 +263,12 @@ def fork_sleeper(mailbox: str, how: str) -> int:
     return sleeper
 
 
+def disowned(process: subprocess.Popen[Any]) -> int:
+    """Return the process id of a process that stays. Python would warn that nobody waits for it."""
+    process.returncode = 0
+    return process.pid
+
+
 def exec_sleeper(how: str) -> int:
     """Start another program that stays, with an empty environment if asked for. Return its process id."""
     command = [sys.executable, "-S", "-c", "import signal\nprint(flush=True)\nsignal.pause()"]
@@ -270,7 +276,8 @@ def exec_sleeper(how: str) -> int:
     sleeper = subprocess.Popen(command, env=environment, start_new_session="session" in how, stdout=subprocess.PIPE)
     assert sleeper.stdout is not None
     sleeper.stdout.readline()
-    return sleeper.pid
+    sleeper.stdout.close()
+    return disowned(sleeper)
 
 
 def start_sleeper(how: str) -> int:
@@ -361,7 +368,7 @@ def change_process_state(folder: str) -> None:
     """Change signal handlers, directory, umask and environment, as a careless library does."""
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGCHLD):
         signal.signal(number, signal.SIG_IGN)
-    signal.pthread_sigmask(signal.SIG_BLOCK, range(1, signal.NSIG))
+    signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
     os.chdir(folder)
     os.umask(0o777)
     os.environ.clear()

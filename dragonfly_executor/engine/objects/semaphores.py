@@ -23,7 +23,7 @@ STEP = 0.2
 """Seconds of one wait in the kernel. Nothing can interrupt such a wait, so it is this long at most."""
 NANOSECONDS = 10**9
 POLL = 0.005
-"""Seconds between two attempts on systems without ``sem_timedwait`` (macOS)."""
+"""Seconds between two attempts on systems without ``sem_clockwait`` (macOS, glibc before 2.30)."""
 
 
 class RawSemaphore(Protocol):
@@ -63,7 +63,8 @@ class SharedMutex:
             _fields_ = (("seconds", ctypes.c_long), ("nanoseconds", ctypes.c_long))
 
         self._time_spec = TimeSpec
-        self._timed_wait = getattr(self._library, "sem_timedwait", None)
+        # Not sem_timedwait, which waits by the wall clock: it would wait for a day if that clock was set back by a day.
+        self._clock_wait = getattr(self._library, "sem_clockwait", None)
 
     def acquire(self, block: bool = True, timeout: float | None = None) -> bool:
         """Acquire it. `timeout` is in seconds, and given if `block` is True."""
@@ -71,15 +72,16 @@ class SharedMutex:
             return True
         if not block:
             return False
-        deadline = time.time() + (STEP if timeout is None else timeout)
-        if self._timed_wait is None:
-            while time.time() < deadline:
+        deadline = time.monotonic() + (STEP if timeout is None else timeout)
+        if self._clock_wait is None:
+            while time.monotonic() < deadline:
                 time.sleep(POLL)
                 if self._library.sem_trywait(self._handle) == 0:
                     return True
             return False
         seconds, rest = divmod(int(deadline * NANOSECONDS), NANOSECONDS)
-        return bool(self._timed_wait(self._handle, self._ctypes.byref(self._time_spec(seconds, rest))) == 0)
+        until = self._ctypes.byref(self._time_spec(seconds, rest))
+        return bool(self._clock_wait(self._handle, time.CLOCK_MONOTONIC, until) == 0)
 
     def release(self) -> None:
         """Release it."""

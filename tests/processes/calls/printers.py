@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 
-from tests.support.payloads import tell, wait_at
+from tests.support.payloads import disowned, tell, wait_at
 
 
 def say(text: str, stream: str = "stdout") -> str:
@@ -139,12 +139,12 @@ def die_once(path: str) -> str:
 
 def leave_a_child(gate: str, text: str) -> None:
     """Start a process that writes when the gate opens, long after this call."""
-    subprocess.Popen(["/bin/sh", "-c", f"head -c 1 < {gate} > /dev/null; echo {text}"])
+    disowned(subprocess.Popen(["/bin/sh", "-c", f"head -c 1 < {gate} > /dev/null; echo {text}"]))
 
 
 def leave_a_silent_child(mailbox: str, gate: str) -> None:
     """Start a process that holds the pipes and outlives the call, which ends when the gate is open."""
-    tell(mailbox, str(subprocess.Popen(["/bin/sleep", "600"], start_new_session=True).pid))
+    tell(mailbox, str(disowned(subprocess.Popen(["/bin/sleep", "600"], start_new_session=True))))
     wait_at(gate)
 
 

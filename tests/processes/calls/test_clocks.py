@@ -16,22 +16,26 @@ from tests.support.payloads import echo, hold_for_good
 
 PACKAGE = Path(dragonfly_executor.__file__).parent
 # A certificate bears dates; they are backdated, and no runner looks at them (tests/processes/dialback/test_pool.py).
-# People read how old a machine is. A platform states when it started an instance, and until when a login is good.
+# People read how old a machine is, and when an event was. A platform states when it started an instance, and until when
+# a login is good.
 DATED = {
     "backends/ec2/instances.py", "backends/fly/machines.py", "backends/kubernetes/credentials.py",
-    "transport/certificate.py",
+    "cli/replay/command.py", "cli/status/command.py", "transport/certificate.py",
 }  # fmt: skip
 # What is written on machines elsewhere, and on disk, is for processes that share no other clock. Fly and AWS send
 # dates. A machine that was started again learns from its boot's date that the boot is over, and files have dates. A
 # login of Kubernetes ends at a date. The printer looks whether the date of a call's log record is one. The system
-# states when a process of Dask began, and Ray until when a node may run, by the time since 1970.
+# states when a process of Dask began, and Ray until when a node may run, by the time since 1970. An event and a report
+# of a pool say when they were, and other programs read them. A file says when it was changed.
 SHARED_CLOCK = {
     "backends/dask/worker.py", "backends/ray/driver_watch.py",
     "backends/docker/leftovers.py", "backends/ec2/backend.py", "backends/ec2/client.py", "backends/ec2/leftovers.py",
     "backends/fly/boot.py", "backends/fly/client.py", "backends/fly/found_machine.py", "backends/fly/http.py",
     "backends/fly/sweep.py", "backends/journal.py", "backends/kubernetes/credentials.py",
     "backends/kubernetes/leftovers.py", "backends/leftovers.py", "backends/slurm/leftovers.py",
-    "cli/fleet/command.py", "cli/fleet/fleet.py", "engine/output/printer.py", "runner/dialback.py", "runner/orphans.py",
+    "cli/fleet/command.py", "cli/fleet/fleet.py", "engine/notifications.py", "engine/observing/call_events.py",
+    "engine/observing/event_log.py", "engine/observing/runtime_directory.py", "engine/observing/status_report.py",
+    "engine/output/printer.py", "runner/dialback.py", "runner/orphans.py",
 }  # fmt: skip
 WALL_CLOCKS = {"time.time", "time.time_ns", "time.localtime", "time.gmtime", "time.CLOCK_REALTIME"}
 

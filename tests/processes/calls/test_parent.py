@@ -139,13 +139,6 @@ def test_an_executor_cannot_travel_into_a_call(
     assert executor.submit(echo, 1).result(PATIENCE) == 1
 
 
-def test_a_future_cannot_travel_into_a_call(make: MakeExecutor) -> None:
-    """Checklist 67."""
-    executor = make(1)
-    error = error_of(executor.submit(echo, executor.submit(echo, 1)))
-    assert isinstance(error, CallSerializationError)
-
-
 def test_a_call_that_makes_an_executor_and_returns_it_is_told_that_it_cannot(make: MakeExecutor) -> None:
     """Checklist 67: the other way."""
     error = error_of(make(1).submit(DragonflyExecutor, 1))
