@@ -330,7 +330,7 @@ class Pool(Submitter):
         self._check(engine, options)
         given = fn, args, kwargs, options.stream_buffersize
         parts = engine.codec.encode_call(run_stream, given, {}, options.retry_on)
-        call = StreamCall(engine, engine.payload_of(parts), options)
+        call = StreamCall(engine, engine.payloads.snapshot(parts), options)
         call.name = call_name(fn)
         # First, so that an interrupt closes it.
         stream: CallStream[Any] = CallStream(call, engine.codec.decode_result)
@@ -338,7 +338,7 @@ class Pool(Submitter):
         if options.max_queued is None:
             engine.accept((call,))
         else:
-            engine.queue_bound().submit((call,), options.max_queued, waits=options.when_full == "wait")
+            engine.core_observers.queue_bound().submit((call,), options.max_queued, waits=options.when_full == "wait")
         return stream
 
     def check_open(self) -> None:
@@ -373,10 +373,13 @@ class Pool(Submitter):
         Raises:
             RequirementsError: no runner can have what the calls require.
         """
+        # Imported with the engine, which the first call loads.
+        from dragonfly_executor.engine.calls_of_function import calls_of_map
+
         self.check_open()
         engine = self._engine
         self._check(engine, options)
-        return engine.calls_of_map(options, fn, is_delayed, split, calls_type)
+        return calls_of_map(engine, options, fn, is_delayed, split, calls_type)
 
     def calls_taken_by(
         self, make: Callable[..., C], fn: Callable[..., object], kwargs: Mapping[str, Any] | None = None
@@ -384,16 +387,18 @@ class Pool(Submitter):
         """Return what `make` makes: calls of `fn` with the pool's default options, which take their own outcomes.
 
         Args:
-            make, fn, kwargs: see `Engine.calls_taken_by`.
+            make, fn, kwargs: see `calls_of_function.calls_taken_by`.
 
         Raises:
             RequirementsError: no runner can have what the calls require.
         """
+        from dragonfly_executor.engine.calls_of_function import calls_taken_by
+
         options = self._options
         self.check_open()
         engine = self._engine
         self._check(engine, options)
-        return engine.calls_taken_by(make, options, fn, kwargs)
+        return calls_taken_by(engine, make, options, fn, kwargs)
 
     def _check(self, engine: Engine, options: CallOptions) -> None:
         """Raise the error that a submit with these options would raise now, whatever it submits."""
@@ -495,7 +500,7 @@ class Pool(Submitter):
             ValueError: `runners` is more than `max`.
         """
         seconds = self._check_wait(runners, timeout)
-        self._engine.runner_waits().wait(runners, seconds)
+        self._engine.core_observers.runner_waits().wait(runners, seconds)
 
     async def await_for(self, *, runners: int) -> None:
         """Wait until this many runners are up, in a task of an asyncio event loop; see `wait_for`.
@@ -503,7 +508,7 @@ class Pool(Submitter):
         For a limit use `asyncio.timeout`.
         """
         self._check_wait(runners, None)
-        await self._engine.runner_waits().wait_async(runners)
+        await self._engine.core_observers.runner_waits().wait_async(runners)
 
     def _check_wait(self, runners: int, timeout: Seconds | None) -> float | None:
         """Check what to wait for, and start the pool. Returns the seconds to wait; None for no limit."""
@@ -570,7 +575,7 @@ class Pool(Submitter):
         from dragonfly_executor.api.async_exit import leave_async
 
         if self._ready is not None:
-            self._ready.close_abandoned_streams(blocks=False)
+            self._ready.streams.close_abandoned(blocks=False)
         await leave_async(self, kind)
 
 
