@@ -373,13 +373,10 @@ class Pool(Submitter):
         Raises:
             RequirementsError: no runner can have what the calls require.
         """
-        # Imported with the engine, which the first call loads.
-        from dragonfly_executor.engine.calls_of_function import calls_of_map
-
         self.check_open()
         engine = self._engine
         self._check(engine, options)
-        return calls_of_map(engine, options, fn, is_delayed, split, calls_type)
+        return engine.function_calls.of_map(options, fn, is_delayed, split, calls_type)
 
     def calls_taken_by(
         self, make: Callable[..., C], fn: Callable[..., object], kwargs: Mapping[str, Any] | None = None
@@ -387,18 +384,16 @@ class Pool(Submitter):
         """Return what `make` makes: calls of `fn` with the pool's default options, which take their own outcomes.
 
         Args:
-            make, fn, kwargs: see `calls_of_function.calls_taken_by`.
+            make, fn, kwargs: see `FunctionCalls.taken_by`.
 
         Raises:
             RequirementsError: no runner can have what the calls require.
         """
-        from dragonfly_executor.engine.calls_of_function import calls_taken_by
-
         options = self._options
         self.check_open()
         engine = self._engine
         self._check(engine, options)
-        return calls_taken_by(engine, make, options, fn, kwargs)
+        return engine.function_calls.taken_by(make, options, fn, kwargs)
 
     def _check(self, engine: Engine, options: CallOptions) -> None:
         """Raise the error that a submit with these options would raise now, whatever it submits."""

@@ -21,6 +21,7 @@ from dragonfly_executor.engine.core_observers import CoreObservers
 from dragonfly_executor.engine.core_timer import CoreTimer
 from dragonfly_executor.engine.exit_hook import watch_exit
 from dragonfly_executor.engine.fork_guard import ForkGuard
+from dragonfly_executor.engine.function_calls import FunctionCalls
 from dragonfly_executor.engine.future import Future
 from dragonfly_executor.engine.latch import Latch
 from dragonfly_executor.engine.loop_waker import LoopWakers
@@ -82,6 +83,7 @@ class Engine:
         self.unlinked: weakref.WeakSet[Future[Any]] = weakref.WeakSet()
         """The calls that outlive an interrupt of the thread that waits for them."""
         self.payloads = PayloadStore(codec, options.max_payload, tiers)
+        self.function_calls = FunctionCalls(self)
         self.streams = OpenStreams(self)
         self.wakers = LoopWakers()
         self._due_wakers = self.wakers.due
