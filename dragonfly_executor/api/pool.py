@@ -304,7 +304,7 @@ class Pool(PoolCalls):
             ValueError: `runners` is more than `max`.
         """
         seconds = self._check_wait(runners, timeout)
-        self._engine.runner_waits().wait(runners, seconds)
+        self._engine.core_observers.runner_waits().wait(runners, seconds)
 
     async def await_for(self, *, runners: int) -> None:
         """Wait until this many runners are up, in a task of an asyncio event loop; see `wait_for`.
@@ -312,7 +312,7 @@ class Pool(PoolCalls):
         For a limit use `asyncio.timeout`.
         """
         self._check_wait(runners, None)
-        await self._engine.runner_waits().wait_async(runners)
+        await self._engine.core_observers.runner_waits().wait_async(runners)
 
     def _check_wait(self, runners: int, timeout: Seconds | None) -> float | None:
         """Check what to wait for, and start the pool. Returns the seconds to wait; None for no limit."""
@@ -379,7 +379,7 @@ class Pool(PoolCalls):
         from dragonfly_executor.api.async_exit import leave_async
 
         if self._ready is not None:
-            self._ready.close_abandoned_streams(blocks=False)
+            self._ready.streams.close_abandoned(blocks=False)
         await leave_async(self, kind)
 
 

@@ -127,7 +127,7 @@ class PoolCalls(Submitter):
         self._check(engine, options)
         given = fn, args, kwargs, options.stream_buffersize
         parts = engine.codec.encode_call(run_stream, given, {}, options.retry_on)
-        call = StreamCall(engine, engine.payload_of(parts), options)
+        call = StreamCall(engine, engine.payloads.snapshot(parts), options)
         call.name = call_name(fn)
         # First, so that an interrupt closes it.
         stream: CallStream[Any] = CallStream(call, engine.codec.decode_result)
@@ -135,7 +135,7 @@ class PoolCalls(Submitter):
         if options.max_queued is None:
             engine.accept((call,))
         else:
-            engine.queue_bound().submit((call,), options.max_queued, waits=options.when_full == "wait")
+            engine.core_observers.queue_bound().submit((call,), options.max_queued, waits=options.when_full == "wait")
         return stream
 
     def check_open(self) -> None:
@@ -173,7 +173,7 @@ class PoolCalls(Submitter):
         self.check_open()
         engine = self._engine
         self._check(engine, options)
-        return engine.calls_of_map(options, fn, is_delayed, split, calls_type)
+        return engine.function_calls.of_map(options, fn, is_delayed, split, calls_type)
 
     def calls_taken_by(
         self, make: Callable[..., C], fn: Callable[..., object], kwargs: Mapping[str, Any] | None = None
@@ -181,7 +181,7 @@ class PoolCalls(Submitter):
         """Return what `make` makes: calls of `fn` with the pool's default options, which take their own outcomes.
 
         Args:
-            make, fn, kwargs: see `Engine.calls_taken_by`.
+            make, fn, kwargs: see `FunctionCalls.taken_by`.
 
         Raises:
             RequirementsError: no runner can have what the calls require.
@@ -190,7 +190,7 @@ class PoolCalls(Submitter):
         self.check_open()
         engine = self._engine
         self._check(engine, options)
-        return engine.calls_taken_by(make, options, fn, kwargs)
+        return engine.function_calls.taken_by(make, options, fn, kwargs)
 
     def _check(self, engine: Engine, options: CallOptions) -> None:
         """Raise the error that a submit with these options would raise now, whatever it submits."""
