@@ -48,7 +48,8 @@ class SpecialSubmit:
         """
         options = self._options
         if options.max_queued is not None:
-            bound, at_most, waits = self._engine.queue_bound(), options.max_queued, options.when_full == "wait"
+            bound = self._engine.core_observers.queue_bound()
+            at_most, waits = options.max_queued, options.when_full == "wait"
             self._accept = lambda calls: bound.submit(calls, at_most, waits=waits)
         return self._carried(pool, carrier, fn)
 
@@ -58,7 +59,7 @@ class SpecialSubmit:
         """Submit the call in a task, which waits until fewer than `at_most` calls wait."""
         held: list[Call] = []
         self._accept, self._held = held.extend, held
-        bound = self._engine.queue_bound()
+        bound = self._engine.core_observers.queue_bound()
         future = self._carried(pool, carrier, fn)
         try:
             await bound.submit_async(held, at_most)

@@ -33,7 +33,7 @@ class AwaitedCalls(MapCalls):
         self._check_process()
         loop = running_loop()
         resumed = loop.create_future()
-        self._waker, self._resume = self._engine.waker_of(loop), resuming(resumed)
+        self._waker, self._resume = self._engine.wakers.of(loop), resuming(resumed)
         try:
             # The engine sets `is_settled` before it looks whether a task waits. So either this task sees the outcome,
             # or the engine sees that this task waits.

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from dragonfly_executor.core.machine import Machine
     from dragonfly_executor.engine.boot.launched_node import LaunchedNode
     from dragonfly_executor.engine.context import EngineContext
+    from dragonfly_executor.engine.objects.server import ObjectServer
     from dragonfly_executor.engine.observing.call_events import CallEvents, Observer
     from dragonfly_executor.engine.observing.event_log import EventLog
     from dragonfly_executor.engine.observing.pool_status import PoolStatus
@@ -50,6 +51,7 @@ class EngineComponents:
         self._machine = machine
         self._codec = engine.codec
         self._argument_threads: WorkerThreads | None = None
+        self._object_server: ObjectServer | None = None
         self.loop = engine.tiers[0].backend.make_loop()
         self.event_log = self._event_log(options)
         observers = (*options.observers, *((self.event_log.write,) if self.event_log is not None else ()))
@@ -64,8 +66,9 @@ class EngineComponents:
             self.call_events = self._call_events(options.name, observers) if observers else None
             on_engine = self.loop.call_soon_threadsafe
             self.outputs = OutputRouter(options.output, self.callbacks, on_engine, self._future_of, failed)
-            # The runners read it from the engine.
+            # The runners read these from the engine.
             engine.outputs = self.outputs
+            engine.object_server = self.object_server
             self.runner_links = RunnerLinks(
                 engine, self.loop, self.worker_groups, initializer, self.notifications, launched
             )
@@ -90,6 +93,20 @@ class EngineComponents:
             except (RuntimeError, MemoryError):
                 return self.callbacks  # no thread can be started now
         return self._argument_threads
+
+    def object_server(self) -> ObjectServer:
+        """Return what serves multiprocessing's objects to slots. Only the engine thread calls this."""
+        if self._object_server is None:
+            # Imported at the first request of a slot.
+            from dragonfly_executor.engine.objects.server import ObjectServer
+
+            self._object_server = ObjectServer(
+                self._codec.objects,
+                self.worker_groups,
+                self.loop.call_soon_threadsafe,
+                self._engine.options.max_payload,
+            )
+        return self._object_server
 
     def expect_questions(self) -> None:
         """Open the socket for ``dragonfly status`` in a moment. Runs on the engine thread."""
@@ -163,7 +180,9 @@ class EngineComponents:
         self.loop.close()
 
     def close(self) -> None:
-        """Let the threads end after their queued jobs. This is the last step of the engine thread."""
+        """Let the threads end after their queued jobs. This is one of the last steps of the engine thread."""
+        if self._object_server is not None:
+            self._object_server.close()
         self._codec.close()
         if self._status_socket is not None:
             self._status_socket.close()

@@ -10,24 +10,21 @@ from collections.abc import Callable, Container, Iterator, Sequence
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from asyncio import AbstractEventLoop
     from concurrent.futures import Future
     from typing import Any, TypeVar
-    from weakref import WeakSet
 
     from dragonfly_executor.core.call_table import Call
     from dragonfly_executor.core.machine import Machine
     from dragonfly_executor.core.shutdown_mode import ShutdownMode
     from dragonfly_executor.core.stats import PoolStats
-    from dragonfly_executor.engine.loop_waker import LoopWaker
+    from dragonfly_executor.engine.loop_waker import LoopWakers
     from dragonfly_executor.engine.objects.server import ObjectServer
     from dragonfly_executor.engine.options import PoolOptions
     from dragonfly_executor.engine.output.router import OutputRouter
+    from dragonfly_executor.engine.payload_store import PayloadStore
     from dragonfly_executor.engine.shared_contents import SharedContents
-    from dragonfly_executor.engine.shared_memory import SharedSegments
     from dragonfly_executor.engine.tier_settings import TierSettings
     from dragonfly_executor.serialization import CallCodec
-    from dragonfly_executor.transport.sockets import Buffer
 
     T = TypeVar("T")
 
@@ -40,12 +37,16 @@ class EngineContext(Protocol):
         codec: encodes calls and decodes results.
         outputs: routes the output of calls.
         tiers: the pool's backends, in order of preference.
+        payloads: keeps the payloads of calls.
+        object_server: returns what serves multiprocessing's objects to slots.
     """
 
     options: PoolOptions
     codec: CallCodec
     outputs: OutputRouter
     tiers: tuple[TierSettings, ...]
+    payloads: PayloadStore
+    object_server: Callable[[], ObjectServer]
 
     def handle(self, event: Any) -> None:
         """Hand the core an event, and carry out the actions."""
@@ -60,14 +61,6 @@ class EngineContext(Protocol):
     def setup_failed(self, payload: bytes, is_error: bool) -> None:
         """Break the pool: the initializer failed in a slot."""
 
-    def shared_memory(self) -> SharedSegments | None:
-        """Return the memory that the pool shares with slots on this machine; None if it shares none."""
-        ...
-
-    def object_server(self) -> ObjectServer:
-        """Return what serves multiprocessing's objects to slots."""
-        ...
-
 
 class FutureContext(Protocol):
     """An engine as the future of a call uses it, from any thread.
@@ -75,10 +68,12 @@ class FutureContext(Protocol):
     Attributes:
         options: the pool's options.
         forked: True in a process that was forked from the pool's.
+        wakers: resume the tasks that wait for calls.
     """
 
     options: PoolOptions
     forked: bool
+    wakers: LoopWakers
 
     @property
     def unlinked(self) -> Container[object]:
@@ -96,10 +91,6 @@ class FutureContext(Protocol):
     def call_back(self, callback: Callable[[Any], object], future: Future[Any]) -> None:
         """Run a done callback on the callback thread."""
 
-    def waker_of(self, loop: AbstractEventLoop) -> LoopWaker:
-        """Return what resumes the tasks of a loop. Only the thread that runs the loop may call this."""
-        ...
-
 
 class MapContext(Protocol):
     """An engine as the calls of a map use it, from any thread.
@@ -109,16 +100,16 @@ class MapContext(Protocol):
         codec: decodes results.
         ids: the numbers of the next calls.
         forked: True in a process that was forked from the pool's.
+        payloads: keeps the payloads of calls.
+        wakers: resume the tasks that wait for calls.
     """
 
     options: PoolOptions
     codec: CallCodec
     ids: Iterator[int]
     forked: bool
-
-    def payload_of(self, parts: Sequence[Buffer]) -> bytes | Sequence[Buffer]:
-        """Return an encoded call in the form in which a `Call` keeps it: a snapshot of its arguments."""
-        ...
+    payloads: PayloadStore
+    wakers: LoopWakers
 
     def accept(self, calls: Sequence[Call]) -> None:
         """Accept new calls, all or none."""
@@ -129,13 +120,15 @@ class MapContext(Protocol):
     def call_back(self, callback: Callable[[Any], object], future: Any) -> None:
         """Run a callback on the callback thread."""
 
-    def waker_of(self, loop: AbstractEventLoop) -> LoopWaker:
-        """Return what resumes the tasks of a loop. Only the thread that runs the loop may call this."""
-        ...
-
 
 class QueueBoundContext(Protocol):
-    """An engine as the bound on its waiting calls uses it, from any thread."""
+    """An engine as the bound on its waiting calls uses it, from any thread.
+
+    Attributes:
+        wakers: resume the tasks that wait for room.
+    """
+
+    wakers: LoopWakers
 
     def prepare(self) -> None:
         """Scan the files that calls may need, and start the engine, before calls are appended. This may block."""
@@ -149,13 +142,15 @@ class QueueBoundContext(Protocol):
     def post(self, event: object) -> None:
         """Hand the core an event, on the engine thread."""
 
-    def waker_of(self, loop: AbstractEventLoop) -> LoopWaker:
-        """Return what resumes the tasks of a loop. Only the thread that runs the loop may call this."""
-        ...
-
 
 class RunnerWaitsContext(Protocol):
-    """An engine as the waits for its runners use it, from any thread."""
+    """An engine as the waits for its runners use it, from any thread.
+
+    Attributes:
+        wakers: resume the tasks that wait for runners.
+    """
+
+    wakers: LoopWakers
 
     def check_open(self) -> None:
         """Raise the error that a submit would raise now."""
@@ -168,10 +163,6 @@ class RunnerWaitsContext(Protocol):
         """Return the statistics of the pool."""
         ...
 
-    def waker_of(self, loop: AbstractEventLoop) -> LoopWaker:
-        """Return what resumes the tasks of a loop. Only the thread that runs the loop may call this."""
-        ...
-
 
 class DependentContext(FutureContext, Protocol):
     """An engine as calls that wait for futures use it, from any thread.
@@ -179,19 +170,17 @@ class DependentContext(FutureContext, Protocol):
     Attributes:
         codec: encodes the calls.
         ids: the numbers of the next calls.
+        payloads: keeps the payloads of calls.
         shared: encodes the values of futures.
     """
 
     codec: CallCodec
     ids: Iterator[int]
+    payloads: PayloadStore
     shared: SharedContents
 
-    def payload_of(self, parts: Sequence[Buffer]) -> bytes | Sequence[Buffer]:
-        """Return an encoded call in the form in which a `Call` keeps it: a snapshot of its arguments."""
-        ...
-
-    def on_argument_thread(self, job: Callable[[], object]) -> None:
-        """Run a job on a worker thread."""
+    def on_thread(self, job: Callable[[Any], object]) -> None:
+        """Run a job on the engine thread, with the `EngineComponents`, if that was started."""
 
     def post_behind_submits(self, event: object) -> None:
         """Hand the core an event, on the engine thread, after all calls that were submitted before."""
@@ -204,6 +193,33 @@ class CoreObserver(Protocol):
         """Look at the core. It must not raise. `is_open`: whether the pool still takes calls."""
 
 
+class ObserversContext(QueueBoundContext, RunnerWaitsContext, Protocol):
+    """An engine as the observers of its core use it."""
+
+
+class StreamsContext(Protocol):
+    """The open streams of a pool as one of them uses them, from any thread."""
+
+    def discard(self, stream: Any) -> None:
+        """Remove a stream whose call was settled."""
+
+    def tell(self, stream: Any, frame: bytes) -> None:
+        """Send a frame to the runner that has the stream's call, if there is one."""
+
+    def close(self, stream: Any) -> None:
+        """Have a stream's function stopped."""
+
+
+class OpenStreamsContext(Protocol):
+    """An engine as its open streams use it."""
+
+    def handle(self, event: Any) -> None:
+        """Hand the core an event, on the engine thread, and carry out the actions."""
+
+    def on_thread(self, job: Callable[[Any], object]) -> None:
+        """Run a job on the engine thread, with the `EngineComponents`, if that was started."""
+
+
 class StreamContext(Protocol):
     """An engine as the call of a stream uses it, from any thread unless it says otherwise.
 
@@ -211,32 +227,24 @@ class StreamContext(Protocol):
         options: the pool's options.
         ids: the numbers of the next calls.
         forked: True in a process that was forked from the pool's.
-        streams: the streams whose calls are not settled.
+        wakers: resume the tasks that wait for items.
     """
 
     options: PoolOptions
     ids: Iterator[int]
     forked: bool
-    streams: WeakSet[Any]
+    wakers: LoopWakers
+
+    @property
+    def streams(self) -> StreamsContext:
+        """The open streams."""
+        ...
 
     def cancel(self, calls: Sequence[Call], *, running: bool) -> None:
         """Stop calls that were cancelled."""
 
-    def tell(self, call: Call, frame: bytes) -> None:
-        """Send a frame to the runner that has the call, if there is one."""
-
     def call_back(self, callback: Callable[[Any], object], future: Any) -> None:
         """Run a callback on the callback thread."""
-
-    def close_stream(self, stream: Any) -> None:
-        """Have a stream's function stopped."""
-
-    def waker_of(self, loop: AbstractEventLoop) -> LoopWaker:
-        """Return what resumes the tasks of a loop. Only the thread that runs the loop may call this."""
-        ...
-
-    def wake_loops(self) -> None:
-        """Wake the event loops with tasks that are to be resumed. Only the engine thread may call this."""
 
 
 class ShutdownContext(Protocol):

@@ -92,7 +92,7 @@ class DependentSubmit:
 
     def _end(self) -> None:
         if next(self._ends, False):
-            self._engine.on_argument_thread(self._deliver)
+            self._engine.on_thread(lambda components: components.argument_threads().run(self._deliver))
 
     # -- on a worker thread --------------------------------------------------------------------------------------------
 
@@ -110,7 +110,7 @@ class DependentSubmit:
         outcome = _first_failure(futures)
         try:
             if outcome is None:
-                call.payload = self._engine.payload_of(self._encoded(pending))
+                call.payload = self._engine.payloads.snapshot(self._encoded(pending))
         except Exception as error:  # a value that cannot be pickled again
             outcome = error
         event = ArgumentsReady(call.id) if outcome is None else ArgumentsFailed(call.id, outcome)

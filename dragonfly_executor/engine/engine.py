@@ -6,61 +6,55 @@ import sys
 import threading
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import count
 
 from dragonfly_executor import errors
 from dragonfly_executor.core import actions, events
-from dragonfly_executor.core.calls import QUEUED, SETTLED, Call, CallLimits
+from dragonfly_executor.core.calls import QUEUED, Call, CallLimits
 from dragonfly_executor.core.machine import Machine, PoolLimits
 from dragonfly_executor.core.shutdown_mode import ShutdownMode
 from dragonfly_executor.engine.action_runner import broken_by, fail_each, settle
-from dragonfly_executor.engine.call_frames import sendable
-from dragonfly_executor.engine.call_name import call_name
 from dragonfly_executor.engine.components import EngineComponents
+from dragonfly_executor.engine.core_observers import CoreObservers
+from dragonfly_executor.engine.core_timer import CoreTimer
 from dragonfly_executor.engine.exit_hook import watch_exit
 from dragonfly_executor.engine.fork_guard import ForkGuard
+from dragonfly_executor.engine.function_calls import FunctionCalls
 from dragonfly_executor.engine.future import Future
 from dragonfly_executor.engine.latch import Latch
+from dragonfly_executor.engine.loop_waker import LoopWakers
+from dragonfly_executor.engine.open_streams import OpenStreams
+from dragonfly_executor.engine.payload_store import PayloadStore
 from dragonfly_executor.engine.queries import Queries
 from dragonfly_executor.engine.queue_progress import stats_of
 from dragonfly_executor.engine.shared_contents import SharedContents
 from dragonfly_executor.engine.shutdown import leave
 from dragonfly_executor.engine.startup import EngineStart
 from dragonfly_executor.engine.submit_queue import SubmitQueue
-from dragonfly_executor.serialization.payload_parts import PayloadParts, joined
-from dragonfly_executor.serialization.repeated_call import RepeatedCall
-from dragonfly_executor.transport.loop import Loop, Timer
+from dragonfly_executor.serialization.payload_parts import joined
+from dragonfly_executor.transport.loop import Loop
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 from dragonfly_executor.util.usable_cpus import usable_cpus
 
 if TYPE_CHECKING:
-    from asyncio import AbstractEventLoop
     from concurrent.futures import Future as BaseFuture
     from typing import Any, TypeVar
 
     from dragonfly_executor.core.stats import PoolStats
     from dragonfly_executor.engine.boot.launched_node import LaunchedNode
-    from dragonfly_executor.engine.context import CoreObserver
-    from dragonfly_executor.engine.loop_waker import LoopWaker
-    from dragonfly_executor.engine.map_calls import MapCalls, Split
     from dragonfly_executor.engine.objects.server import ObjectServer
     from dragonfly_executor.engine.observing.call_events import CallEvents
-    from dragonfly_executor.engine.options import CallOptions, PoolOptions
+    from dragonfly_executor.engine.options import PoolOptions
     from dragonfly_executor.engine.output.router import OutputRouter
-    from dragonfly_executor.engine.queue_bound import QueueBound
     from dragonfly_executor.engine.runner_links import RunnerLinks
-    from dragonfly_executor.engine.runner_waits import RunnerWaits
-    from dragonfly_executor.engine.shared_memory import SharedSegments
-    from dragonfly_executor.engine.stream_call import StreamCall
     from dragonfly_executor.engine.tier_settings import TierSettings
     from dragonfly_executor.protocol.call_progress import CallProgress
     from dragonfly_executor.serialization import CallCodec
     from dragonfly_executor.transport.sockets import Buffer
 
     T = TypeVar("T")
-    M = TypeVar("M", bound=MapCalls)
 
 
 class Engine:
@@ -88,20 +82,17 @@ class Engine:
         self.forked = False
         self.unlinked: weakref.WeakSet[Future[Any]] = weakref.WeakSet()
         """The calls that outlive an interrupt of the thread that waits for them."""
-        self.streams: weakref.WeakSet[StreamCall] = weakref.WeakSet()
-        """The streams whose calls are not settled."""
-        self._wakers: weakref.WeakValueDictionary[int, LoopWaker] = weakref.WeakValueDictionary()
-        """The wakers of asyncio event loops in which tasks await calls, by the loop's `id`."""
-        self._due_wakers: list[LoopWaker] = []
-        """The wakers of tasks whose calls were settled since the last flush. Only the engine thread uses it."""
+        self.payloads = PayloadStore(codec, options.max_payload, tiers)
+        self.function_calls = FunctionCalls(self)
+        self.streams = OpenStreams(self)
+        self.wakers = LoopWakers()
+        self._due_wakers = self.wakers.due
         self._machine = Machine(limits)
         self._submit_queue = SubmitQueue()
         self._taken: list[Call] = []
         self._untold: list[Call] = []
-        self._bound: QueueBound | None = None
-        self._waits: RunnerWaits | None = None
-        self._observers: list[CoreObserver] = []
-        """Those who look at the core after each event. Only the engine thread changes the list."""
+        self.core_observers = CoreObservers(self, self._submit_queue)
+        self._observers = self.core_observers.present
         self._questions = Queries(self._machine)
         self._modes: list[ShutdownMode] = []
         self._refusal: str | None = None
@@ -117,17 +108,14 @@ class Engine:
         """The engine thread; None until all threads and descriptors exist."""
         self._thread_id = 0
         self._has_ended = Latch()
-        self._memory: SharedSegments | None = None
-        self._memories: dict[str, SharedSegments] = {}
-        self._object_server: ObjectServer | None = None
-        self._timer: Timer | None = None
-        self._turn_is_due = False
         self._components: EngineComponents
         self._loop: Loop
         self._runner_links: RunnerLinks
         self._call_events: CallEvents | None = None
         self._do: dict[type, Callable[[Any], None]]
+        self._arm_timer: Callable[[float], None]
         self.outputs: OutputRouter
+        self.object_server: Callable[[], ObjectServer]
         ForkGuard.of_this_process().add(self)
 
     # -- from any thread ----------------------------------------------------------------------------------------------
@@ -158,7 +146,7 @@ class Engine:
             FrameTooLargeError: the payload is larger than ``max_payload``.
             StartError: the engine could not be started.
         """
-        payload = self.payload_of(parts)
+        payload = self.payloads.snapshot(parts)
         future: Future[Any] = Future(self)
         call = future.call = Call(next(self.ids), payload, future, limits, limits.kind)
         call.name = name
@@ -180,44 +168,6 @@ class Engine:
         future: Future[Any] = Future(self)
         future.set_exception(error)
         return future
-
-    def calls_of_map(
-        self,
-        options: CallOptions,
-        fn: Callable[..., object],
-        is_delayed: tuple[type[Exception], ...],
-        split: Split | None,
-        calls_type: type[M],
-    ) -> M:
-        """Return the calls of a new map, which are calls of `fn` with these options; see `MapCalls` for the rest."""
-        calls = calls_type(self, options, RepeatedCall(self.codec, fn, options.retry_on).encode, is_delayed, split)
-        calls.name = call_name(fn)
-        return calls
-
-    def calls_taken_by(
-        self,
-        make: Callable[..., T],
-        options: CallOptions,
-        fn: Callable[..., object],
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> T:
-        """Return what `make` makes: calls of `fn` that take their own outcomes.
-
-        Args:
-            make: gets the first four arguments of `MapCalls`.
-            options: the options of each call.
-            fn: the function.
-            kwargs: its keyword arguments in every call; None for calls that are many and have none.
-        """
-        codec, retry_on = self.codec, options.retry_on
-        return make(
-            self,
-            options,
-            RepeatedCall(codec, fn, retry_on).encode
-            if kwargs is None
-            else lambda args: codec.encode_call(fn, args, kwargs, retry_on),
-            (errors.CallSerializationError, errors.FrameTooLargeError),
-        )
 
     def accept(self, calls: Sequence[Call]) -> None:
         """Accept new calls, all or none. Raises as `submit` does."""
@@ -247,81 +197,6 @@ class Engine:
             self._submit_queue.withdraw(calls)
             raise
 
-    def queue_bound(self) -> QueueBound:
-        """Return what bounds the number of waiting calls. Raises as `submit` does."""
-        if self._bound is None:
-            # The engine thread makes it, because it knows how many calls wait.
-            self.prepare()
-            return self.ask(self._make_bound)
-        return self._bound
-
-    def _make_bound(self, machine: Machine) -> QueueBound:
-        if self._bound is None:
-            from dragonfly_executor.engine.queue_bound import QueueBound
-
-            self._bound = QueueBound(self, self._submit_queue, machine.waiting)
-            self._observers.append(self._bound)
-        return self._bound
-
-    def runner_waits(self) -> RunnerWaits:
-        """Return what waits for runners, on a pool that is started."""
-        return self._waits or self.ask(self._make_waits)
-
-    def _make_waits(self, _machine: Machine) -> RunnerWaits:
-        if self._waits is None:
-            from dragonfly_executor.engine.runner_waits import RunnerWaits
-
-            self._waits = RunnerWaits(self)
-            self._observers.append(self._waits)
-        return self._waits
-
-    def payload_of(self, parts: Sequence[Buffer]) -> bytes | Sequence[Buffer]:
-        """Return an encoded call in the form in which a `Call` keeps it: a snapshot of its arguments.
-
-        Raises:
-            FrameTooLargeError: the payload is larger than ``max_payload``.
-        """
-        return sendable(parts, self.options.max_payload, self._keep)
-
-    def _keep(self, parts: Sequence[Buffer], size: int) -> Sequence[Buffer]:
-        """Return a snapshot of a large payload: in shared memory if there is room, otherwise in parts."""
-        memory = self.shared_memory()
-        lasting = parts if isinstance(parts, PayloadParts) else None
-        # Pieces that runners get once are for runners elsewhere too, so they stay as they are.
-        kept = None if memory is None or (lasting is not None and lasting.pieces) else memory.keep(parts, size)
-        if kept is None:
-            return self.codec.keep(parts)
-        if lasting is not None:
-            kept.contents, kept.held = lasting.contents, lasting.held
-        return kept
-
-    def shared_memory(self) -> SharedSegments | None:
-        """Return the memory that the pool shares with slots on this machine; None if it shares none."""
-        if self._memory is None and any(tier.backend.shares_memory for tier in self.tiers):
-            # Imported for the first large payload. Two threads may come here at once, and get one object.
-            try:
-                from dragonfly_executor.engine.shared_memory import SharedSegments
-            except (ImportError, MemoryError, OSError):
-                return None  # no descriptor or memory for the import: payloads travel over the stream
-
-            limit = sum(tier.backend.shared_memory_limit() for tier in self.tiers)
-            self._memory = self._memories.setdefault("", SharedSegments(limit))
-        return self._memory
-
-    def object_server(self) -> ObjectServer:
-        """Return what serves multiprocessing's objects to slots. Only the engine thread calls this."""
-        if self._object_server is None:
-            # Imported at the first request of a slot.
-            from dragonfly_executor.engine.objects.server import ObjectServer
-
-            self._object_server = ObjectServer(
-                self.codec.objects,
-                self._components.worker_groups,
-                self._loop.call_soon_threadsafe,
-                self.options.max_payload,
-            )
-        return self._object_server
-
     def check_open(self) -> None:
         """Raise the error that a submit would raise now."""
         if self.forked:
@@ -348,70 +223,29 @@ class Engine:
 
     def cancel(self, calls: Sequence[Call], *, running: bool = True) -> None:
         """Stop calls that were cancelled; without `running`, only those that were not sent to a runner yet."""
-        if self._thread is not None and not self.forked:
-            self._loop.call_soon_threadsafe(lambda: self._cancel(calls, running))
+        self.on_thread(lambda _: self._cancel(calls, running))
 
     def post_behind_submits(self, event: object) -> None:
         """Hand the core an event, on the engine thread, after all calls that were submitted before."""
-        if self._thread is not None and not self.forked:
-            self._loop.call_soon_threadsafe(lambda: self._handle_behind_submits(event))
+        self.on_thread(lambda _: self._handle_behind_submits(event))
 
     def _handle_behind_submits(self, event: object) -> None:
         self._take_inbox()
         self.handle(event)
 
-    def on_argument_thread(self, job: Callable[[], object]) -> None:
-        """Run a job on a worker thread that encodes arguments of calls."""
-        if self._thread is not None and not self.forked:
-            self._loop.call_soon_threadsafe(lambda: self._components.argument_threads().run(job))
-
     def _cancel(self, calls: Sequence[Call], running: bool) -> None:
         ids = [call.id for call in calls if running or (call.state is QUEUED and call.attempt == 1)]
         self.handle(events.CancelRequested(tuple(ids)))
 
-    def tell(self, call: Call, frame: bytes) -> None:
-        """Send a frame to the runner that has the call, if there is one."""
-        if self._thread is not None and not self.forked:
-            self._loop.call_soon_threadsafe(lambda: self._tell(call, frame))
-
-    def _tell(self, call: Call, frame: bytes) -> None:
-        if call.runner is not None and call.state is not SETTLED:
-            self._runner_links.get(call.runner).say(frame)
-
-    def close_stream(self, stream: StreamCall) -> None:
-        """Have a stream's function stopped."""
-        if self._thread is None or self.forked:
-            return
-
-        def cancel_later(seconds: float) -> None:
-            """Cancel the call after some seconds. A call that has ended by then is not harmed."""
-            if seconds:
-                self._loop.call_later(seconds, lambda: self._cancel((stream,), True))
-            else:
-                self._cancel((stream,), True)
-
-        self._loop.call_soon_threadsafe(lambda: stream.stop(lambda frame: self._tell(stream, frame), cancel_later))
-
-    def close_abandoned_streams(self, *, blocks: bool) -> None:
-        """Close the streams whose items this thread, or task, took, or one that has ended.
-
-        Their functions wait for items to be taken, and the caller is about to wait for their calls.
-
-        Args:
-            blocks: see `stream_consumers.is_abandoned`.
-        """
-        if self.streams:
-            from dragonfly_executor.engine.stream_consumers import is_abandoned
-
-            for stream in list(self.streams):
-                if is_abandoned(stream.consumer, blocks=blocks):
-                    stream.close()
-
     def post(self, event: object) -> None:
         """Hand the core an event, on the engine thread."""
+        self.on_thread(lambda _: self.handle(event))
+
+    def on_thread(self, job: Callable[[EngineComponents], object]) -> None:
+        """Run a job on the engine thread, if that was started. The job gets the engine's threads and tables."""
         # In a forked child the loop's descriptors are closed, and other files may have their numbers.
         if self._thread is not None and not self.forked:
-            self._loop.call_soon_threadsafe(lambda: self.handle(event))
+            self._loop.call_soon_threadsafe(lambda: job(self._components))
 
     def resize(self, least: int, most: int) -> None:
         """Change the bounds of the number of runners."""
@@ -449,16 +283,6 @@ class Engine:
         else:
             self._loop.call_soon_threadsafe(lambda: self._components.callbacks.run(callback, future))
 
-    def waker_of(self, loop: AbstractEventLoop) -> LoopWaker:
-        """Return what resumes the tasks of a loop. Only the thread that runs the loop may call this."""
-        from dragonfly_executor.engine.loop_waker import LoopWaker
-
-        # A waker holds its loop, so no other loop has its id while it exists.
-        waker = self._wakers.get(id(loop))
-        if waker is None:
-            waker = self._wakers[id(loop)] = LoopWaker(loop, self._due_wakers)
-        return waker
-
     def shut_down(self, mode: ShutdownMode, reason: str = "cannot schedule new futures after shutdown") -> None:
         """Accept no more calls and end, the way `mode` says. Returns at once; `join` waits."""
         if self.forked:
@@ -477,7 +301,7 @@ class Engine:
         thread = self._thread
         if thread is None:
             return
-        self.close_abandoned_streams(blocks=True)
+        self.streams.close_abandoned(blocks=True)
         # Not `Thread.join`: before Python 3.13 a thread whose join was interrupted counts as ended.
         if not self._has_ended.wait(timeout):
             return
@@ -496,8 +320,7 @@ class Engine:
     def abandon_in_forked_child(self) -> None:
         """Close the descriptors in a forked child, and send nothing. They belong to the process that forked."""
         self.forked = True
-        if self._memory is not None:
-            self._memory.abandon()
+        self.payloads.abandon()
         if self._thread is not None:
             self._components.abandon()
 
@@ -519,6 +342,7 @@ class Engine:
             components = self._components = EngineComponents(self, self._machine, self._initializer, launched)
             self._loop, self._do = components.loop, components.action_runner.do
             self._runner_links, self._call_events = components.runner_links, components.call_events
+            self._arm_timer = CoreTimer(self._machine, self._loop, self.handle).arm
             self._loop.feed(self._submit_queue, self._take_inbox)
             thread = threading.Thread(target=self._run, name=f"dragonfly-{self.options.name}-engine", daemon=True)
             try:
@@ -540,11 +364,8 @@ class Engine:
             self._fail_with_bug(error)
         finally:
             try:
-                if self._object_server is not None:
-                    self._object_server.close()
                 self._components.close()
-                if self._memory is not None:
-                    self._memory.close()
+                self.payloads.close()
             finally:
                 self._questions.end()
                 self._has_ended.open()
@@ -552,10 +373,7 @@ class Engine:
     def _take_inbox(self) -> None:
         calls: list[Call] = []
         self._taken = calls
-        if self._bound is None:
-            self._submit_queue.take(calls)
-        else:
-            self._bound.take(calls)
+        self.core_observers.take(calls)
         if calls:
             self.handle(events.Submitted(calls))
         self._taken = []
@@ -588,7 +406,7 @@ class Engine:
             if settled is not None:
                 settle(settled)
                 if self._due_wakers:
-                    self.wake_loops()
+                    self.wakers.flush()
         except BaseException:
             # The core has removed these calls from its state, so only this list has them.
             for action in decided:
@@ -599,38 +417,8 @@ class Engine:
             self._tell_observers()
 
     def _tell_observers(self) -> None:
-        is_open = self._refusal is None and self._failure is None
-        for observer in self._observers:
-            observer.review(self._machine, is_open=is_open)
-        self.wake_loops()
-
-    def wake_loops(self) -> None:
-        """Wake the event loops with tasks whose calls were settled, each once."""
-        while self._due_wakers:
-            self._due_wakers.pop().flush()
-
-    def _arm_timer(self, now: float) -> None:
-        """Set the timer for the core's next deadline. A timer that fires too early only costs a tick."""
-        deadline = self._machine.deadline()
-        if deadline is None or (self._timer is not None and self._timer.when <= deadline):
-            return
-        if deadline <= now:
-            # One event left work over. Links and heartbeats come first: a timer might be due in this pass of the loop.
-            if not self._turn_is_due:
-                self._turn_is_due = True
-                self._loop.call_soon(self._take_turn)
-            return
-        if self._timer is not None:
-            self._timer.cancel()
-        self._timer = self._loop.call_at(deadline, self._tick)
-
-    def _take_turn(self) -> None:
-        self._turn_is_due = False
-        self.handle(events.Tick())
-
-    def _tick(self) -> None:
-        self._timer = None
-        self.handle(events.Tick())
+        self.core_observers.review(self._machine, is_open=self._refusal is None and self._failure is None)
+        self.wakers.flush()
 
     # -- runners ------------------------------------------------------------------------------------------------------
 
@@ -650,7 +438,7 @@ class Engine:
         self._submit_queue.take(left)
         try:
             fail_each(left, error)
-            self.wake_loops()
+            self.wakers.flush()
         finally:
             try:
                 self._runner_links.abandon()

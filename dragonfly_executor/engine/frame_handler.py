@@ -230,7 +230,7 @@ class FrameHandler:
         number, index, length = SHARED.unpack(frame.payload)
         if length > (most := memory_bounds.max_result_bytes(self._engine.options.max_payload, frame.flags)):
             raise ProtocolError(f"a result of {length} bytes in shared memory, more than {most}")
-        memory = self._engine.shared_memory()
+        memory = self._engine.payloads.shared_memory()
         if memory is None:
             raise ProtocolError("a result in shared memory, which this pool does not use")
         try:
@@ -245,7 +245,7 @@ class FrameHandler:
         if self._objects is not None:
             self._objects.runner_is_gone(self._peer.id)
         if self.has_memory:
-            memory = self._engine.shared_memory()
+            memory = self._engine.payloads.shared_memory()
             if memory is not None:
                 memory.runner_is_gone(self._peer.id)
 
@@ -270,7 +270,7 @@ class FrameHandler:
                 self.sessions.add(frame.detail)
             case Kind.SLOT_DOWN:
                 self.sessions.discard(frame.detail)
-                if self.has_memory and (memory := self._engine.shared_memory()) is not None:
+                if self.has_memory and (memory := self._engine.payloads.shared_memory()) is not None:
                     memory.slot_is_down(frame.detail)
                 if self._objects is not None:
                     self._objects.slot_is_down(self._peer.id, frame.detail)

@@ -296,7 +296,7 @@ class Future(BaseFuture[T]):
             ForkedExecutorError: the call belongs to the process that this one was forked from.
         """
         self._check_process()
-        return self._engine.waker_of(loop)
+        return self._engine.wakers.of(loop)
 
     def add_waiter(self, waiter: object) -> bool:
         """Add a waiter like those of `concurrent.futures.wait`. Returns False if the future is done."""

@@ -1,7 +1,8 @@
-"""`LoopWaker`: resumes the tasks of an asyncio event loop when their calls have ended, many of them by one wake-up."""
+"""Wakers of asyncio event loops: they resume tasks whose calls have ended, many of them by one wake-up."""
 
 from __future__ import annotations
 
+import weakref
 from collections import deque
 from collections.abc import Callable
 
@@ -54,3 +55,29 @@ class LoopWaker:
         ended = self._ended
         while ended:
             ended.popleft()()
+
+
+class LoopWakers:
+    """The wakers of one engine.
+
+    Attributes:
+        due: those of tasks whose calls were settled since the last flush. Only the engine thread uses it.
+    """
+
+    def __init__(self) -> None:
+        self.due: list[LoopWaker] = []
+        self._wakers: weakref.WeakValueDictionary[int, LoopWaker] = weakref.WeakValueDictionary()
+        """By the `id` of the loop."""
+
+    def of(self, loop: AbstractEventLoop) -> LoopWaker:
+        """Return the waker that resumes the tasks of a loop. Only the thread that runs the loop may call this."""
+        # A waker holds its loop, so no other loop has its id while it exists.
+        waker = self._wakers.get(id(loop))
+        if waker is None:
+            waker = self._wakers[id(loop)] = LoopWaker(loop, self.due)
+        return waker
+
+    def flush(self) -> None:
+        """Wake the event loops with tasks that are to be resumed, each once. Only the engine thread calls this."""
+        while self.due:
+            self.due.pop().flush()

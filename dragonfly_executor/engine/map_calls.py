@@ -134,7 +134,7 @@ class MapCalls:
         engine: runs the calls.
         options: the options of each call.
         encode: encodes a call with these arguments.
-        is_delayed: exception types of `encode` and of `Engine.payload_of` that are raised in the call's turn. All
+        is_delayed: exception types of `encode` and of `PayloadStore.snapshot` that are raised in the call's turn. All
             others are raised by `submit`.
         split: returns a call of several items as calls of one item each, if one of them cannot be encoded. None if such
             a call fails as a whole.
@@ -209,12 +209,12 @@ class MapCalls:
 
     def _encoded(self, batch: Batch) -> list[MapCall]:
         engine, options, encode, split = self._engine, self._options, self._encode, self._split
-        ids, payload_of, new_call = engine.ids, engine.payload_of, self.call_type
+        ids, snapshot, new_call = engine.ids, engine.payloads.snapshot, self.call_type
         calls: list[MapCall] = []
         name = self.name
         for arguments, first, size in batch:
             try:
-                payload = payload_of(encode(arguments))
+                payload = snapshot(encode(arguments))
             except self._is_delayed as error:
                 if split is not None and size > 1:
                     calls += self._encoded(split(arguments, first, size))

@@ -81,7 +81,7 @@ class QueueBound:
         has_waited = False
         try:
             while not self._try(calls, at_most):
-                waiter = TaskWaiter(self._engine.waker_of)
+                waiter = TaskWaiter(self._engine.wakers.of)
                 try:
                     if self._begin_wait(waiter, at_most, is_first=has_waited):
                         has_waited = True

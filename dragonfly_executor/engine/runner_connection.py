@@ -290,7 +290,7 @@ class RunnerLink:
         self._transfers.drop_largest()
 
     def _on_connections(self) -> None:
-        sock, memory = self.node.memory, self._engine.shared_memory()
+        sock, memory = self.node.memory, self._engine.payloads.shared_memory()
         self._frame_handler.has_memory = True
         if sock is not None and (memory is None or not memory.connect(self._loop, sock, self.id)):
             self._loop.remove_reader(sock.fileno())

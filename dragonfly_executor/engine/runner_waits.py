@@ -73,7 +73,7 @@ class RunnerWaits:
 
     async def wait_async(self, count: int) -> None:
         """Do the same in a task, without a limit. Its loop goes on meanwhile."""
-        waiter = TaskWaiter(self._engine.waker_of)
+        waiter = TaskWaiter(self._engine.wakers.of)
         wait = RunnerWait(waiter, count)
         try:
             if self._begin(wait):

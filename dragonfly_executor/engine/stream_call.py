@@ -160,7 +160,7 @@ class StreamCall(Call):
         self._is_awaited = False
         if self._waker is not None and self._resume is not None:
             self._waker.add(self._resume)
-            self._engine.wake_loops()
+            self._engine.wakers.flush()
         elif self._bell.locked():
             self._bell.release()
 
@@ -175,7 +175,7 @@ class StreamCall(Call):
         self._taken[0] += count
         self._taken[1] += len(data)
         if not self.is_settled:
-            self._engine.tell(self, self._message(count))
+            self._engine.streams.tell(self, self._message(count))
 
     def has_changed(self) -> bool:
         """Return whether there is a batch, or the outcome."""
@@ -205,7 +205,7 @@ class StreamCall(Call):
         self._check_process()
         loop = running_loop()
         resumed = loop.create_future()
-        self._waker, self._resume = self._engine.waker_of(loop), resuming(resumed)
+        self._waker, self._resume = self._engine.wakers.of(loop), resuming(resumed)
         try:
             self._is_awaited = True
             if not self.has_changed():
@@ -238,7 +238,7 @@ class StreamCall(Call):
         if self.is_closed or self.is_settled:
             return
         self.is_closed = True
-        self._engine.close_stream(self)
+        self._engine.streams.close(self)
 
     def stop(self, tell: Callable[[bytes], object], later: Callable[[float], object]) -> None:
         """Stop the function of a stream that was closed. Runs on the engine thread.

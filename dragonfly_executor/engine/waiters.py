@@ -43,7 +43,7 @@ class TaskWaiter:
     """A task that waits. It must be made in the thread of its loop, which runs.
 
     Args:
-        waker_of: `Engine.waker_of` of the engine that wakes it.
+        waker_of: `LoopWakers.of` of the engine that wakes it.
     """
 
     __slots__ = ("_resume", "_resumed", "_waker")

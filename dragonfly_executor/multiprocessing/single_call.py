@@ -48,7 +48,7 @@ class SingleCall(Group, GroupCall):
         payload: Any = b""
         error: Exception | None = None
         try:
-            payload = engine.payload_of(encode(args))
+            payload = engine.payloads.snapshot(encode(args))
         except is_delayed as failure:
             error = failure
         here: Any = self

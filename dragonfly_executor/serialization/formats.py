@@ -9,7 +9,7 @@ from dragonfly_executor.serialization import large_unpickler
 from dragonfly_executor.serialization.code_table import CodeTable
 from dragonfly_executor.serialization.function_pickler import FunctionPickler
 from dragonfly_executor.serialization.large_unpickler import PayloadFile
-from dragonfly_executor.serialization.layout import BY_CUSTOM, BY_DILL, IN_BAND_BELOW, Buffers, Sink
+from dragonfly_executor.serialization.layout import BOX, BY_CUSTOM, BY_DILL, IN_BAND_BELOW, Buffers, Sink, unpack
 from dragonfly_executor.serialization.main_pickler import NamePickler, NameTracking, NeedsValueError
 from dragonfly_executor.util import plain_pickle as pickle
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
@@ -123,6 +123,13 @@ class SerializerFormat:
             if self.name == "pickle":
                 raise
         return self._run(self._by_value(), value, main, owners, returning, inline, number_of)
+
+    def open_payload(self, data: Received) -> Any:
+        """Open a payload that refers to no shared object, and return its object."""
+        if data[0] != BOX:
+            return pickle.loads(data)
+        flags, _, body, buffers = unpack(data)
+        return self.open(flags, body, buffers)
 
     def open(self, flags: int, body: Received, buffers: list[Any], shared: Callable[[int], Any] | None = None) -> Any:
         """Open a body, and return its object.

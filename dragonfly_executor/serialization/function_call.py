@@ -14,7 +14,7 @@ from struct import Struct
 from types import CellType, FunctionType
 
 from dragonfly_executor.serialization import rebuild
-from dragonfly_executor.serialization.function_pickler import slots_of
+from dragonfly_executor.serialization.function_pickler import home_of, slots_of
 from dragonfly_executor.serialization.layout import ATOMS
 from dragonfly_executor.serialization.map_chunk import run_chunk, run_items
 from dragonfly_executor.serialization.payload_parts import stand_in
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from dragonfly_executor.serialization.code_table import WrittenCode
     from dragonfly_executor.serialization.formats import SerializerFormat
+    from dragonfly_executor.serialization.main_pickler import MainView
 
 _SIZE = Struct("<I")
 """The length of the code in bytes, ahead of it."""
@@ -44,6 +45,26 @@ def nested_function(call: tuple[Any, ...]) -> FunctionType | None:
         fn = call[1][0]
     # Their names contain "<lambda>" or "<locals>".
     return fn if type(fn) is FunctionType and "<" in fn.__qualname__ else None
+
+
+def home_in_call(function: FunctionType, main: MainView, importable: set[str | None]) -> tuple[str | None, bool]:
+    """Return the module whose namespace a function uses, and whether slots have it. None is ``__main__``.
+
+    Args:
+        function: the function.
+        main: the parent's ``__main__``.
+        importable: the modules that slots are known to have. The function's module is added if slots have it.
+    """
+    namespace = function.__globals__
+    if namespace is main.namespace:
+        return None, True
+    home = namespace.get("__name__")
+    if type(home) is str and home in importable and sys.modules[home].__dict__ is namespace:
+        return home, True
+    home, known = home_of(function, main)
+    if known:
+        importable.add(home)
+    return home, known
 
 
 def function_body(

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import sys
 
-from dragonfly_executor.serialization.main_pickler import MAIN_NAMES, importable
+from dragonfly_executor.serialization.formats import MARKS
+from dragonfly_executor.serialization.main_pickler import MAIN_NAMES, OBJECT_MARK, OBJECT_MODULES, importable
 from dragonfly_executor.serialization.module_origin import is_own
 from dragonfly_executor.util import plain_pickle as pickle
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
@@ -25,12 +26,17 @@ class ImportEnvironment:
         path_travels: True if slots have this program's ``sys.path``, so that calls bring along its changes.
 
     Attributes:
-        unfindable: for each such module, the bytes that a reference to it leaves in a pickle.
+        marks: bytes that must not occur in a call that is encoded by plain pickle alone: those that a reference to
+            ``__main__`` leaves in a pickle, and to each module that runners do not find.
+        plain_marks: `marks`, and what a pickle has that refers to one of multiprocessing's objects.
+        importable: the modules that calls may refer to by name, as far as the codec has found out. It adds them.
         path: the pickled ``sys.path`` if it has changed since slots were set up; b"" if not.
     """
 
     def __init__(self, *, path_travels: bool) -> None:
-        self.unfindable: tuple[bytes, ...] = ()
+        self.marks: tuple[bytes, ...] = MARKS
+        self.plain_marks: tuple[bytes, ...] = MARKS
+        self.importable: set[str | None] = set()
         self.path = b""
         self._path_travels = path_travels
         self._modules = -1
@@ -44,8 +50,8 @@ class ImportEnvironment:
         self._told = path
         self._modules = -1
 
-    def has_changed(self) -> bool:
-        """Return True if modules were imported or ``sys.path`` was changed since the last call of this method."""
+    def refresh(self) -> bool:
+        """Look again if modules were imported or ``sys.path`` was changed since the last call. Return True if so."""
         if len(sys.modules) == self._modules and sys.path == self._path:
             return False
         self._look()
@@ -63,7 +69,11 @@ class ImportEnvironment:
         ]
         self._found = [*self._found, *found]
         self._judged = self._judged | new
-        self.unfindable = tuple(self._found)
+        self.importable.clear()
+        self.marks = self.plain_marks = (*MARKS, *self._found)
+        if not OBJECT_MODULES.isdisjoint(modules):
+            # Plain pickle takes some of these objects, and leaves out what makes them work.
+            self.plain_marks = (*self.marks, OBJECT_MARK)
         if self._path_travels and self._told is not None:
             written = path_from(directory())
             if self.path or written != self._told:  # a slot may have received another path since

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import weakref
 
+from dragonfly_executor.serialization import rebuild
 from dragonfly_executor.serialization.main_pickler import OBJECT_MODULES
 from dragonfly_executor.serialization.object_details import DESCRIBED
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
@@ -66,6 +67,14 @@ class ObjectRegistry:
                 entry = ServedEntry(self._count, kind, value)
                 self._by_number[entry.number] = self._by_id[id(value)] = entry
         return entry
+
+    def reduced(self, value: Any, held: list[object]) -> Any:
+        """Return the reduction of an object, as `NameTracking.refer` does: a reference by its number."""
+        entry = self.refer(value)
+        if entry is None:
+            return NotImplemented
+        held.append(entry)
+        return rebuild.served_object, (entry.kind, entry.number, entry.detail)
 
     def find(self, number: int) -> ServedEntry | None:
         """Return the entry with this number; None if it is gone."""

@@ -6,16 +6,14 @@ import sys
 from types import BuiltinFunctionType, FunctionType
 
 from dragonfly_executor import errors
-from dragonfly_executor.serialization import exceptions, large_unpickler, rebuild, slot_setup
+from dragonfly_executor.serialization import exceptions, large_unpickler, slot_setup
 from dragonfly_executor.serialization.content_registry import ContentRegistry
-from dragonfly_executor.serialization.formats import MARK, MARKS, SerializerFormat
-from dragonfly_executor.serialization.function_call import function_body, function_of, nested_function
-from dragonfly_executor.serialization.function_pickler import home_of
+from dragonfly_executor.serialization.formats import MARK, SerializerFormat
+from dragonfly_executor.serialization.function_call import function_body, function_of, home_in_call, nested_function
 from dragonfly_executor.serialization.function_reference import FunctionReference
 from dragonfly_executor.serialization.import_environment import ImportEnvironment
 from dragonfly_executor.serialization.layout import (
     ATOMS,
-    BOX,
     BY_CODE,
     BY_NAME,
     IN_BAND_BELOW,
@@ -28,12 +26,8 @@ from dragonfly_executor.serialization.layout import (
     are_small,
     flat,
     join,
-    pack,
-    snapshot,
-    unpack,
-    views,
 )
-from dragonfly_executor.serialization.main_pickler import MAIN_NAMES, OBJECT_MARK, OBJECT_MODULES, importable
+from dragonfly_executor.serialization.main_pickler import MAIN_NAMES, importable
 from dragonfly_executor.serialization.parent_main import ParentMain
 from dragonfly_executor.serialization.payload_packer import PayloadPacker
 from dragonfly_executor.serialization.payload_parts import holding_objects
@@ -96,23 +90,17 @@ class CallCodec:
         self._main = ParentMain(self._define, script_travels=script_travels)
         self._script_travels = script_travels
         self._on_code = on_code
-        self._importable: set[str | None] = set()
         self._environment = ImportEnvironment(path_travels=path_travels)
         self.contents = ContentRegistry()
         """The contents that runners get once: shared objects, and the common pieces of payloads."""
         self._packer = PayloadPacker(self._environment, self.contents, copies=copies, read_only=read_only)
-        self._marks: tuple[bytes, ...] = MARKS
         self._format.refer = self._refer_to_object
         self._objects: ObjectRegistry | None = None
         self._lasting_objects: list[object] = []
         """Multiprocessing's objects in what outlives a call: shared objects, and the script's definitions."""
-        self._plain_marks: tuple[bytes, ...] = MARKS
-        """`_marks`, and what a pickle has that refers to one of multiprocessing's objects."""
         self._latest: Callable[..., Any] | None = None
         self._reference: FunctionReference | None = None
         """The function that was called several times in a row lately."""
-        self.needs_script = False
-        """True if a call that was encoded so far needs the script to be imported."""
         if self._format.custom is not None:
             if read_only:
                 raise ValueError(
@@ -146,8 +134,8 @@ class CallCodec:
         elif kind is not BuiltinFunctionType:  # a builtin function runs no Python code that could suspend
             validation.refuse(fn)
         try:
-            if self._environment.has_changed():
-                self._forget_imports()
+            environment = self._environment
+            environment.refresh()
             if self._format.custom is not None:
                 return self._custom_call((fn, args, kwargs, retry_on) if retry_on else (fn, args, kwargs))
             for value in (*args, *kwargs.values()) if kwargs else args:
@@ -162,12 +150,12 @@ class CallCodec:
             if nested is not None:
                 return self._function_call(nested, call) or self._any_call(call)
             home = getattr(fn, "__module__", None)
-            if home not in self._importable:
+            if home not in environment.importable:
                 if home in MAIN_NAMES:
                     return self._main_call(call)
                 if home is not None and not importable(home):
                     return self._any_call(call)
-                self._importable.add(home)
+                environment.importable.add(home)
             return self._plain_call(call)
         except (KeyboardInterrupt, errors.CallSerializationError):
             raise
@@ -199,32 +187,15 @@ class CallCodec:
         if self._format.custom is not None:
             return None
         # Imported here, because most programs do not need it.
-        from dragonfly_executor.serialization.pending_call import FutureNumbers, PendingCall
+        from dragonfly_executor.serialization.pending_call import FutureNumbers, encode_pending
 
-        numbers = FutureNumbers(self.contents, is_future)
         call = (fn, args, kwargs, retry_on) if retry_on else (fn, args, kwargs)
-        try:
-            sink, buffers, pickler = self._format.tracked(call, self._main, number_of=numbers.number_of)
-        except (KeyboardInterrupt, errors.CallSerializationError):
-            raise
-        except BaseException as exc:  # __reduce__ and __getstate__ are user code
-            if not numbers.futures:
-                return None
-            text = exceptions.call_error_text(
-                fn,
-                args,
-                kwargs,
-                exc,
-                lambda value: self._format.tracked(value, self._main, number_of=numbers.number_of),
-            )
-            raise errors.CallSerializationError(text) from exc
-        if not numbers.futures:
+        encoded = encode_pending(call, FutureNumbers(self.contents, is_future), self._format, self._main)
+        if encoded is None:
             return None
-        self._code_travels(pickler)
-        self._lasting_objects += pickler.held
-        held = [view if view.readonly else memoryview(bytearray(view)) for view in buffers.views]
-        names = frozenset(pickler.hard | pickler.soft)
-        return PendingCall(snapshot(flat(sink)), held, names, pickler.shared, numbers.futures)
+        pending, pickler = encoded
+        self._note_lasting(pickler)
+        return pending
 
     def complete(self, pending: PendingCall, values: Mapping[int, SharedContent]) -> list[Buffer]:
         """Return the payload of a call, as `encode_call` does.
@@ -233,11 +204,9 @@ class CallCodec:
             pending: the call.
             values: the values of the futures in it, by the futures' numbers.
         """
-        shared = dict(pending.shared)
-        for content in values.values():
-            shared |= content.all_contents()
+        shared = pending.all_shared(values)
         names = pending.names.union(*[content.names for content in shared.values()])
-        flags, definitions, large, needed = self._needed(names, self._format.flags)
+        flags, definitions, large, needed = self._main.needed(names, self._format.flags)
         return self._packer.pack(flags, definitions, pending.body, pending.buffers, large, needed | shared)
 
     def keep(self, parts: Sequence[Received]) -> Sequence[Received]:
@@ -255,9 +224,9 @@ class CallCodec:
 
     def sends_by_reference(self, home: str | None) -> bool:
         """Return True if plain pickle is enough for calls of this module's functions that refer to nothing else."""
-        if self._environment.has_changed():
-            self._forget_imports()
-        return home in self._importable and len(self._marks) == 1 and not self._environment.path
+        environment = self._environment
+        environment.refresh()
+        return home in environment.importable and len(environment.marks) == 1 and not environment.path
 
     def encode_shared(self, value: Any) -> EncodedObject:
         """Encode an object that is to be shared. Large pieces are views of the object, so copy them at once.
@@ -266,29 +235,12 @@ class CallCodec:
             CallSerializationError: the object cannot be pickled; the text says which part.
             SharedObjectError: the pool has a serializer object of its own.
         """
-        if self._format.custom is not None:
-            raise errors.SharedObjectError(
-                "a pool with a serializer object of its own cannot share objects, because its dumps() would have to "
-                'know handles: use "cloudpickle", "dill" or "pickle"'
-            )
-        try:
-            if self._environment.has_changed():
-                self._forget_imports()
-            sink, buffers, pickler = self._format.tracked(value, self._main)
-        except (KeyboardInterrupt, errors.CallSerializationError):
-            raise
-        except BaseException as exc:  # __reduce__ and __getstate__ are user code
-            raise errors.CallSerializationError(
-                exceptions.call_error_text(_same, (value,), {}, exc, self._try_pickle)
-            ) from exc
-        self._code_travels(pickler)
-        self._lasting_objects += pickler.held
-        return EncodedObject(
-            self._main,
-            pack(self._format.flags | self._packer.flags, b"", views(sink), buffers.views, copy=False),
-            frozenset(pickler.hard | pickler.soft),
-            pickler.shared,
-        )
+        # Imported for the first such object.
+        from dragonfly_executor.serialization.shared_encoding import encode_shared
+
+        encoded, pickler = encode_shared(value, self._format, self._main, self._environment, self._packer.flags)
+        self._note_lasting(pickler)
+        return encoded
 
     def decode_result(self, data: Received) -> Any:
         """Decode the value that a slot sent.
@@ -301,7 +253,7 @@ class CallCodec:
         try:
             if data[0] == PICKLE:
                 return large_unpickler.loads(data)
-            return self._open(data)
+            return self._format.open_payload(data)
         except KeyboardInterrupt:
             raise
         except BaseException as exc:  # __setstate__ is user code, and may even exit
@@ -312,7 +264,7 @@ class CallCodec:
 
     def decode_error(self, data: Received) -> BaseException:
         """Decode the exception that a slot sent, or a stand-in for it. Its cause is the slot's traceback."""
-        return exceptions.decode(data, self._open)
+        return exceptions.decode(data, self._format.open_payload)
 
     def setup(self) -> bytes:
         """Return the setup of a slot on this machine: import path, directory, script, serializer.
@@ -325,13 +277,8 @@ class CallCodec:
     def setup_elsewhere(self, main: dict[str, Any], *, same_image: bool = False, same_directory: bool = False) -> bytes:
         """Return the setup of a slot that does not see this machine's files.
 
-        It contains no path of this machine, unless the slot's machine runs the same image. It does not contain
-        multiprocessing's key either: that key is for listeners and processes of this machine.
-
         Args:
-            main: the script, as `script.describe` returns it, with its files where the runner has them.
-            same_image: whether the slot's machine runs the image that this program runs in.
-            same_directory: whether calls there run in this program's directory.
+            main, same_image, same_directory: see `slot_setup.elsewhere`.
 
         Raises:
             CallSerializationError: the serializer object itself cannot travel.
@@ -348,6 +295,7 @@ class CallCodec:
 
     def _plain_call(self, call: tuple[Any, ...]) -> list[Buffer]:
         """Encode a call of an importable function: with plain pickle, if the rest needs no more."""
+        environment = self._environment
         try:
             if (
                 type(call[0]) is FunctionType
@@ -356,7 +304,7 @@ class CallCodec:
                 and (ATOMS.issuperset(map(type, call[1])) or are_small(call[1]))
             ):
                 data = pickle.dumps(call, 5)
-                if len(self._marks) == 1 and MARK not in data and not self._environment.path:
+                if len(environment.marks) == 1 and MARK not in data and not environment.path:
                     self._note_function(call[0])
                     return [data]
                 sink, buffers = Sink([data]), Buffers(self._format.least_buffer)
@@ -365,7 +313,7 @@ class CallCodec:
                 Pickler(sink, 5, buffer_callback=buffers.add).dump(call)
         except Exception:  # the call needs more than pickle, or fails below as well, with the same error
             return self._any_call(call)
-        if self._environment.path or sink.mentions(self._plain_marks):
+        if environment.path or sink.mentions(environment.plain_marks):
             return self._any_call(call)
         if buffers.views:
             return self._packer.pack(0, b"", sink, buffers.views, [], {}, lambda: self._carried(call))
@@ -398,14 +346,14 @@ class CallCodec:
         name = self._main.name_of(call[0])
         # Objects of the script's own classes refer to __main__, so a plain pickle of them is not enough.
         simple = name is not None and not any(type(argument).__module__ in MAIN_NAMES for argument in call[1])
-        plain = self._format.plain((name, *call[1:]), self._plain_marks) if simple else None
+        plain = self._format.plain((name, *call[1:]), self._environment.plain_marks) if simple else None
         if name is None or plain is None:
             return self._any_call(call)
         body, buffers = plain
         definitions, large, shared = self._main.definitions(frozenset((name.partition(".")[0],)))
         imported = self._main.script is not None
         if imported:
-            self.needs_script = True
+            self._main.needs_script = True
         if imported and not definitions and not buffers.views and not self._environment.path:
             return [_MAIN_CALL + body[0]] if len(body) == 1 else self._packer.plain([_MAIN_CALL, *body])
         flags = BY_NAME | (NEEDS_MAIN if imported else 0)
@@ -413,48 +361,32 @@ class CallCodec:
 
     def _function_call(self, function: FunctionType, call: tuple[Any, ...]) -> list[Buffer] | None:
         """Encode a call of a function by value: None if the rest needs more than plain pickle."""
-        home, known = self._home(function)
+        environment = self._environment
+        home, known = home_in_call(function, self._main, environment.importable)
         written = self._format.codes[function.__code__]
-        body = function_body(written, function, home, call, self._format, self._plain_marks) if known else None
+        body = function_body(written, function, home, call, self._format, environment.plain_marks) if known else None
         if body is None:
             return None
         if self._on_code is not None:
             self._on_code([(written.code, function.__globals__.get("__package__") or "")])
-        flags, definitions, large, shared = self._needed(written.names if home is None else _NO_NAMES, BY_CODE)
+        flags, definitions, large, shared = self._main.needed(written.names if home is None else _NO_NAMES, BY_CODE)
         pieces, buffers = body
         return self._packer.pack(flags, definitions, pieces, buffers, large, shared, lambda: self._carried(call))
-
-    def _home(self, function: FunctionType) -> tuple[str | None, bool]:
-        """Return the module whose namespace a function uses, and whether slots have it. None is ``__main__``."""
-        namespace = function.__globals__
-        if namespace is self._main.namespace:
-            return None, True
-        home = namespace.get("__name__")
-        if type(home) is str and home in self._importable and sys.modules[home].__dict__ is namespace:
-            return home, True
-        home, known = home_of(function, self._main)
-        if known:
-            self._importable.add(home)
-        return home, known
-
-    def _needed(
-        self, names: frozenset[str], flags: int
-    ) -> tuple[int, bytes, list[memoryview], dict[int, SharedContent]]:
-        """Return the flags of a call that uses these names of ``__main__``, and what travels for the names."""
-        if not names:
-            return flags, b"", [], {}
-        if self._main.script is not None:
-            self.needs_script = True
-            flags |= NEEDS_MAIN
-        return flags, *self._main.definitions(names)
 
     def _any_call(self, call: tuple[Any, ...]) -> list[Buffer]:
         sink, buffers, pickler = self._format.tracked(call, self._main)
         self._code_travels(pickler)
-        flags, definitions, large, shared = self._needed(frozenset(pickler.hard | pickler.soft), self._format.flags)
+        flags, definitions, large, shared = self._main.needed(
+            frozenset(pickler.hard | pickler.soft), self._format.flags
+        )
         shared |= pickler.shared
         parts = self._packer.pack(flags, definitions, sink, buffers.views, large, shared, lambda: self._carried(call))
         return holding_objects(parts, pickler.held) if pickler.held else parts
+
+    @property
+    def needs_script(self) -> bool:
+        """True if a call that was encoded so far needs the script to be imported."""
+        return self._main.needs_script
 
     @property
     def objects(self) -> ObjectRegistry:
@@ -469,11 +401,7 @@ class CallCodec:
 
     def _refer_to_object(self, found: Any, held: list[object]) -> Any:
         """Return the reduction of an object of multiprocessing: a reference by its number."""
-        entry = self.objects.refer(found)
-        if entry is None:
-            return NotImplemented
-        held.append(entry)
-        return rebuild.served_object, (entry.kind, entry.number, entry.detail)
+        return self.objects.reduced(found, held)
 
     def _carried(self, call: tuple[Any, ...]) -> int:
         """Return how many of a call's buffers belong to its function. They come before those of the arguments."""
@@ -489,17 +417,9 @@ class CallCodec:
         body = bytes(self._format.custom.dumps(call))
         flags = self._format.flags
         if MARK in body and self._main.script is not None:
-            self.needs_script = True
+            self._main.needs_script = True
             flags |= NEEDS_MAIN
         return self._packer.pack(flags, b"", [body], [], [], {})
-
-    def _forget_imports(self) -> None:
-        """Clear the cached facts about imports. Modules were imported, or ``sys.path`` has changed."""
-        self._importable.clear()
-        self._marks = self._plain_marks = (*MARKS, *self._environment.unfindable)
-        if not OBJECT_MODULES.isdisjoint(sys.modules):
-            # Plain pickle takes some of these objects, and leaves out what makes them work.
-            self._plain_marks = (*self._marks, OBJECT_MARK)
 
     def _try_pickle(self, value: Any) -> object:
         """Pickle a part of a call by itself. Raise if that fails."""
@@ -509,19 +429,17 @@ class CallCodec:
 
     def _define(self, values: Any, owners: frozenset[str]) -> tuple[list[Buffer], *Names]:
         sink, _, pickler = self._format.tracked(values, self._main, owners, inline=True)
+        self._note_lasting(pickler)
+        return flat(sink), pickler.hard, pickler.soft, pickler.attributes, pickler.shared
+
+    def _note_lasting(self, pickler: NameTracking) -> None:
+        """Note what the pickle of something that outlives a call refers to."""
         self._code_travels(pickler)
         self._lasting_objects += pickler.held
-        return flat(sink), pickler.hard, pickler.soft, pickler.attributes, pickler.shared
 
     def _code_travels(self, pickler: NameTracking) -> None:
         if self._on_code is not None and pickler.codes:
             self._on_code(pickler.codes)
-
-    def _open(self, data: Received) -> Any:
-        if data[0] != BOX:
-            return pickle.loads(data)
-        flags, _, body, buffers = unpack(data)
-        return self._format.open(flags, body, buffers)
 
 
 def _same(value: Any) -> Any:

@@ -9,7 +9,7 @@ from dragonfly_executor import errors
 from dragonfly_executor.serialization.code_names import names_used, submodules
 from dragonfly_executor.serialization.definitions import Definition, Plan, encoded, grouped
 from dragonfly_executor.serialization.global_fingerprint import fingerprint
-from dragonfly_executor.serialization.layout import is_joined, join
+from dragonfly_executor.serialization.layout import NEEDS_MAIN, is_joined, join
 from dragonfly_executor.serialization.main_pickler import MainView, importable, name_in
 from dragonfly_executor.serialization.rebuild import ModuleReference, main_module
 from dragonfly_executor.serialization.script import Bindings, bindings
@@ -43,9 +43,13 @@ class ParentMain(MainView):
     """The parent's ``__main__``: finds the globals that must travel with a call, by following names through code.
 
     Thread-safe: pickling runs user code, so it holds no lock. Cached objects are replaced, never changed.
+
+    Attributes:
+        needs_script: True if a call that was encoded so far needs the script to be imported.
     """
 
     def __init__(self, define: Define, *, script_travels: bool = True) -> None:
+        self.needs_script = False
         self._define = define
         self._script_travels = script_travels
         # An RLock taken by `holding`, because Ctrl-C may interrupt a caller.
@@ -78,6 +82,17 @@ class ParentMain(MainView):
     def name_of(self, found: Any) -> str | None:
         """Return the name of an object in ``__main__``, or None."""
         return name_in(self.namespace, found)
+
+    def needed(
+        self, names: frozenset[str], flags: int
+    ) -> tuple[int, bytes, list[memoryview], dict[int, SharedContent]]:
+        """Return the flags of a call that uses these top-level names, and what travels for them; see `definitions`."""
+        if not names:
+            return flags, b"", [], {}
+        if self.script is not None:
+            self.needs_script = True
+            flags |= NEEDS_MAIN
+        return flags, *self.definitions(names)
 
     def definitions(self, roots: frozenset[str]) -> tuple[bytes, list[memoryview], dict[int, SharedContent]]:
         """Return the pickled definitions that a call needs, their out-of-band buffers, and their shared objects.

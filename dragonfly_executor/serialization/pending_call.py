@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from dragonfly_executor.errors import CallSerializationError
+from dragonfly_executor.serialization import exceptions
+from dragonfly_executor.serialization.layout import flat, snapshot
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from typing import Any
 
     from dragonfly_executor.serialization.content_registry import ContentRegistry
+    from dragonfly_executor.serialization.formats import SerializerFormat
     from dragonfly_executor.serialization.layout import Buffer
+    from dragonfly_executor.serialization.main_pickler import MainView, NameTracking
     from dragonfly_executor.serialization.shared_object import SharedContent
 
 
@@ -72,3 +76,47 @@ class PendingCall:
         self.names = names
         self.shared = shared
         self.futures = futures
+
+    def all_shared(self, values: Mapping[int, SharedContent]) -> dict[int, SharedContent]:
+        """Return all shared objects that the call needs, by number, once the values of the futures are known."""
+        shared = dict(self.shared)
+        for content in values.values():
+            shared |= content.all_contents()
+        return shared
+
+
+def encode_pending(
+    call: tuple[Any, ...], numbers: FutureNumbers, serializer: SerializerFormat, main: MainView
+) -> tuple[PendingCall, NameTracking] | None:
+    """Encode a call, as far as it can be without the values of the futures in it. The arguments are a snapshot.
+
+    Args:
+        call: function, arguments, keyword arguments, and `retry_on` if there is any.
+        numbers: gives the futures their numbers.
+        serializer: pickles the call.
+        main: the parent's ``__main__``.
+
+    Returns:
+        The call, and the pickler with what it refers to; None if no part of the call is a future.
+
+    Raises:
+        CallSerializationError: another part of the call cannot travel.
+    """
+    try:
+        sink, buffers, pickler = serializer.tracked(call, main, number_of=numbers.number_of)
+    except (KeyboardInterrupt, CallSerializationError):
+        raise
+    except BaseException as exc:  # __reduce__ and __getstate__ are user code
+        if not numbers.futures:
+            return None
+        fn, args, kwargs, *_ = call
+        raise CallSerializationError(
+            exceptions.call_error_text(
+                fn, args, kwargs, exc, lambda part: serializer.tracked(part, main, number_of=numbers.number_of)
+            )
+        ) from exc
+    if not numbers.futures:
+        return None
+    held = [view if view.readonly else memoryview(bytearray(view)) for view in buffers.views]
+    names = frozenset(pickler.hard | pickler.soft)
+    return PendingCall(snapshot(flat(sink)), held, names, pickler.shared, numbers.futures), pickler

@@ -41,7 +41,17 @@ def elsewhere(
     same_image: bool,
     same_directory: bool,
 ) -> bytes:
-    """Return the setup of a slot that does not see this machine's files. See `CallCodec.setup_elsewhere`."""
+    """Return the setup of a slot that does not see this machine's files.
+
+    It contains no path of this machine, unless the slot's machine runs the same image. It does not contain
+    multiprocessing's key either: that key is for listeners and processes of this machine.
+
+    Args:
+        environment, serializer: as for `here`.
+        main: the script, as `script.describe` returns it, with its files where the runner has them.
+        same_image: whether the slot's machine runs the image that this program runs in.
+        same_directory: whether calls there run in this program's directory.
+    """
     first, *rest = _arguments() or [""]
     cwd = directory() if same_image else ""
     path = path_from(cwd) if same_image else []

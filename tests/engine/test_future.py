@@ -23,7 +23,7 @@ from dragonfly_executor.core.actions import CANCELLED
 from dragonfly_executor.core.calls import Call, CallLimits
 from dragonfly_executor.engine import future as future_module
 from dragonfly_executor.engine.future import Future
-from dragonfly_executor.engine.loop_waker import LoopWaker
+from dragonfly_executor.engine.loop_waker import LoopWaker, LoopWakers
 from dragonfly_executor.engine.outcome import Outcome
 from dragonfly_executor.serialization import CallCodec
 from dragonfly_executor.util import condition
@@ -50,15 +50,14 @@ class Engine:
 
     def __init__(self) -> None:
         self.cancelled: list[Call] = []
+        self.wakers = LoopWakers()
+        self.wakers.due = FlushedAtOnce()
 
     def cancel(self, calls: Iterable[Call]) -> None:
         self.cancelled += calls
 
     def call_back(self, callback: Callable[[Any], object], future: Any) -> None:
         callback(future)
-
-    def waker_of(self, loop: asyncio.AbstractEventLoop) -> LoopWaker:
-        return LoopWaker(loop, FlushedAtOnce())
 
 
 def new_future(*, cancel_running: bool = True) -> Future[Any]:

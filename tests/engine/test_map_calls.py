@@ -13,10 +13,10 @@ import pytest
 from dragonfly_executor.core.actions import CANCELLED, Settle
 from dragonfly_executor.core.calls import Call
 from dragonfly_executor.engine.action_runner import settle
-from dragonfly_executor.engine.call_frames import sendable
 from dragonfly_executor.engine.map_calls import MapCall, MapCalls
 from dragonfly_executor.engine.options import CallOptions
 from dragonfly_executor.engine.outcome import Outcome
+from dragonfly_executor.engine.payload_store import PayloadStore
 from dragonfly_executor.errors import ForkedExecutorError, FrameTooLargeError
 from tests.support.codec_pair import CodecPair
 from tests.support.helpers import PATIENCE
@@ -33,14 +33,12 @@ class RecordingEngine:
     def __init__(self) -> None:
         self.options: Any = type("Options", (), {"max_payload": 100})
         self.codec = pair.codec
+        self.payloads = PayloadStore(pair.codec, 100, ())
         self.ids: Iterator[int] = count(1)
         self.forked = False
         self.accepted: list[list[Call]] = []
         self.cancelled: list[tuple[list[int], bool]] = []
         self.refusal: Exception | None = None
-
-    def payload_of(self, parts: Sequence[Any]) -> Any:
-        return sendable(parts, 100, lambda kept, size: kept)
 
     def accept(self, calls: Sequence[Call]) -> None:
         if self.refusal is not None:

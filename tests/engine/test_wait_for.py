@@ -18,7 +18,7 @@ from tests.support.payloads import echo
 
 def waits(pool: Pool) -> int:
     """How many threads and tasks wait for runners."""
-    waits = pool._engine._waits
+    waits = pool._engine.core_observers.waits
     return 0 if waits is None else len(waits._waits)
 
 

@@ -22,7 +22,7 @@ from tests.support.payloads import echo, hold
 
 def in_line(executor: DragonflyExecutor) -> int:
     """How many threads and tasks wait for room."""
-    bound = executor.pool._engine._bound
+    bound = executor.pool._engine.core_observers.bound
     return 0 if bound is None else sum(map(len, bound._waiters.values()))
 
 

@@ -37,7 +37,7 @@ def gate(tmp_path: Path) -> Iterator[Gate]:
 
 
 def memory_of(ex: Any) -> SharedSegments:
-    memory: SharedSegments = ex.pool._engine.shared_memory()
+    memory: SharedSegments = ex.pool._engine.payloads.shared_memory()
     return memory
 
 
@@ -98,7 +98,7 @@ from dragonfly_executor import DragonflyExecutor
 if __name__ == "__main__":
     big = np.zeros(1 << 20)
     with DragonflyExecutor(2) as ex:
-        memory = ex.pool._engine.shared_memory()
+        memory = ex.pool._engine.payloads.shared_memory()
         calls = [ex.submit(lambda index: float(big[index]), index) for index in range(50)]
         big[7] = 5
         later = [ex.submit(lambda index: float(big[index]), index) for index in range(10)]

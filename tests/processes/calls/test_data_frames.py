@@ -52,7 +52,7 @@ def frame_of(kind: str, size: int = MIDDLE, first: int = 0) -> Any:
 def is_given_back(ex: Any) -> bool:
     """Return whether the parent gets all shared memory back once no view of it is left."""
     ex.submit(payloads.pid).result(SOON)
-    memory = ex.pool._engine.shared_memory()
+    memory = ex.pool._engine.payloads.shared_memory()
     gc.collect()
     ex.pool._engine.ask(lambda _machine: memory._pool.trim())
     return bool(memory.account.taken == 0 and segments_of() == 0)

@@ -42,7 +42,7 @@ def streamed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 def memory_of(ex: Any) -> Any:
-    return ex.pool._engine.shared_memory()
+    return ex.pool._engine.payloads.shared_memory()
 
 
 # -- what arrives ------------------------------------------------------------------------------------------------------

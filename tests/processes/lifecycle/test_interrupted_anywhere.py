@@ -545,7 +545,7 @@ def test_submit_of_a_large_argument() -> None:
     with DragonflyExecutor(1) as executor:
         assert executor.submit(len, argument).result(PATIENCE) == len(argument)
         engine = executor.pool._engine
-        memory = engine.shared_memory()
+        memory = engine.payloads.shared_memory()
         assert memory is not None
         for where in everywhere(lambda: executor.submit(len, argument)):
             assert executor.submit(len, argument).result(PATIENCE) == len(argument), where

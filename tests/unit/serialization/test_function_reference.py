@@ -53,7 +53,7 @@ def test_the_function_is_pickled_until_it_was_called_twice_in_a_row(monkeypatch:
     plain = [pickle.dumps((fn, (1,), {}), 5) for fn in (one, other)]
     encoded(codec, other, 1)
     # Test runners load modules that no slot can find, and then a call takes the longer way.
-    monkeypatch.setattr(codec, "_marks", MARKS)
+    monkeypatch.setattr(codec._environment, "marks", MARKS)
     assert [encoded(codec, fn, 1) for fn in (one, other) * 3] == plain * 3
     assert encoded(codec, other, 1) == plain[1]
     short = encoded(codec, other, 1)
@@ -68,9 +68,9 @@ def test_a_function_that_its_module_has_no_more_does_not_travel_by_its_name(monk
     exec("def made(value):\n    return 'old'", module.__dict__)
     old: Any = module.made
     codec = CallCodec("pickle")
-    codec._importable.add("replaced_functions")
-    codec._environment.has_changed()
-    monkeypatch.setattr(codec, "_marks", MARKS)
+    codec._environment.refresh()
+    codec._environment.importable.add("replaced_functions")
+    monkeypatch.setattr(codec._environment, "marks", MARKS)
     for _ in range(4):
         encoded(codec, old, 1)
     assert codec._reference is not None

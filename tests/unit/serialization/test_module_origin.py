@@ -201,47 +201,47 @@ def test_what_is_the_users_own() -> None:
 
 def test_changes_are_noticed_once(folder: Path) -> None:
     surroundings = ImportEnvironment(path_travels=True)
-    assert surroundings.has_changed()
-    assert not surroundings.has_changed()
+    assert surroundings.refresh()
+    assert not surroundings.refresh()
     (folder / "noticed.py").write_text("")
     load("noticed")
-    assert surroundings.has_changed()
-    assert not surroundings.has_changed()
+    assert surroundings.refresh()
+    assert not surroundings.refresh()
     sys.path.append("/nowhere")
-    assert surroundings.has_changed()
-    assert not surroundings.has_changed()
+    assert surroundings.refresh()
+    assert not surroundings.refresh()
 
 
 def test_strays_are_told_by_what_stands_in_a_pickle(folder: Path) -> None:
     (folder / "stray_module.py").write_text("")
     load("stray_module")
     surroundings = ImportEnvironment(path_travels=False)
-    surroundings.has_changed()
+    surroundings.refresh()
     mark = b"\x8c\x0cstray_module"
-    assert mark not in surroundings.unfindable
+    assert mark not in surroundings.marks
     sys.path.remove(str(folder))
-    assert surroundings.has_changed()
-    assert mark in surroundings.unfindable
+    assert surroundings.refresh()
+    assert mark in surroundings.marks
     sys.path.append(str(folder))
-    assert surroundings.has_changed()
-    assert mark not in surroundings.unfindable
+    assert surroundings.refresh()
+    assert mark not in surroundings.marks
 
 
 def test_the_path_is_told_once_it_has_changed_and_from_then_on(folder: Path) -> None:
     surroundings = ImportEnvironment(path_travels=True)
-    surroundings.has_changed()
+    surroundings.refresh()
     assert surroundings.path == b""  # no slot was set up yet
     surroundings.told([str(Path.cwd() / entry) for entry in sys.path])
-    assert surroundings.has_changed()
+    assert surroundings.refresh()
     assert surroundings.path == b""
     sys.path.append("/nowhere")
-    surroundings.has_changed()
+    surroundings.refresh()
     assert b"/nowhere" in surroundings.path
     sys.path.remove("/nowhere")
-    surroundings.has_changed()
+    surroundings.refresh()
     assert surroundings.path
     assert b"/nowhere" not in surroundings.path
     elsewhere = ImportEnvironment(path_travels=False)
     elsewhere.told(["/somewhere"])
-    elsewhere.has_changed()
+    elsewhere.refresh()
     assert elsewhere.path == b""
