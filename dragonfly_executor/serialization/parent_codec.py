@@ -160,9 +160,7 @@ class CallCodec:
         except (KeyboardInterrupt, errors.CallSerializationError):
             raise
         except BaseException as exc:  # __reduce__ and __getstate__ are user code
-            raise errors.CallSerializationError(
-                exceptions.call_error_text(fn, args, kwargs, exc, self._try_pickle)
-            ) from exc
+            raise self.call_error(exc, fn, args, kwargs) from exc
 
     def encode_pending(
         self,
@@ -420,6 +418,12 @@ class CallCodec:
             self._main.needs_script = True
             flags |= NEEDS_MAIN
         return self._packer.pack(flags, b"", [body], [], [], {})
+
+    def call_error(
+        self, error: BaseException, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> errors.CallSerializationError:
+        """Return the error of a call that could not be pickled, because of `error`. Its text names the part."""
+        return errors.CallSerializationError(exceptions.call_error_text(fn, args, kwargs, error, self._try_pickle))
 
     def _try_pickle(self, value: Any) -> object:
         """Pickle a part of a call by itself. Raise if that fails."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dragonfly_executor.errors import CallSerializationError
 from dragonfly_executor.serialization.function_reference import FunctionReference
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
@@ -37,4 +38,12 @@ class RepeatedCall:
             data = reference.encode(args)
             if data is not None:
                 return [data]
-        return self._codec.encode_call(self._fn, args, {}, self._retry_on)
+        try:
+            return self._codec.encode_call(self._fn, args, {}, self._retry_on)
+        except CallSerializationError as error:
+            from dragonfly_executor.serialization.pending_call import FuturePicklingError
+
+            if not isinstance(error, FuturePicklingError):
+                raise
+            # The calls of a map do not wait for futures.
+            raise self._codec.call_error(error, self._fn, args, {}) from error
