@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from dragonfly_executor import Budget, DragonflyExecutor, LocalBackend, Node, Pool, StartError
-from dragonfly_executor.api import lazy_engine, pool
+from dragonfly_executor.api import lazy_engine, pool, pool_calls
 from dragonfly_executor.api.assembly import EnginePlan
 from dragonfly_executor.backends.base import BootRequest
 from dragonfly_executor.engine import startup
@@ -304,7 +304,7 @@ def test_a_first_use_that_is_interrupted_anywhere(each_opcode: bool, what: str) 
     make()
     # The first call of a new codec takes thousands of steps more, and hands nothing over.
     files = (
-        (lazy_engine.__file__, pool.__file__, startup.__file__)
+        (lazy_engine.__file__, pool.__file__, pool_calls.__file__, startup.__file__)
         if each_opcode
         else (f"{PACKAGE}/api/", f"{PACKAGE}/engine/")
     )
