@@ -11,14 +11,14 @@ from functools import partial
 from itertools import count
 
 from dragonfly_executor import errors
-from dragonfly_executor.core import actions, events
+from dragonfly_executor.core import events
 from dragonfly_executor.core.calls import QUEUED, Call, CallLimits
 from dragonfly_executor.core.machine import Machine, PoolLimits
 from dragonfly_executor.core.shutdown_mode import ShutdownMode
-from dragonfly_executor.engine.action_runner import broken_by, fail_each, settle
+from dragonfly_executor.engine.action_runner import broken_by, fail_each
 from dragonfly_executor.engine.components import EngineComponents
+from dragonfly_executor.engine.core_driver import CoreDriver
 from dragonfly_executor.engine.core_observers import CoreObservers
-from dragonfly_executor.engine.core_timer import CoreTimer
 from dragonfly_executor.engine.exit_hook import watch_exit
 from dragonfly_executor.engine.fork_guard import ForkGuard
 from dragonfly_executor.engine.function_calls import FunctionCalls
@@ -36,7 +36,6 @@ from dragonfly_executor.engine.submit_queue import SubmitQueue
 from dragonfly_executor.serialization.payload_parts import joined
 from dragonfly_executor.transport.loop import Loop
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
-from dragonfly_executor.util.usable_cpus import usable_cpus
 
 if TYPE_CHECKING:
     from concurrent.futures import Future as BaseFuture
@@ -45,7 +44,6 @@ if TYPE_CHECKING:
     from dragonfly_executor.core.stats import PoolStats
     from dragonfly_executor.engine.boot.launched_node import LaunchedNode
     from dragonfly_executor.engine.objects.server import ObjectServer
-    from dragonfly_executor.engine.observing.call_events import CallEvents
     from dragonfly_executor.engine.options import PoolOptions
     from dragonfly_executor.engine.output.router import OutputRouter
     from dragonfly_executor.engine.runner_links import RunnerLinks
@@ -86,19 +84,18 @@ class Engine:
         self.function_calls = FunctionCalls(self)
         self.streams = OpenStreams(self)
         self.wakers = LoopWakers()
-        self._due_wakers = self.wakers.due
         self._machine = Machine(limits)
         self._submit_queue = SubmitQueue()
         self._taken: list[Call] = []
-        self._untold: list[Call] = []
         self.core_observers = CoreObservers(self, self._submit_queue)
-        self._observers = self.core_observers.present
+        self._driver = CoreDriver(self._machine, self.core_observers, self.wakers, self._is_open)
+        self.handle = self._driver.handle
+        """Hands the core an event, on the engine thread, and carries out the actions."""
         self._questions = Queries(self._machine)
         self._modes: list[ShutdownMode] = []
         self._refusal: str | None = None
         self._failure: Exception | None = None
         self.ids: Iterator[int] = count(1)
-        self._may_linger = usable_cpus() > 1
         function, args = options.initializer, tuple(options.initargs)
         self._initializer = b"" if function is None else joined(codec.encode_call(function, args, {}))
         # Only threads that get no interrupt hold this lock.
@@ -111,9 +108,6 @@ class Engine:
         self._components: EngineComponents
         self._loop: Loop
         self._runner_links: RunnerLinks
-        self._call_events: CallEvents | None = None
-        self._do: dict[type, Callable[[Any], None]]
-        self._arm_timer: Callable[[float], None]
         self.outputs: OutputRouter
         self.object_server: Callable[[], ObjectServer]
         ForkGuard.of_this_process().add(self)
@@ -210,6 +204,9 @@ class Engine:
             raise RuntimeError(self._refusal)
         if self._thread is None and sys.is_finalizing():
             raise RuntimeError("cannot schedule new futures after interpreter shutdown")
+
+    def _is_open(self) -> bool:
+        return self._refusal is None and self._failure is None
 
     def start(self) -> None:
         """Start the thread before the first submit, as a pool with ``min`` runners does.
@@ -340,9 +337,8 @@ class Engine:
                     launched.stop()
                 return
             components = self._components = EngineComponents(self, self._machine, self._initializer, launched)
-            self._loop, self._do = components.loop, components.action_runner.do
-            self._runner_links, self._call_events = components.runner_links, components.call_events
-            self._arm_timer = CoreTimer(self._machine, self._loop, self.handle).arm
+            self._loop, self._runner_links = components.loop, components.runner_links
+            self._driver.begin(components)
             self._loop.feed(self._submit_queue, self._take_inbox)
             thread = threading.Thread(target=self._run, name=f"dragonfly-{self.options.name}-engine", daemon=True)
             try:
@@ -384,42 +380,6 @@ class Engine:
         self._loop.feed((), self._take_inbox)
         self.handle(events.ShutdownRequested(mode))
 
-    def handle(self, event: Any) -> None:
-        """Hand the core an event, on the engine thread, and carry out the actions."""
-        now = self._loop.time()
-        do, settled = self._do, None
-        decided = self._machine.handle(event, now)
-        if self._call_events is not None:
-            self._call_events.note(event, decided, now)
-        try:
-            for action in decided:
-                if type(action) is actions.Settle:
-                    settled = action
-                else:
-                    do[type(action)](action)
-            self._arm_timer(now)
-            # With one call at a time, a caller waits for each. With more calls, spinning would take processors from the
-            # slots, and the interpreter lock from the callers.
-            self._loop.expects_news = self._may_linger and self._machine.in_flight == 1
-            # Last, because a thread that waits for a result can only go on when this thread releases the interpreter
-            # lock.
-            if settled is not None:
-                settle(settled)
-                if self._due_wakers:
-                    self.wakers.flush()
-        except BaseException:
-            # The core has removed these calls from its state, so only this list has them.
-            for action in decided:
-                if type(action) is actions.Settle:
-                    self._untold += [call for call, _ in action.outcomes]
-            raise
-        if self._observers:
-            self._tell_observers()
-
-    def _tell_observers(self) -> None:
-        self.core_observers.review(self._machine, is_open=self._refusal is None and self._failure is None)
-        self.wakers.flush()
-
     # -- runners ------------------------------------------------------------------------------------------------------
 
     def setup_failed(self, payload: bytes, is_error: bool) -> None:
@@ -434,7 +394,7 @@ class Engine:
         """Fail all calls and release all nodes, because the engine itself has failed."""
         error = broken_by(bug)
         self._failure = self._failure or error
-        left = deque((*self._taken, *self._machine.unsettled(), *self._untold))
+        left = deque((*self._taken, *self._machine.unsettled(), *self._driver.untold))
         self._submit_queue.take(left)
         try:
             fail_each(left, error)
@@ -444,5 +404,5 @@ class Engine:
                 self._runner_links.abandon()
             finally:
                 fail_each(left, error)  # again, if memory was short: the release has freed some
-                self._tell_observers()
+                self._driver.tell_observers()
                 self._components.notifications.log_error(str(error))

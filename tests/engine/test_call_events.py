@@ -114,7 +114,7 @@ def test_events_that_nobody_takes_are_dropped_and_counted(make_pool: MakePool, m
     assert first.wait(PATIENCE)
     values(pool.submit(echo, number) for number in range(50))
     go_on.set()
-    noted = pool._engine._call_events
+    noted = pool._engine._components.call_events
     assert noted is not None
     assert becomes_true(pool, lambda: noted._told == noted._noted)
     pool.call(echo, 1)
@@ -126,7 +126,7 @@ def test_events_that_nobody_takes_are_dropped_and_counted(make_pool: MakePool, m
 def test_a_pool_without_observers_notes_nothing(make_pool: MakePool) -> None:
     pool = make_pool(backend=FakeBackend(), on_event=lambda event: None)
     assert pool.call(echo, 1) == 1
-    assert pool._engine._call_events is None
+    assert pool._engine._components.call_events is None
 
 
 def test_events_are_logged_a_line_each(make_pool: MakePool, tmp_path: Path) -> None:

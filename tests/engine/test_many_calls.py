@@ -12,7 +12,7 @@ import pytest
 
 from dragonfly_executor import Pool
 from dragonfly_executor.core import actions
-from dragonfly_executor.engine import engine
+from dragonfly_executor.engine import core_driver
 from dragonfly_executor.errors import CallTimeoutError, InitializerError
 from dragonfly_executor.testing import FakeBackend, FakeRunner, VirtualClock
 from dragonfly_executor.transport.loop import Loop
@@ -30,9 +30,9 @@ class Course:
 
     def __init__(self, pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
         self.steps: list[int] = []
-        self._settle: Callable[[actions.Settle], None] = engine.settle
+        self._settle: Callable[[actions.Settle], None] = core_driver.settle
         self._loop: Loop = pool._engine._loop
-        monkeypatch.setattr(engine, "settle", self._note)
+        monkeypatch.setattr(core_driver, "settle", self._note)
         self._loop.call_soon_threadsafe(self._turn)
 
     def _turn(self) -> None:
