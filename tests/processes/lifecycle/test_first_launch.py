@@ -323,6 +323,8 @@ def test_a_first_submit_to_a_real_runner_that_is_interrupted_and_whose_pool_is_d
     for where in everywhere(lambda: DragonflyExecutor(1).submit(payloads.echo, 1), files=files):
         for thread in threading.enumerate():
             if thread.name.startswith("dragonfly-executor-"):
+                # Another thread may be about to start it, and it cannot be joined before.
+                assert thread._started.wait(PATIENCE), where  # type: ignore[attr-defined]
                 thread.join(PATIENCE)
                 assert not thread.is_alive(), where
 
