@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Hashable
+import threading
+from collections.abc import Hashable, Iterator
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,18 @@ from tests.support import payloads
 from tests.support.helpers import PATIENCE, SOON, Gate, Mailbox, values
 
 
+@contextlib.contextmanager
+def engine_held(executor: DragonflyExecutor) -> Iterator[None]:
+    """Let the engine see all that happens in the block at once, after it."""
+    is_held, may_go = threading.Event(), threading.Event()
+    executor.pool._engine.on_thread(lambda _components: (is_held.set(), may_go.wait(PATIENCE)))
+    assert is_held.wait(PATIENCE)
+    try:
+        yield
+    finally:
+        may_go.set()
+
+
 def test_waiting_calls_run_by_priority(make: Make, mailbox: Mailbox, gate: Gate, log: Path) -> None:
     ex = make(1)
     held = ex.submit(payloads.hold, mailbox.path, gate.path)
@@ -21,8 +35,10 @@ def test_waiting_calls_run_by_priority(make: Make, mailbox: Mailbox, gate: Gate,
     # These two may be on the runner already when the others are submitted.
     ahead = [ex.submit(payloads.log, str(log), "ahead") for _ in range(2)]
     futures = []
-    for name, priority in [("low", -1), ("normal", 0), ("high", 1.5), ("normal", 0), ("high", 1.5), ("highest", 2)]:
-        futures.append(ex.options(priority=priority).submit(payloads.log, str(log), name))
+    with engine_held(ex):
+        # Otherwise some of these might be on the runner before the last one is submitted.
+        for name, priority in [("low", -1), ("normal", 0), ("high", 1.5), ("normal", 0), ("high", 1.5), ("highest", 2)]:
+            futures.append(ex.options(priority=priority).submit(payloads.log, str(log), name))
     gate.open()
     values([held, *ahead, *futures])
     names = [line.split()[0] for line in log.read_text().splitlines()]

@@ -135,6 +135,8 @@ def test_what_is_sent_says_nothing_of_this_machine(
     main = {"path": None, "name": None, "entry": None, "package": None}
     assert setup.pop("main") == main
     assert setup.pop("argv") == [Path(sys.argv[0]).name, *sys.argv[1:]]
+    # The levels of loggers with names, and warnings filters, which hold in slots too (docs/calls-in-context.md).
+    assert set(setup.pop("settings")) <= {"levels", "warnings"}
     assert setup == {"path": [], "cwd": None, "authkey": None, "serializer": "cloudpickle", "custom": None}
     said = b"".join(passed)
     assert b"mine.py" in said
