@@ -8,8 +8,8 @@ import importlib.machinery
 import os
 import subprocess
 import sys
-import time
 import textwrap
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
