@@ -129,7 +129,7 @@ def measure(video: Path, *, decode: bool = True) -> Video:
 
 
 def repeat(video: Path, times: int, folder: Path) -> Path:
-    """Return a video that shows this one so many times in a row, without decoding it."""
+    """Return a video that shows this one `times` times in a row, without decoding it."""
     if times == 1:
         return video
     # The sound of the clip is longer than its pictures. If both were repeated together, there would be gaps.
@@ -347,7 +347,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--repeat",
         type=_at_least_one,
         metavar="TIMES",
-        help=f"show the video so many times in a row (default: {REPEATS} for the clip on this machine, otherwise 1)",
+        help=f"how often to show the video in a row (default: {REPEATS} for the clip on this machine, otherwise 1)",
     )
     parser.add_argument("--output", type=Path, help=f"default: the video's name with .{HEIGHT}p.mp4, here")
     parser.add_argument("--no-comparison", action="store_true", help="leave out the run in one process")

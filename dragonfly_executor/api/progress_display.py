@@ -207,6 +207,6 @@ class PlainLines:
 
 
 def rate_text(done: int, seconds: float) -> str:
-    """Return the words for so many items in so many seconds."""
+    """Return the words for a number of items in a number of seconds."""
     rate = done / seconds if seconds > 0 else 0.0
     return f"{rate:.3g}/s" if rate < 1000 else f"{rate:.0f}/s"

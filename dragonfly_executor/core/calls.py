@@ -194,6 +194,7 @@ class Call:
     slot: int | None
     is_item = False
     """True for a call that is one item of a map, or a chunk of them."""
+    first_state = QUEUED
     is_stream = False
     """True for a call whose items come while it runs."""
 
@@ -212,7 +213,7 @@ class Call:
         self.limits = limits
         self.kind = kind
         self.name = ""
-        self.state: CallState = QUEUED
+        self.state: CallState = self.first_state
         self.runner: int | None = None
         self.deaths = 0
         self.false_starts = 0
@@ -229,14 +230,4 @@ class DependentCall(Call):
     """A call that waits for its arguments before it is queued. Its limits are those of `CallLimits.dependent`."""
 
     __slots__ = ()
-
-    def __init__(
-        self,
-        id: int,  # noqa: A002
-        payload: Payload,
-        token: CallToken | None,
-        limits: CallLimits,
-        kind: str = DEFAULT_KIND,
-    ) -> None:
-        super().__init__(id, payload, token, limits, kind)
-        self.state = DELAYED
+    first_state = DELAYED

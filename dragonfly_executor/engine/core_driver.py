@@ -27,7 +27,7 @@ class CoreDriver:
 
     Args:
         machine: the core.
-        observers: those who look at it after each event.
+        observers: the objects that look at the core after each event.
         wakers: resume the tasks whose calls are settled.
         is_open: returns whether the pool still takes calls.
 

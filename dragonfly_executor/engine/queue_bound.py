@@ -1,4 +1,4 @@
-"""`QueueBound`: whoever submits to a pool in which as many calls wait as may, waits or gets an error."""
+"""`QueueBound`: the limit on the calls that wait in a pool. A submit beyond it waits or fails."""
 
 from __future__ import annotations
 
@@ -61,8 +61,8 @@ class QueueBound:
             while not self._try(calls, at_most):
                 if not waits:
                     raise errors.QueueFullError(
-                        f"the call was not submitted: max_queued is {at_most}, and so many calls of the pool wait for "
-                        "a slot. Submit it again later, or use when_full='wait'"
+                        f"the call was not submitted: max_queued is {at_most}, and {at_most} calls of the pool or more "
+                        "wait for a slot. Submit it again later, or use when_full='wait'"
                     )
                 waiter = ThreadWaiter()
                 try:

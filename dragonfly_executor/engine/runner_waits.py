@@ -19,7 +19,7 @@ class RunnerWait:
 
     Attributes:
         failed_before: number of boots that had failed when the wait began.
-        is_met: whether so many runners are up.
+        is_met: whether that number of runners is up.
         error: why no runner comes up; None if runners are up, or may yet come.
         is_over: whether the wait is over. If it is over without a reason, the pool takes no more calls.
     """

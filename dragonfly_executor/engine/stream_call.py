@@ -245,7 +245,7 @@ class StreamCall(Call):
 
         Args:
             tell: sends a frame to its runner.
-            later: cancels the call after so many seconds.
+            later: cancels the call after a number of seconds.
         """
         if self.is_settled:
             return

@@ -319,7 +319,7 @@ class SharedFiles:
             self._lead(file, where, flags)
 
     def _lead(self, file: SharedFile, where: bytes, flags: int) -> None:
-        """Answer those who wait for the same content under other numbers, or have the first of them look for it."""
+        """Answer the requests for the same content under other numbers, or have the first of them look for it."""
         if not flags & Flag.ERROR:
             self._verified.add(file.entry.digest)
         followers, file.followers = file.followers, []

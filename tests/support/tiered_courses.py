@@ -82,15 +82,6 @@ class DependentTieredMachineAndWorld(TieredMachineAndWorld, DependentMachineAndW
         **{name: choices for name, choices in POOLS.items() if name not in OWN},
         **CHOICES,
     )
-    def open(
-        self,
-        calls: int,
-        first: int,
-        warm: bool,
-        kinds: int,
-        sort: str = "runners of their own",
-        tiers: int = 2,
-        **limits: Any,
-    ) -> None:
+    def open(self, **choices: Any) -> None:
         """Make a pool of some backends with spare runners."""
-        TieredMachineAndWorld.open(self, calls, first, warm, kinds, sort, tiers, **limits)
+        TieredMachineAndWorld.open(self, **choices)

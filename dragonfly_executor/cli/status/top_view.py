@@ -82,7 +82,7 @@ class TopView:
         return next((entry for entry in entries if entry.key == self._selected), entries[0] if entries else None)
 
     def move(self, by: int) -> None:
-        """Select the call that is so many lines below."""
+        """Select the call `by` lines below."""
         entries = self.entries()
         if entries:
             place = _place(entries, self.selected())
