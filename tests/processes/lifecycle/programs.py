@@ -334,9 +334,17 @@ def agents() -> list[int]:
     for process in Path("/proc").glob("[0-9]*"):
         with suppress(FileNotFoundError, ProcessLookupError):  # it has ended
             status = (process / "stat").read_text().rpartition(")")[2].split()
-            if int(status[1]) == os.getpid() and b"dragonfly" in (process / "cmdline").read_bytes():
+            if int(status[1]) == os.getpid() and b"dragonfly" in _command_line(process):
                 found.append(int(process.name))
     return found
+
+
+def _command_line(process: Path) -> bytes:
+    """The command line of a process, which has none for an instant in the middle of its exec, and none as a zombie."""
+    while not (line := (process / "cmdline").read_bytes()):
+        if (process / "stat").read_text().rpartition(")")[2].split()[0] in "ZX":
+            break
+    return line
 
 
 def after_launch(action: Callable[[], object]) -> None:
