@@ -26,7 +26,7 @@ _REFERENCE = b"\x8c%c%s\x94\x8c%c%s\x94\x93\x94."
 _UNNOTED = b"\x80\x05\x8c%c%s\x8c%c%s\x93"
 """The beginning of a pickle: the same reference, noted nowhere, so that the numbers in the memo still begin at 0."""
 _MAIN_UNNOTED = b"%c\x80\x05\x8c%c%s"
-"""The beginning of a call of a function in ``__main__``: the byte that says so, then a pickle that begins with a name."""
+"""The beginning of a call of a function in ``__main__``: the byte for that, and a pickle that begins with a name."""
 _NO_KEYWORDS = b"}\x87."
 """The end of a pickle: an empty dict, the tuple of three, and STOP."""
 _LONGEST = 255
