@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from functools import partial
 from types import BuiltinFunctionType, FunctionType
 
 from dragonfly_executor import errors
@@ -149,7 +150,7 @@ class CallCodec:
             nested = nested_function(call) if self._format.name == "cloudpickle" else None
             if nested is not None:
                 return self._function_call(nested, call) or self._any_call(call)
-            home = getattr(fn, "__module__", None)
+            home = getattr(fn.func if type(fn) is partial else fn, "__module__", None)
             if home not in environment.importable:
                 if home in MAIN_NAMES:
                     return self._main_call(call)
@@ -307,7 +308,7 @@ class CallCodec:
             if (
                 type(call[0]) is FunctionType
                 and len(call) == 3
-                and not call[2]
+                and (not call[2] or are_small(call[2].values()))
                 and (ATOMS.issuperset(map(type, call[1])) or are_small(call[1]))
             ):
                 data = pickle.dumps(call, 5)
@@ -341,12 +342,9 @@ class CallCodec:
         retry_on: tuple[type[BaseException], ...],
     ) -> bytes | None:
         """Encode another call of a function. Return None if that needs more than the function's name and atoms."""
-        if kwargs or retry_on or not self.sends_by_reference(reference) or not reference.is_current():
+        if retry_on or not self.sends_by_reference(reference) or not reference.is_current():
             return None
-        try:
-            return reference.encode(args)
-        except MemoryError:  # the longer way says which argument takes too much
-            return None
+        return reference.encode(args, kwargs)
 
     def _main_call(self, call: tuple[Any, ...]) -> list[Buffer]:
         """Encode a call of a function in ``__main__``: by the function's name, if the rest needs only plain pickle."""
