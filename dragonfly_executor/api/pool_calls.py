@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from dragonfly_executor.api.call_stream import CallStream
     from dragonfly_executor.api.lazy_engine import LazyEngine
+    from dragonfly_executor.api.placed_worker import PlacedWorker
     from dragonfly_executor.api.special_submit import SpecialSubmit
     from dragonfly_executor.engine.engine import Engine
     from dragonfly_executor.engine.future import Future
@@ -138,6 +139,22 @@ class PoolCalls(Submitter):
             engine.core_observers.queue_bound().submit((call,), options.max_queued, waits=options.when_full == "wait")
         return stream
 
+    def place_with(
+        self,
+        owner: Submitter,
+        options: CallOptions,
+        make: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> PlacedWorker[Any]:
+        """Place a worker with these options; see `Submitter.place`. The worker keeps `owner` alive."""
+        # Imported for the first worker.
+        from dragonfly_executor.api.placed_worker import place
+
+        engine = self._ready or self.begin(options)
+        self._check(engine, options)
+        return place(owner, engine, options, make, args, kwargs)
+
     def check_open(self) -> None:
         """Raise the error that a submit would raise now."""
         self._lazy.check_open()
@@ -216,6 +233,7 @@ class PoolCalls(Submitter):
     _submit_in_task = submit_in_task  # pyright: ignore[reportAssignmentType]  # an instance binds it
     _submit_with = submit_with  # pyright: ignore[reportAssignmentType]  # an instance binds it
     _open_stream = open_stream  # pyright: ignore[reportAssignmentType]  # and this
+    _place = place_with  # pyright: ignore[reportAssignmentType]  # and this
     _calls_of_map = calls_of_map  # pyright: ignore[reportAssignmentType]  # and this
     _share = share_object  # pyright: ignore[reportAssignmentType]  # and this
     _begin = begin  # pyright: ignore[reportAssignmentType]  # and this

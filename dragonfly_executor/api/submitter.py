@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
     from dragonfly_executor.api.async_map import AsyncMapResults
     from dragonfly_executor.api.call_stream import CallStream
+    from dragonfly_executor.api.placed_worker import PlacedWorker
     from dragonfly_executor.engine.future import Future
     from dragonfly_executor.engine.map_calls import MapCalls, Split
     from dragonfly_executor.engine.observing.call_carrier import CallCarrier
@@ -38,6 +39,8 @@ class Submitter:
     """`Pool.submit_in_task` of the pool."""
     _open_stream: Callable[..., CallStream[Any]]
     """`Pool.open_stream` of the pool."""
+    _place: Callable[..., PlacedWorker[Any]]
+    """`Pool.place_with` of the pool."""
     _calls_of_map: Callable[..., MapCalls]
     """`Pool.calls_of_map` of the pool."""
     _begin: Callable[[CallOptions], object]
@@ -133,6 +136,32 @@ class Submitter:
             QueueFullError: with ``when_full="raise"``, as many calls wait as may.
         """
         return self._open_stream(self._options, fn, args, kwargs)
+
+    @overload
+    def place(
+        self, make: Callable[P, Coroutine[Any, Any, T]], /, *args: P.args, **kwargs: P.kwargs
+    ) -> PlacedWorker[T]: ...  # `make` is an ``async def``
+    @overload
+    def place(self, make: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> PlacedWorker[T]: ...
+    def place(self, make: Callable[..., Any], /, *args: Any, **kwargs: Any) -> PlacedWorker[Any]:
+        """Make an object on a runner, in a slot of its own, and return a worker that runs its methods there.
+
+        ``worker = pool.place(Model, path)`` calls ``Model(path)`` there. ``worker.predict(data)`` returns a `Future`.
+        Methods run one at a time, in the order of the calls, unless the option `concurrency` says otherwise. The worker
+        counts as a running call until it is stopped: it has its slot, and its runner is not idle. docs/workers.md has
+        the rules.
+
+        Args:
+            make: a class, or a function that returns the object.
+            args, kwargs: its arguments.
+
+        Raises:
+            CallSerializationError: the class or an argument cannot be pickled.
+            FrameTooLargeError: they are larger than ``max_payload``.
+            RequirementsError: no runner can have what the worker requires.
+            RuntimeError: the pool is shut down.
+        """
+        return self._place(self, self._options, make, args, kwargs)
 
     def share(self, obj: T) -> SharedObject[T]:
         """Pickle an object once, and return a handle that stands for it in the arguments of calls, at any depth.
