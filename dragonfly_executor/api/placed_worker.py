@@ -9,7 +9,7 @@ from dragonfly_executor.engine.call_name import call_name
 from dragonfly_executor.engine.placed.channel_reference import ChannelReference
 from dragonfly_executor.engine.placed.placement import Placement
 from dragonfly_executor.engine.placed.restart_policy import ALWAYS, NEVER, RestartPolicy
-from dragonfly_executor.runner.placed_worker import call_method, run_worker
+from dragonfly_executor.serialization.placed_run import call_method, run_worker
 from dragonfly_executor.serialization.repeated_call import RepeatedCall
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 

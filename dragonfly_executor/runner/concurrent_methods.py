@@ -2,28 +2,41 @@
 
 from __future__ import annotations
 
-import asyncio
 from _queue import Empty  # `queue` imports threading
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from inspect import iscoroutinefunction
 from types import CoroutineType
 
 from dragonfly_executor.runner import slot_shutdown
-from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
+from dragonfly_executor.util.lazy_typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import Callable
+    from concurrent.futures import ThreadPoolExecutor
     from typing import Any
 
-    from dragonfly_executor.runner.placed_worker import MethodChannel
+    class Channel(Protocol):
+        """The messages of the worker, as `MethodChannel` has them."""
+
+        def run_coroutine(self, coroutine: Any) -> Any: ...
+        def when_due(self, callback: Callable[[], object]) -> None: ...
+        def take(self, *, wait: bool) -> Any: ...
+        def decode(self, message: Any) -> tuple[int, tuple[Any, ...], float] | None: ...
+        def finish(
+            self, number: int, since: float, value: Any, error: BaseException | None, retryable: bool
+        ) -> None: ...
 
 
-def serve_many(channel: MethodChannel, target: Any, concurrency: int) -> None:
+def serve_many(channel: Channel, target: Any, concurrency: int) -> None:
     """Run methods of an object, `concurrency` at once, until the parent stops the worker."""
     channel.run_coroutine(_serve(channel, target, concurrency))
 
 
-async def _serve(channel: MethodChannel, target: Any, concurrency: int) -> None:
+async def _serve(channel: Channel, target: Any, concurrency: int) -> None:
+    # Imported here, because only slots with such a worker need them.
+    import asyncio
+    from concurrent.futures import ThreadPoolExecutor
+
     loop = asyncio.get_running_loop()
     due, free = asyncio.Event(), asyncio.Semaphore(concurrency)
     channel.when_due(lambda: loop.call_soon_threadsafe(due.set))
@@ -55,9 +68,12 @@ async def _serve(channel: MethodChannel, target: Any, concurrency: int) -> None:
 
 
 async def _run(
-    channel: MethodChannel, target: Any, threads: ThreadPoolExecutor, number: int, call: tuple[Any, ...], since: float
+    channel: Channel, target: Any, threads: ThreadPoolExecutor, number: int, call: tuple[Any, ...], since: float
 ) -> None:
     """Run one method, and answer it."""
+    from asyncio import get_running_loop
+    from inspect import iscoroutinefunction
+
     fn, args, kwargs, retry_on = call
     value, failure = None, None
     try:
@@ -65,7 +81,7 @@ async def _run(
             value = fn(target, *args, **kwargs)
         else:
             method = partial(_in_thread, fn, target, args, kwargs)
-            value = await asyncio.get_running_loop().run_in_executor(threads, method)
+            value = await get_running_loop().run_in_executor(threads, method)
             del method
         if type(value) is CoroutineType:
             value = await value

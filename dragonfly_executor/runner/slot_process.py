@@ -301,7 +301,7 @@ class _Slot:
 
             self._objects = ObjectClient(self._agent, self._max_payload)
         if kind == PLACED_WORKER:
-            from dragonfly_executor.runner.placed_worker import MethodChannel, SlotParts
+            from dragonfly_executor.runner.method_channel import MethodChannel, SlotParts
 
             parts = SlotParts(self._codec, self._payloads, self._shared, self._max_payload, self._agent.running)
             return MethodChannel(self._objects, number, parts)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dragonfly_executor.runner.placed_worker import open_channel
+from dragonfly_executor.serialization.placed_run import open_channel
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
 if TYPE_CHECKING:

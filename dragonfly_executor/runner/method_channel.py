@@ -1,4 +1,4 @@
-"""A placed worker in its slot: one call that takes method calls from its parent until the parent stops it.
+"""The messages between a placed worker, in its slot, and its parent, and the methods that it runs one at a time.
 
 A thread of the slot reads what the parent says (`runner/reply_reader.py`). The main thread makes the object, and runs
 its methods in the order in which they were sent. Before it runs one it claims the call, so that the reading thread can
@@ -12,13 +12,12 @@ from _queue import Empty, SimpleQueue  # `queue` imports threading
 from time import perf_counter
 from types import CoroutineType
 
-from dragonfly_executor.errors.base import FrameTooLargeError, MultiprocessingObjectError, UnopenedCallError
+from dragonfly_executor.errors.base import FrameTooLargeError, UnopenedCallError
 from dragonfly_executor.protocol.frames import MAX_INLINE, Flag
 from dragonfly_executor.protocol.memory_bounds import max_result_bytes
 from dragonfly_executor.protocol.placed_messages import METHOD, NUMBER, EndFlag, MethodFlag, ParentSays, SlotSays
 from dragonfly_executor.runner import slot_shutdown
 from dragonfly_executor.serialization.layout import BOX, NOTHING, WITH_SHARED
-from dragonfly_executor.serialization.rebuild import OBJECT_SOURCE
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -33,49 +32,8 @@ if TYPE_CHECKING:
     from dragonfly_executor.serialization.layout import Buffer, BufferSource
 
 
-KIND = "PlacedWorker"
-"""The kind of the object that stands for the parent's side of a worker."""
 MEMORY_IDLE = 5.0
 """Seconds without a method call after which the slot gives shared memory back."""
-
-
-def open_channel(number: int) -> Any:
-    """Return the slot's end of the messages of a worker. The pickle of the worker's call refers to this function.
-
-    Raises:
-        MultiprocessingObjectError: this is not a slot.
-    """
-    make = OBJECT_SOURCE.get()
-    if make is None:
-        raise MultiprocessingObjectError(
-            "a worker can be placed only in slots of real runners, and not on the runners of a FakeBackend"
-        )
-    return make(KIND, number, None)
-
-
-def run_worker(channel: MethodChannel, concurrency: int, make: Callable[..., Any], args: Any, kwargs: Any) -> None:
-    """Make an object, and run its methods until the parent stops the worker. This is the call of a placed worker."""
-    channel.open()
-    try:
-        made = make(*args, **kwargs)
-        if type(made) is CoroutineType:
-            made = channel.run_coroutine(made)
-        del args, kwargs
-        channel.say(SlotSays.READY)
-        if concurrency == 1:
-            channel.serve(made)
-        else:
-            # Imported only if methods run at once.
-            from dragonfly_executor.runner.concurrent_methods import serve_many
-
-            serve_many(channel, made, concurrency)
-    finally:
-        channel.close()
-
-
-def call_method(target: Any, name: str, *args: Any, **kwargs: Any) -> Any:
-    """Call a method of the worker's object. This is the function of a method call."""
-    return getattr(target, name)(*args, **kwargs)
 
 
 class SlotParts:
@@ -148,13 +106,13 @@ class MethodChannel:
     # -- the parent's messages, on the reading thread ------------------------------------------------------------------
 
     def open(self) -> None:
-        """Ask the parent for method calls."""
+        """See `WorkerChannel`."""
         self._client.tell(self._number, "adopt")
         self._token = self._client.listen(self._on_frame)
         self.say(SlotSays.OPEN, self._token)
 
     def close(self) -> None:
-        """Expect no more messages."""
+        """See `WorkerChannel`."""
         self._client.stop_listening(self._token)
         self._client.tell(self._number, "drop")
 
@@ -212,7 +170,7 @@ class MethodChannel:
         self._client.tell(self._number, what, *args)
 
     def run_coroutine(self, coroutine: Any) -> Any:
-        """Run a coroutine to its end in the slot's loop."""
+        """See `WorkerChannel`."""
         return self._codec.run_coroutine(coroutine)
 
     def when_due(self, callback: Callable[[], object]) -> None:
@@ -239,8 +197,15 @@ class MethodChannel:
                 self._payloads.trim()
         return self._due.get()
 
-    def serve(self, target: Any) -> None:
-        """Run methods of an object, one at a time, until the parent stops the worker."""
+    def serve(self, target: Any, concurrency: int) -> None:
+        """See `WorkerChannel`."""
+        self.say(SlotSays.READY)
+        if concurrency > 1:
+            # Imported only if methods run at once.
+            from dragonfly_executor.runner.concurrent_methods import serve_many
+
+            serve_many(self, target, concurrency)
+            return
         while (message := self.take()) is not None:
             started = self.decode(message)
             if started is None:
