@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from dragonfly_executor.api.call_stream import CallStream
     from dragonfly_executor.api.executor import DragonflyExecutor
     from dragonfly_executor.api.named_pools import call, cast, configure, pools
+    from dragonfly_executor.api.placed_worker import PlacedWorker
     from dragonfly_executor.api.pool import Pool
     from dragonfly_executor.backends.base import Backend, BootRequest, Node
     from dragonfly_executor.backends.budget import Budget
@@ -65,6 +66,7 @@ if TYPE_CHECKING:
         SharedObjectError,
         StartError,
         VersionMismatchError,
+        WorkerLostError,
     )
     from dragonfly_executor.protocol.call_progress import CallProgress
     from dragonfly_executor.protocol.parent import Parent
@@ -105,6 +107,7 @@ __all__ = [
     "Node",
     "OutputLine",
     "Parent",
+    "PlacedWorker",
     "PoisonCallError",
     "Pool",
     "PoolBrokenError",
@@ -124,6 +127,7 @@ __all__ = [
     "SlurmBackend",
     "StartError",
     "VersionMismatchError",
+    "WorkerLostError",
     "__version__",
     "call",
     "cast",
@@ -153,6 +157,7 @@ _ROOMS = {
     "Node": "backends.base",
     "OutputLine": "engine.output.printer",
     "Parent": "protocol.parent",
+    "PlacedWorker": "api.placed_worker",
     "Pool": "api.pool",
     "RayBackend": "backends.ray.backend",
     "SSHBackend": "backends.ssh.backend",

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from dragonfly_executor.core.calls import CallLimits, Payload
 
 
-class Worker(Protocol):
+class CallOwner(Protocol):
     """What learns of the end of the call."""
 
     def call_has_ended(self, call: PlacedCall, outcome: object) -> None:
@@ -34,7 +34,7 @@ class PlacedCall(Call):
     is_placed = True
     """True for a call that ends only if it is stopped."""
 
-    def __init__(self, call_id: int, payload: Payload, worker: Worker, limits: CallLimits, name: str) -> None:
+    def __init__(self, call_id: int, payload: Payload, worker: CallOwner, limits: CallLimits, name: str) -> None:
         super().__init__(call_id, payload, self, limits, limits.kind)
         self.name = name
         self._worker = worker

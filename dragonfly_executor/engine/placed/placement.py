@@ -174,12 +174,12 @@ class Placement:
         return self._link is not None and self._link.session is session
 
     def opened(self, session: Session, token: int) -> None:
-        """See `served_worker.Worker`."""
+        """See `served_worker.SlotReports`."""
         if self._call is not None and not session.is_gone:
             self._link = WorkerLink(session, token)
 
     def made(self) -> None:
-        """See `served_worker.Worker`."""
+        """See `served_worker.SlotReports`."""
         if self._link is None or self._made_at is not None:
             return
         self._made_at = self._engine.loop.time()
@@ -190,20 +190,20 @@ class Placement:
         self._check_end()
 
     def method_began(self, number: int) -> None:
-        """See `served_worker.Worker`."""
+        """See `served_worker.SlotReports`."""
         self._methods.began(number, self._engine.loop)
 
     def method_leaving(self, number: int) -> None:
-        """See `served_worker.Worker`."""
+        """See `served_worker.SlotReports`."""
         self._methods.queue.leaving(number)
 
     def method_ended(self, number: int, flags: int, seconds: float, payload: Any) -> None:
-        """See `served_worker.Worker`."""
+        """See `served_worker.SlotReports`."""
         self._methods.ended(number, flags, seconds, payload, self._engine.loop)
         self._engine.wakers.flush()
 
     def bytes_wanted(self, number: int) -> None:
-        """See `served_worker.Worker`."""
+        """See `served_worker.SlotReports`."""
         self._methods.bytes_wanted(number)
 
     # -- the engine thread: the worker's call --------------------------------------------------------------------------
@@ -214,7 +214,7 @@ class Placement:
         return call
 
     def call_has_ended(self, call: PlacedCall, outcome: object) -> None:
-        """See `placed_call.Worker`."""
+        """See `placed_call.CallOwner`."""
         if call is not self._call:
             return
         served = 0.0 if self._made_at is None else self._engine.loop.time() - self._made_at

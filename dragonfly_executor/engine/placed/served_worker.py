@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from dragonfly_executor.engine.objects.request import Request, Session
 
 
-class Worker(Protocol):
+class SlotReports(Protocol):
     """What handles what the slot says, on the engine thread."""
 
     def is_current(self, session: Session) -> bool:
@@ -49,7 +49,7 @@ class ServedWorker(ServedObject):
         {SlotSays.OPEN, SlotSays.READY, SlotSays.BEGAN, SlotSays.LEAVING, SlotSays.DONE, SlotSays.AGAIN}
     )
 
-    def __init__(self, worker: Worker) -> None:
+    def __init__(self, worker: SlotReports) -> None:
         self._worker = worker
 
     def now(self, request: Request) -> None:
