@@ -7,8 +7,8 @@ from typing import Generic, TypeVar
 
 from dragonfly_executor.engine.call_name import call_name
 from dragonfly_executor.engine.placed.channel_reference import ChannelReference
-from dragonfly_executor.engine.placed.placement import Placement
 from dragonfly_executor.engine.placed.restart_policy import ALWAYS, NEVER, RestartPolicy
+from dragonfly_executor.engine.placed.worker_driver import WorkerDriver
 from dragonfly_executor.serialization.placed_run import call_method, run_worker
 from dragonfly_executor.serialization.repeated_call import RepeatedCall
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
@@ -49,7 +49,7 @@ class PlacedWorker(Generic[T]):
         self,
         owner: object,
         engine: Engine,
-        placement: Placement,
+        driver: WorkerDriver,
         options: CallOptions,
         names: frozenset[str] | None,
         *,
@@ -58,15 +58,15 @@ class PlacedWorker(Generic[T]):
         self._owner = owner
         """The pool, which lives while the worker does."""
         self._engine = engine
-        self._placement = placement
+        self._driver = driver
         self._options = options
         self._names = names
         """The attributes of the class; None if they are unknown."""
         self._encode = RepeatedCall(engine.codec, call_method, options.retry_on).encode
         self._whole = whole
         """Of a view, the worker itself: it is stopped when no view is left either."""
-        self.ready: Future[None] = placement.ready
-        self.ended: Future[None] = placement.ended
+        self.ready: Future[None] = driver.ready
+        self.ended: Future[None] = driver.ended
 
     # -- methods -------------------------------------------------------------------------------------------------------
 
@@ -78,8 +78,7 @@ class PlacedWorker(Generic[T]):
         names = self._names
         if names is not None and name not in names:
             raise AttributeError(
-                f"{self._placement.name} has no method {name!r}. If only its instances have it, use "
-                f"call_method({name!r})"
+                f"{self._driver.name} has no method {name!r}. If only its instances have it, use call_method({name!r})"
             )
 
         def method(*args: Any, **kwargs: Any) -> Future[Any]:
@@ -103,7 +102,7 @@ class PlacedWorker(Generic[T]):
             CallSerializationError: an argument cannot be pickled.
             FrameTooLargeError: the arguments are larger than ``max_payload``.
         """
-        self._placement.check_open()
+        self._driver.check_open()
         engine, options = self._engine, self._options
         if options.has_setting:
             from dragonfly_executor.api.call_settings import with_setting
@@ -115,7 +114,7 @@ class PlacedWorker(Generic[T]):
             parts = engine.codec.encode_call(call_method, (name, *args), kwargs, options.retry_on)
         else:
             parts = self._encode((name, *args))
-        return self._placement.submit(name, engine.payloads.snapshot(parts), options.limits())
+        return self._driver.submit(name, engine.payloads.snapshot(parts), options.limits())
 
     def options(self, **changes: Unpack[CallKeywords]) -> PlacedWorker[T]:
         """Return a view of this worker whose method calls have other options: `timeout`, `queue_timeout`,
@@ -129,7 +128,7 @@ class PlacedWorker(Generic[T]):
             ValueError: its value is out of range.
         """
         changed, whole = self._options.change(changes), self._whole or self
-        return PlacedWorker(self._owner, self._engine, self._placement, changed, self._names, whole=whole)
+        return PlacedWorker(self._owner, self._engine, self._driver, changed, self._names, whole=whole)
 
     # -- the end -------------------------------------------------------------------------------------------------------
 
@@ -143,13 +142,13 @@ class PlacedWorker(Generic[T]):
         Raises:
             TimeoutError: the worker has not ended in time.
         """
-        self._placement.stop()
+        self._driver.stop()
         if wait:
             self.ended.exception(timeout)
 
     def kill(self) -> None:
         """End the worker at once, with all processes that it has started. Its method calls fail. Returns at once."""
-        self._placement.kill()
+        self._driver.kill()
 
     def __enter__(self) -> Self:
         return self
@@ -169,7 +168,7 @@ class PlacedWorker(Generic[T]):
     ) -> None:
         if kind is not None:
             self.kill()
-        self._placement.stop()
+        self._driver.stop()
         from dragonfly_executor.errors import WorkerLostError
 
         try:
@@ -180,7 +179,7 @@ class PlacedWorker(Generic[T]):
     def __del__(self) -> None:
         # `__init__` may have been interrupted, and a view stops nothing.
         if self.__dict__.get("ended") is not None and self._whole is None:
-            self._placement.stop()
+            self._driver.stop()
 
     def __reduce__(self) -> Any:
         raise TypeError(
@@ -188,7 +187,7 @@ class PlacedWorker(Generic[T]):
         )
 
     def __repr__(self) -> str:
-        return f"<{type(self).__name__} {self._placement.name} state={self._placement.state}>"
+        return f"<{type(self).__name__} {self._driver.name} state={self._driver.state}>"
 
 
 def place(
@@ -203,13 +202,13 @@ def place(
     if not callable(make):
         raise TypeError(f"place() needs a class or a function that returns the object, not {type(make).__name__}")
     endless: CallKeywords = {"timeout": None, "queue_timeout": None, "run_timeout": None, "retries": 0}
-    placement = Placement(
+    driver = WorkerDriver(
         engine, call_name(make), options.concurrency, restarts_of(options), options.change(endless).limits()
     )
-    given = ChannelReference(placement.entry.number), options.concurrency, make, args, kwargs
+    given = ChannelReference(driver.entry.number), options.concurrency, make, args, kwargs
     parts = engine.codec.encode_call(run_worker, given, {}, ())
-    worker: PlacedWorker[Any] = PlacedWorker(owner, engine, placement, options, _names_of(make))
-    placement.begin(engine.payloads.snapshot(parts))
+    worker: PlacedWorker[Any] = PlacedWorker(owner, engine, driver, options, _names_of(make))
+    driver.begin(engine.payloads.snapshot(parts))
     return worker
 
 

@@ -248,7 +248,7 @@ class StreamContext(Protocol):
         """Run a callback on the callback thread."""
 
 
-class PlacementContext(FutureContext, Protocol):
+class WorkerContext(FutureContext, Protocol):
     """An engine as a placed worker uses it, from any thread unless it says otherwise.
 
     Attributes:

@@ -16,7 +16,7 @@ NUMBER = struct.Struct("!Q")
 
 
 class ParentSays:
-    """What the parent says to a worker. They are plain ints, because the slot compares them at each message."""
+    """The messages of the parent. They are plain ints, because the slot compares them at each message."""
 
     METHOD = 1
     """Run a method call: `METHOD` and the encoded call, or its place in shared memory."""

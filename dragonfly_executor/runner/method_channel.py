@@ -37,7 +37,7 @@ MEMORY_IDLE = 5.0
 
 
 class SlotParts:
-    """What a worker uses of its slot.
+    """The parts of a slot that a worker uses.
 
     Attributes:
         codec: opens method calls, and encodes their results.

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from dragonfly_executor.core.calls import CallLimits, Payload
-    from dragonfly_executor.engine.context import PlacementContext
+    from dragonfly_executor.engine.context import WorkerContext
     from dragonfly_executor.engine.future import Future
     from dragonfly_executor.engine.loop_waker import LoopWakers
     from dragonfly_executor.engine.options import PoolOptions
@@ -78,7 +78,7 @@ class MethodContext:
         cancelled: called with method calls whose futures were cancelled, on the thread that has cancelled them.
     """
 
-    def __init__(self, engine: PlacementContext, cancelled: Callable[[Sequence[Any]], object]) -> None:
+    def __init__(self, engine: WorkerContext, cancelled: Callable[[Sequence[Any]], object]) -> None:
         self._engine = engine
         self._cancelled = cancelled
         self.options: PoolOptions = engine.options

@@ -15,7 +15,7 @@ from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from typing import Any
 
-    from dragonfly_executor.engine.context import PlacementContext
+    from dragonfly_executor.engine.context import WorkerContext
     from dragonfly_executor.engine.placed.method_call import MethodCall
     from dragonfly_executor.transport.loop import Loop
 
@@ -36,7 +36,7 @@ class MethodDispatch:
 
     def __init__(
         self,
-        engine: PlacementContext,
+        engine: WorkerContext,
         name: str,
         concurrency: int,
         on_idle: Callable[[], object],

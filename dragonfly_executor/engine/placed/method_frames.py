@@ -1,4 +1,4 @@
-"""What the parent sends to a placed worker, as frames to the slot that has it."""
+"""The frames of a parent to the slot that has a placed worker."""
 
 from __future__ import annotations
 

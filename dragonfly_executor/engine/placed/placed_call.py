@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 class CallOwner(Protocol):
-    """What learns of the end of the call."""
+    """The worker that is told of the end of its call."""
 
     def call_has_ended(self, call: PlacedCall, outcome: object) -> None:
         """Handle the outcome, as `CallToken.settle` gets it."""

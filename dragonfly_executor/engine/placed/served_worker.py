@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class SlotReports(Protocol):
-    """What handles what the slot says, on the engine thread."""
+    """Handles the reports of the slot, on the engine thread."""
 
     def is_current(self, session: Session) -> bool:
         """Return whether this slot has the worker now, and not one before it."""

@@ -1,4 +1,4 @@
-"""`Placement`: one placed worker in its parent: its call, its restarts, and its end."""
+"""`WorkerDriver`: one placed worker in its parent: its call, its restarts, and its end."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ if TYPE_CHECKING:
     from typing import Any
 
     from dragonfly_executor.core.calls import CallLimits, Payload
-    from dragonfly_executor.engine.context import FutureContext, PlacementContext
+    from dragonfly_executor.engine.context import FutureContext, WorkerContext
     from dragonfly_executor.engine.objects.request import Session
     from dragonfly_executor.serialization.object_registry import ServedEntry
 
 
-class Placement:
+class WorkerDriver:
     """One worker. Any thread may call the methods of the first part; the others belong to the engine thread.
 
     Args:
@@ -48,7 +48,7 @@ class Placement:
 
     def __init__(
         self,
-        engine: PlacementContext,
+        engine: WorkerContext,
         name: str,
         concurrency: int,
         restarts: RestartPolicy,
@@ -74,7 +74,7 @@ class Placement:
         self._link: WorkerLink | None = None
         self._made_at: float | None = None
         self._cause: object = None
-        """Why the worker is being ended, if that is not its own doing: an exception or a text."""
+        """The reason for ending the worker, if it does not end by itself: an exception or a text."""
         self._is_stopping = False
         self._refusal: Callable[[], Exception] | None = None
         """Makes the error of calls from now on. Set by the engine thread, read by all."""
