@@ -78,10 +78,13 @@ class MethodDispatch:
         doubtful, fresh = self.queue.lost(in_order=in_order)
         for call in (*doubtful, *fresh):
             self._link.answered(call.payload)
-        self.queue.put_back([call for call in (*self._recalled, *fresh) if not call.is_abandoned])
         for call in (*self._recalled, *fresh, *doubtful):
             if call.is_abandoned:
                 call.forget()
+            elif call.expired is not None:
+                call.settle(call.expired)
+                call.is_abandoned = True
+        self.queue.put_back([call for call in (*self._recalled, *fresh) if not call.is_abandoned])
         self._recalled.clear()
         self._link = self._overrun = None
         return [call for call in doubtful if not call.is_abandoned]
@@ -153,6 +156,8 @@ class MethodDispatch:
             self._settle(call, flags, payload, loop)
         elif call.is_abandoned:
             call.forget()
+        elif call.expired is not None:
+            call.settle(call.expired)
         else:
             self._recalled.append(call)
         if self._overrun is not None and not self.queue.ahead_of_time():
@@ -212,7 +217,8 @@ class MethodDispatch:
             call.abandon(stopped)
             self._begin_overrun(stopped, loop)
         else:
-            call.abandon(CallTimeoutError(f"{text}: it waited for the worker"))
+            # It fails once the slot has dropped it: until then it may begin.
+            call.expired = CallTimeoutError(f"{text}: it waited for the worker")
             if self._link is not None:
                 self._link.cancel(number)
             loop.call_later(DROP_GRACE, lambda: self._check_dropped(call, loop, stopped))
@@ -224,11 +230,16 @@ class MethodDispatch:
         self._engine.wakers.flush()
 
     def _check_dropped(self, call: MethodCall, loop: Loop, error: Exception) -> None:
-        """Stop a call that has begun just before it was to be dropped."""
+        """Stop a call that has begun just before it was to be dropped, or that the slot does not drop."""
         number = self.queue.number_of(call)
-        if number and number in self.queue.begun():
+        if not number:
+            return
+        if not call.is_abandoned:
+            call.abandon(call.expired or error)
+            self._engine.wakers.flush()
+        if number in self.queue.begun():
             self._begin_overrun(error, loop)
-        elif number:
+        else:
             loop.call_later(DROP_GRACE, lambda: self._check_dropped(call, loop, error))
 
     def _begin_overrun(self, error: Exception, loop: Loop) -> None:
