@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from dragonfly_executor.engine.options import CallOptions
 
 T = TypeVar("T")
+ENDLESS: CallKeywords = {"timeout": None, "queue_timeout": None, "run_timeout": None, "retries": 0}
+"""The changes of options for the call of a worker."""
 DEFAULT_RESTARTS = 3
 """Restarts of a worker with ``restart="on_failure"``."""
 

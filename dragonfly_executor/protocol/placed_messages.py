@@ -23,7 +23,7 @@ class ParentSays:
     CANCEL = 2
     """Drop this method call, unless it has begun."""
     STOP = 3
-    """End. No method call is left."""
+    """End. No method call is left. A process gets SIGTERM."""
     SIGNAL = 4
     """Send this signal to the process that was placed."""
 
@@ -43,7 +43,9 @@ class SlotSays:
     OPEN = "open"
     """The worker is here: `(number of the request that the parent's messages answer,)`."""
     READY = "ready"
-    """The object is made: `()`."""
+    """The object is made: `()`. The process is started: `(its process id,)`."""
+    EXITED = "exited"
+    """The process has ended: `(exit status,)`, negative for a signal."""
     BEGAN = "began"
     """A method begins: `(number,)`."""
     LEAVING = "leaving"

@@ -102,6 +102,8 @@ class MethodChannel:
         """The bytes of calls that could not be opened in shared memory."""
         self.on_signal: Callable[[int], object] | None = None
         """Gets the signals that the parent sends, on the reading thread."""
+        self.on_stop: Callable[[], object] | None = None
+        """Called on the reading thread when the parent stops the worker."""
 
     # -- the parent's messages, on the reading thread ------------------------------------------------------------------
 
@@ -124,6 +126,8 @@ class MethodChannel:
             self._drop(NUMBER.unpack(frame.payload)[0])
         elif kind == ParentSays.SIGNAL and self.on_signal is not None:
             self.on_signal(NUMBER.unpack(frame.payload)[0])
+        elif kind == ParentSays.STOP and self.on_stop is not None:
+            self.on_stop()
         elif kind == ParentSays.STOP:
             self._put(0)
 
@@ -172,6 +176,13 @@ class MethodChannel:
     def run_coroutine(self, coroutine: Any) -> Any:
         """See `WorkerChannel`."""
         return self._codec.run_coroutine(coroutine)
+
+    def run_process(self, argv: list[str], settings: Mapping[str, Any]) -> Any:
+        """See `WorkerChannel`."""
+        # Imported only in slots that run one.
+        from dragonfly_executor.runner.placed_process import SupervisedProcess
+
+        return SupervisedProcess(self, argv, settings).run()
 
     def when_due(self, callback: Callable[[], object]) -> None:
         """Call `callback`, on the reading thread, when `take` may have another call."""

@@ -9,7 +9,7 @@ from dragonfly_executor.serialization.rebuild import OBJECT_SOURCE
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from typing import Any
 
 KIND = "PlacedWorker"
@@ -30,6 +30,9 @@ class WorkerChannel(Protocol):
 
     def serve(self, target: Any, concurrency: int) -> None:
         """Run methods of an object, `concurrency` at once, until the parent stops the worker."""
+
+    def run_process(self, argv: list[str], settings: Mapping[str, Any]) -> Any:
+        """Run a process to its end, and return its `ProcessResult`."""
 
 
 def open_channel(number: int) -> Any:
@@ -55,6 +58,15 @@ def run_worker(channel: WorkerChannel, concurrency: int, make: Callable[..., Any
             made = channel.run_coroutine(made)
         del args, kwargs
         channel.serve(made, concurrency)
+    finally:
+        channel.close()
+
+
+def run_process(channel: WorkerChannel, argv: list[str], settings: Mapping[str, Any]) -> Any:
+    """Run a process to its end, and return its `ProcessResult`. This is the call of a placed process."""
+    channel.open()
+    try:
+        return channel.run_process(argv, settings)
     finally:
         channel.close()
 

@@ -22,8 +22,11 @@ class SlotReports(Protocol):
     def opened(self, session: Session, token: int) -> None:
         """Note that the slot has begun with the worker, and expects messages as answers to `token`."""
 
-    def made(self) -> None:
-        """Note that the worker's object is made."""
+    def made(self, pid: int | None) -> None:
+        """Note that the worker's object is made, or that its process is started, with its id."""
+
+    def exited(self, status: int) -> None:
+        """Note that the process has ended."""
 
     def method_began(self, number: int) -> None:
         """Note that a method begins whose call has a `run_timeout`."""
@@ -46,8 +49,11 @@ class ServedWorker(ServedObject):
     """
 
     METHODS = frozenset(
-        {SlotSays.OPEN, SlotSays.READY, SlotSays.BEGAN, SlotSays.LEAVING, SlotSays.DONE, SlotSays.AGAIN}
-    )
+        {
+            SlotSays.OPEN, SlotSays.READY, SlotSays.EXITED, SlotSays.BEGAN, SlotSays.LEAVING, SlotSays.DONE,
+            SlotSays.AGAIN,
+        }
+    )  # fmt: skip
 
     def __init__(self, worker: SlotReports) -> None:
         self._worker = worker
@@ -69,4 +75,6 @@ class ServedWorker(ServedObject):
         elif request.method == SlotSays.AGAIN:
             worker.bytes_wanted(int(args[0]))
         elif request.method == SlotSays.READY:
-            worker.made()
+            worker.made(int(args[0]) if args else None)
+        elif request.method == SlotSays.EXITED:
+            worker.exited(int(args[0]))

@@ -42,8 +42,9 @@ class WorkerDriver:
         limits: the limits of its call.
 
     Attributes:
-        ready: done once the worker's object is made.
-        ended: done once the worker has ended for good: None after a stop, otherwise its error.
+        ready: done once the worker's object is made, or its process is started: the value is the process id.
+        ended: done once the worker has ended for good: the value of its call, otherwise its error.
+        returns_value: whether its call returns a value: it is a process.
     """
 
     def __init__(
@@ -63,8 +64,8 @@ class WorkerDriver:
         # Its attributes are read-only, and those of the protocol may be set.
         context: Any = MethodContext(engine, self._cancelled)
         self._context: FutureContext = context
-        self.ready: Future[None] = Future(self._context)
-        self.ended: Future[None] = Future(self._context)
+        self.ready: Future[Any] = Future(self._context)
+        self.ended: Future[Any] = Future(self._context)
         for future in (self.ready, self.ended):
             future.set_running_or_notify_cancel()  # so that no task that awaits it cancels it
         self._methods = MethodDispatch(engine, name, concurrency, self._check_end, self._end_slot)
@@ -75,6 +76,9 @@ class WorkerDriver:
         self._made_at: float | None = None
         self._cause: object = None
         """The reason for ending the worker, if it does not end by itself: an exception or a text."""
+        self._exit_status = 0
+        """The status with which the process has ended; 0 for a worker that is an object."""
+        self.returns_value = False
         self._is_stopping = False
         self._refusal: Callable[[], Exception] | None = None
         """Makes the error of calls from now on. Set by the engine thread, read by all."""
@@ -178,16 +182,20 @@ class WorkerDriver:
         if self._call is not None and not session.is_gone:
             self._link = WorkerLink(session, token)
 
-    def made(self) -> None:
+    def made(self, pid: int | None) -> None:
         """See `served_worker.SlotReports`."""
         if self._link is None or self._made_at is not None:
             return
         self._made_at = self._engine.loop.time()
         if not self.ready.done():
-            self.ready.set_result(None)
+            self.ready.set_result(pid)
         self._methods.connect(self._link)
         self._engine.wakers.flush()
         self._check_end()
+
+    def exited(self, status: int) -> None:
+        """See `served_worker.SlotReports`."""
+        self._exit_status = status
 
     def method_began(self, number: int) -> None:
         """See `served_worker.SlotReports`."""
@@ -223,7 +231,9 @@ class WorkerDriver:
         doubtful = self._methods.disconnect(in_order=in_order)
         self._call = self._link = self._made_at = None
         failure = self._failure(outcome)
-        pause = None if self._is_final(outcome) else self._restarts.pause(failed=failure is not None, served=served)
+        failed = failure is not None or self._exit_status != 0
+        pause = None if self._is_final(outcome) else self._restarts.pause(failed=failed, served=served)
+        self._exit_status = 0
         again = [each for each in doubtful if pause is not None and each.attempt <= each.limits.retries]
         lost = LostWorker(self.name, failure)
         for each in doubtful:
@@ -232,7 +242,7 @@ class WorkerDriver:
         self._methods.begin_again(again)
         self._cause = None
         if pause is None:
-            self._finish(failure)
+            self._finish(failure, outcome)
         else:
             self._engine.loop.call_later(pause, self._begin_again)
 
@@ -343,8 +353,13 @@ class WorkerDriver:
         if self._link is not None:
             self._link.tell(ParentSays.SIGNAL, NUMBER.pack(number))
 
-    def _finish(self, failure: object) -> None:
-        """End for good."""
+    def _finish(self, failure: object, outcome: object = None) -> None:
+        """End for good.
+
+        Args:
+            failure: why, if the worker has not ended well.
+            outcome: the outcome of its call, if that has ended well.
+        """
         if self.ended.done():
             return
         name, lost = self.name, LostWorker(self.name, failure)
@@ -353,7 +368,11 @@ class WorkerDriver:
             call.settle(stopped_worker(name) if failure is None else lost.settled(may_have_started=False))
         if not self.ready.done():
             self.ready.settle(stopped_worker(name) if failure is None else lost.settled(may_have_started=True))
-        if failure is None:
+        if failure is None and isinstance(outcome, Outcome):
+            self.ended.settle(outcome)
+        elif failure is None and self.returns_value:
+            self.ended.settle(LostWorker(name, "it was stopped before it began").settled(may_have_started=False))
+        elif failure is None:
             self.ended.set_result(None)
         else:
             self.ended.settle(lost.settled(may_have_started=True))

@@ -2,7 +2,7 @@
 
 from typing import Any, assert_type
 
-from dragonfly_executor import DragonflyExecutor, Future, PlacedWorker, Pool
+from dragonfly_executor import DragonflyExecutor, Future, PlacedProcess, PlacedWorker, Pool, ProcessResult
 
 
 class Model:
@@ -31,3 +31,17 @@ def workers(executor: DragonflyExecutor, pool: Pool) -> None:
     executor.place(Model)  # error: call-overload, reportCallIssue
     executor.options(restart="sometimes")  # error: arg-type, reportArgumentType
     worker.options(timeouts=1)  # error: call-arg, reportCallIssue
+
+
+def processes(executor: DragonflyExecutor, pool: Pool) -> None:
+    process = executor.options(restart="always").place_process(["ls", "-l"], cwd="/", max_output=None)
+    assert_type(process, PlacedProcess)
+    assert_type(process.future, Future[ProcessResult])
+    assert_type(process.result(1).stdout, bytes)
+    assert_type(process.started, Future[int])
+
+    pool.place_process(["ls"], output="tee")  # error: arg-type, reportArgumentType
+
+
+async def run(executor: DragonflyExecutor) -> None:
+    assert_type(await executor.place_process(["ls"]), ProcessResult)
