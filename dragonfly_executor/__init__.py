@@ -71,10 +71,10 @@ if TYPE_CHECKING:
     )
     from dragonfly_executor.protocol.call_progress import CallProgress
     from dragonfly_executor.protocol.parent import Parent
-    from dragonfly_executor.protocol.process_result import ProcessResult
     from dragonfly_executor.protocol.versions import __version__
     from dragonfly_executor.runner.drain_notice import on_drain
     from dragonfly_executor.runner.progress_reports import progress
+    from dragonfly_executor.serialization.process_result import ProcessResult
     from dragonfly_executor.serialization.shared_object import SharedObject
 
 __all__ = [
@@ -164,7 +164,7 @@ _ROOMS = {
     "PlacedProcess": "api.placed_process",
     "PlacedWorker": "api.placed_worker",
     "Pool": "api.pool",
-    "ProcessResult": "protocol.process_result",
+    "ProcessResult": "serialization.process_result",
     "RayBackend": "backends.ray.backend",
     "SSHBackend": "backends.ssh.backend",
     "SSHHost": "backends.ssh.hosts",

@@ -12,7 +12,7 @@ from dragonfly_executor.engine.placed.worker_driver import WorkerDriver
 from dragonfly_executor.errors import WorkerLostError
 from dragonfly_executor.serialization.placed_run import run_process
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
-from dragonfly_executor.util.validation import duration
+from dragonfly_executor.util.validation import duration, whole
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -23,11 +23,13 @@ if TYPE_CHECKING:
     from dragonfly_executor.engine.engine import Engine
     from dragonfly_executor.engine.future import Future
     from dragonfly_executor.engine.options import CallOptions
-    from dragonfly_executor.protocol.process_result import ProcessResult
+    from dragonfly_executor.serialization.process_result import ProcessResult
 
     Text = str | PathLike[str]
 
 OUTPUTS = ("capture", "inherit")
+MAX_SIGNAL = 64
+"""The largest number of a signal on Linux."""
 
 
 class PlacedProcess:
@@ -64,7 +66,13 @@ class PlacedProcess:
         return self.future.__await__()
 
     def send_signal(self, number: int) -> None:
-        """Send a signal to the process, if it runs. Returns at once."""
+        """Send a signal to the process, if it runs. Returns at once.
+
+        Raises:
+            ValueError: there is no such signal.
+        """
+        if whole(number, "number", 1) > MAX_SIGNAL:
+            raise ValueError(f"there is no signal {number}")
         self._driver.signal(int(number))
 
     def stop(self, wait: bool = True, timeout: float | None = None) -> None:

@@ -41,7 +41,7 @@ class SlotSays:
     """The methods that a slot calls on the parent's side of its worker."""
 
     OPEN = "open"
-    """The worker is here: `(number of the request that the parent's messages answer,)`."""
+    """The worker is here: `(number of the request that the parent's messages answer, number of the worker's call)`."""
     READY = "ready"
     """The object is made: `()`. The process is started: `(its process id,)`."""
     EXITED = "exited"

@@ -111,7 +111,7 @@ class MethodChannel:
         """See `WorkerChannel`."""
         self._client.tell(self._number, "adopt")
         self._token = self._client.listen(self._on_frame)
-        self.say(SlotSays.OPEN, self._token)
+        self.say(SlotSays.OPEN, self._token, self._call[0])
 
     def close(self) -> None:
         """See `WorkerChannel`."""

@@ -7,7 +7,7 @@ from _thread import allocate_lock
 from contextlib import suppress
 
 from dragonfly_executor.protocol.placed_messages import SlotSays
-from dragonfly_executor.protocol.process_result import ProcessResult
+from dragonfly_executor.serialization.process_result import ProcessResult
 from dragonfly_executor.util import plain_signal as signal
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING, Protocol
 

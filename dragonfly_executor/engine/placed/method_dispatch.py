@@ -174,11 +174,15 @@ class MethodDispatch:
             self._retrying.append(call)
             call.timers.append(loop.call_later(delay, lambda: self._retry(call)))
             return
-        if flags & EndFlag.SHARED:
-            memory = self._engine.payloads.shared_memory()
-            number, index, length = payload
-            payload = b"" if memory is None else memory.result(number, index, length)
-        call.settle(Outcome(self._engine.codec, payload, is_error))
+        try:
+            if flags & EndFlag.SHARED:
+                memory = self._engine.payloads.shared_memory()
+                number, index, length = payload
+                payload = b"" if memory is None else memory.result(number, index, length)
+            outcome = Outcome(self._engine.codec, payload, is_error)
+        except Exception as error:  # there is no such memory, or none is left here
+            outcome = Outcome.failed(error)
+        call.settle(outcome)
 
     def _retry(self, call: MethodCall) -> None:
         self._retrying.remove(call)

@@ -19,8 +19,8 @@ class SlotReports(Protocol):
         """Return whether this slot has the worker now, and not one before it."""
         ...
 
-    def opened(self, session: Session, token: int) -> None:
-        """Note that the slot has begun with the worker, and expects messages as answers to `token`."""
+    def opened(self, session: Session, token: int, call_id: int) -> None:
+        """Note that the slot has begun with this call, and expects messages as answers to `token`."""
 
     def made(self, pid: int | None) -> None:
         """Note that the worker's object is made, or that its process is started, with its id."""
@@ -62,7 +62,7 @@ class ServedWorker(ServedObject):
         """See `ServedObject`."""
         worker, args = self._worker, request.args
         if request.method == SlotSays.OPEN:
-            worker.opened(request.session, int(args[0]))
+            worker.opened(request.session, *map(int, args))
         elif not worker.is_current(request.session):
             return
         elif request.method == SlotSays.DONE:

@@ -177,9 +177,10 @@ class WorkerDriver:
         """Return whether this slot has the worker now."""
         return self._link is not None and self._link.session is session
 
-    def opened(self, session: Session, token: int) -> None:
+    def opened(self, session: Session, token: int, call_id: int) -> None:
         """See `served_worker.SlotReports`."""
-        if self._call is not None and not session.is_gone:
+        # A slot that is about to be killed may still begin with the call before this one.
+        if self._call is not None and self._call.id == call_id:
             self._link = WorkerLink(session, token)
 
     def made(self, pid: int | None) -> None:
@@ -377,4 +378,5 @@ class WorkerDriver:
         else:
             self.ended.settle(lost.settled(may_have_started=True))
         self._engine.at_shut_down.remove(self.pool_ends)
+        self._payload = b""
         self._engine.wakers.flush()

@@ -104,6 +104,8 @@ signal.pause()
 def test_signals_reach_it(make: Make, mailbox: Mailbox) -> None:
     process = make().place_process(python(SLEEPER, mailbox.path))
     assert mailbox.read() == "ready"
+    with pytest.raises(ValueError, match="signal"):
+        process.send_signal(1000)
     process.send_signal(signal.SIGUSR1)
     assert process.result(PATIENCE).returncode == 7
 
