@@ -82,7 +82,8 @@ INTERNAL = {
     "Parent": ["decode", "encode", "new", "of_process"],
     "Pool": [
         "begin", "calls_of_map", "calls_taken_by", "check_blocks_no_loop", "check_open", "described", "failed",
-        "group_ended", "group_fed", "html", "leave", "open_stream", "place_process_with", "place_with", "share_object", "start", "submit_in_task",
+        "group_ended", "group_fed", "html", "leave", "open_stream", "place_process_with", "place_with", "share_object",
+        "start", "submit_in_task",
         "submit_with", "unlink", "unnamed",
     ],
     "SharedObject": ["content_for"],
