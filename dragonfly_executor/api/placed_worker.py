@@ -119,11 +119,14 @@ class PlacedWorker(Generic[T]):
         return self._driver.submit(name, engine.payloads.snapshot(parts), options.limits())
 
     def options(self, **changes: Unpack[CallKeywords]) -> PlacedWorker[T]:
-        """Return a view of this worker whose method calls have other options: `timeout`, `queue_timeout`,
-        `run_timeout`, `retries`, `retry_on`, `retry_wait`, `seed` and `context_vars`. The others have no effect.
+        """Return a view of this worker whose method calls have other options.
 
         If a method runs longer than its `timeout` or `run_timeout`, the worker's slot is killed, because only that
         stops the method.
+
+        Args:
+            changes: `timeout`, `queue_timeout`, `run_timeout`, `retries`, `retry_on`, `retry_wait`, `seed` and
+                `context_vars`. Other fields of `CallOptions` have no effect.
 
         Raises:
             TypeError: there is no such option, or its value has the wrong type.
