@@ -32,6 +32,14 @@ def test_each_page_is_in_the_navigation() -> None:
     )
 
 
+def test_each_page_of_a_backend_says_what_it_was_tested_against() -> None:
+    backends = CONFIGURATION.partition("- Choose a backend:")[2].partition("- Write a backend:")[0]
+    pages = re.findall(r": ([\w-]+\.md)$", backends, re.MULTILINE)[1:]
+    assert "ssh.md" in pages
+    heading = re.compile(r"^## .*\b(tested|verified)\b", re.MULTILINE)
+    assert [page for page in pages if not heading.search((ROOT / "docs" / page).read_text())] == []
+
+
 def test_each_public_name_is_in_the_api_reference() -> None:
     shown = {(module, name) for module, names in HOOKS["API"].values() for name in names}
     public = {
