@@ -8,10 +8,12 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import prometheus_client
 import pytest
 
 import dragonfly_executor
 from dragonfly_executor import multiprocessing, testing
+from dragonfly_executor.integrations.prometheus import PrometheusMetrics
 from dragonfly_executor.protocol.frames import PROTOCOL_VERSION, Kind
 
 ROOT = Path(__file__).parents[2]
@@ -62,6 +64,15 @@ def test_the_page_of_environment_variables_has_each_of_ours() -> None:
     package = Path(dragonfly_executor.__file__).parent
     read = {name for path in package.rglob("*.py") for name in VARIABLE.findall(path.read_text())}
     assert {name for name in read - {"DRAGONFLY_DEFAULTS"} if f"`{name}" not in page} == set()
+
+
+def test_the_page_of_metrics_has_each_metric() -> None:
+    registry = prometheus_client.CollectorRegistry()
+    PrometheusMetrics(registry)
+    suffix = {"counter": "_total", "gauge": "", "histogram": ""}
+    there = {(family.name + suffix[family.type], family.type) for family in registry.collect()}
+    rows = re.findall(r"^\| `(\w+)` \| (\w+) \|", (ROOT / "docs" / "metrics.md").read_text(), re.MULTILINE)
+    assert set(rows) == there
 
 
 def test_the_diagrams_are_those_of_their_source() -> None:
