@@ -6,6 +6,7 @@ import re
 import runpy
 from importlib import import_module
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import prometheus_client
@@ -95,6 +96,17 @@ def test_the_diagrams_are_those_of_their_source() -> None:
 )
 def test_links_of_the_repository_become_links_of_the_site(page: str, link: str, there: str) -> None:
     assert HOOKS["with_links_of_the_site"](f"see [it]({link}).", page) == f"see [it]({there})."
+
+
+@pytest.mark.parametrize(
+    "tag", ['<script src="https://cdn.example/x.js">', '<link rel="stylesheet" href="//cdn.example">']
+)
+def test_a_page_that_fetches_something_from_elsewhere_is_refused(tag: str) -> None:
+    page = SimpleNamespace(file=SimpleNamespace(src_uri="index.md"))
+    with pytest.raises(ValueError, match=r"cdn\.example"):
+        HOOKS["on_post_page"](f"<head>{tag}</head>", page)
+    own = '<script src="assets/x.js"></script><a href="https://semver.org">'
+    assert HOOKS["on_post_page"](own, page) == own
 
 
 def test_code_keeps_its_brackets() -> None:
