@@ -173,6 +173,11 @@ def example_pages() -> Iterator[tuple[str, str, str, list[str]]]:
             shown = notebook(text) if path.suffix == ".ipynb" else f"```{language}\n{text}```"
             parts.append(f"`{source}`\n\n{shown}")
             sources += [source, posixpath.dirname(source)]
+        output = ROOT / "docs" / "outputs" / f"{name}.txt"
+        if output.exists():
+            parts.append(f"It prints, for example:\n\n```text\n{output.read_text()}```")
+        if name == "transcode":
+            parts.insert(1, "![A terminal with this example](../picture.svg)")
         yield name.replace("_", " "), f"examples/{name}.md", "\n\n".join(parts) + "\n", sources
 
 

@@ -76,6 +76,14 @@ def test_the_page_of_metrics_has_each_metric() -> None:
     assert set(rows) == there
 
 
+def test_each_recorded_output_is_of_an_example() -> None:
+    recorded = runpy.run_path(str(ROOT / "docs" / "record_outputs.py"))["EXAMPLES"]
+    assert {path.stem for path in (ROOT / "docs" / "outputs").glob("*.txt")} == set(recorded)
+    shown = {path: text for _, path, text, _ in HOOKS["example_pages"]()}
+    assert all("It prints, for example:" in shown[f"examples/{name}.md"] for name in recorded)
+    assert "picture.svg" in shown["examples/transcode.md"]
+
+
 def test_the_diagrams_are_those_of_their_source() -> None:
     drawn = runpy.run_path(str(ROOT / "docs" / "draw_diagrams.py"))
     files = {path.stem: path.read_text() for path in (ROOT / "docs" / "diagrams").glob("*.svg")}
