@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 _PROTOCOL = b"\x80\x05"
 _FRAMED = len(_PROTOCOL) + 9
 """Bytes before the content of a pickle's only frame: the protocol, the opcode FRAME and its 8 bytes of length."""
-_MAX_FRAME = 64 * 1024 - 1
+LONGEST_FRAME = 64 * 1024 - 1
 """Maximum bytes of a pickle that is a single frame for sure."""
 _REFERENCE = b"\x8c%c%s\x94\x8c%c%s\x94\x93\x94."
 """A reference to a global: two strings and STACK_GLOBAL, each of them noted in the memo, and STOP."""
@@ -38,16 +38,22 @@ _FRAME = 0x95
 _LONGEST = 255
 
 
+def unframed(data: bytes) -> bytes:
+    """Return a pickle without its protocol, and without the opcode FRAME if it has one."""
+    return data[_FRAMED if data[len(_PROTOCOL)] == _FRAME else len(_PROTOCOL) :]
+
+
 class FunctionReference:
     """The encoder of calls of one function whose arguments refer to nothing.
 
     Attributes:
         fn: the function.
         home: the name of its module.
+        beginning: the beginning of the pickle of each of its calls; b"" if the function does not travel by its name.
         roots: the top-level name of a function that ``__main__`` has; empty for all other functions.
     """
 
-    __slots__ = ("_beginning", "_name", "fn", "home", "roots")
+    __slots__ = ("_name", "beginning", "fn", "home", "roots")
 
     def __init__(self, fn: Callable[..., Any]) -> None:
         self.fn = fn
@@ -55,12 +61,12 @@ class FunctionReference:
         self._name = getattr(fn, "__qualname__", "")
         self.roots: frozenset[str] = frozenset()
         if self.home not in MAIN_NAMES:
-            self._beginning = _reference(fn)
+            self.beginning = _reference(fn)
             return
-        self._beginning = b""
+        self.beginning = b""
         name = name_in(main_module().__dict__, fn)
         if name is not None and len(written := name.encode()) <= _LONGEST:
-            self._beginning = _MAIN_UNNOTED % (MAIN_CALL, len(written), written)
+            self.beginning = _MAIN_UNNOTED % (MAIN_CALL, len(written), written)
             self._name, self.roots = name, frozenset((name.partition(".")[0],))
 
     def is_current(self) -> bool:
@@ -74,22 +80,22 @@ class FunctionReference:
     def encode(self, args: tuple[Any, ...], kwargs: Mapping[str, Any] | None = None) -> bytes | None:
         """Return a call as a plain pickle; None if the arguments, or the function, do not travel that way."""
         try:
-            if not self._beginning or not (FIXED_ATOMS.issuperset(map(type, args)) or are_small(args)):
+            if not self.beginning or not (FIXED_ATOMS.issuperset(map(type, args)) or are_small(args)):
                 return None
             if not kwargs:
                 written, end = pickle.dumps(args, 5), _NO_KEYWORDS
-                data = written[_FRAMED if written[2] == _FRAME else len(_PROTOCOL) : -1]
+                data = unframed(written)[:-1]
             elif are_small(kwargs.values()):
                 written, end = pickle.dumps((args, kwargs), 5), _KEYWORDS
-                data = written[_FRAMED : -len(_PAIR)]
+                data = unframed(written)[: -len(_PAIR)]
             else:
                 return None
         except (MemoryError, RuntimeError):
             # There is no memory, or a thread changes an argument: the longer way says which argument it is.
             return None
-        if len(written) > _MAX_FRAME:
+        if len(written) > LONGEST_FRAME:
             return None
-        data = b"".join((self._beginning, data, end))
+        data = b"".join((self.beginning, data, end))
         return None if MARK in data else data
 
 

@@ -123,6 +123,16 @@ def are_small(values: Iterable[Any], depth: int = _DEPTH) -> bool:
     return True
 
 
+def are_small_items(values: Any) -> bool:
+    """Return whether `pickle.dumps` may pickle these items of a map: they are few, and small."""
+    kind = type(values)
+    if kind is range:
+        return True
+    return (kind is list or kind is tuple) and (
+        len(values) <= _MOST_NUMBERS and (_NUMBERS.issuperset(map(type, values)) or are_small(values, _DEPTH - 1))
+    )
+
+
 def are_numbers(values: list[Any]) -> bool:
     """Return whether `pickle.dumps` may pickle these: they are few, and each is a number, a bool or None.
 

@@ -304,8 +304,9 @@ class SlotCodec:
             return large_unpickler.loads(data)
         if data[0] == MAIN_CALL:
             self.main.ensure_imported()
-            name, *rest = large_unpickler.loads(memoryview(data)[1:])
-            return main_attribute(name), *rest
+            first, *rest = large_unpickler.loads(memoryview(data)[1:])
+            # A chunk of a map begins with the function that runs it.
+            return main_attribute(first) if type(first) is str else first, *rest
         return self._open(data, beside)
 
     def _open(self, data: Received, beside: Mapping[int, BufferSource] = NOTHING) -> Any:

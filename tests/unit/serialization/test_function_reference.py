@@ -125,7 +125,7 @@ def test_a_function_that_its_module_has_no_more_does_not_travel_by_its_name(monk
     monkeypatch.setattr(codec._environment, "marks", MARKS)
     for _ in range(4):
         encoded(codec, old, 1)
-    assert codec._reference is not None
+    assert codec.references.reference is not None
     exec("def made(value):\n    return 'new'", module.__dict__)
     with pytest.raises(Exception, match="made"):
         encoded(codec, old, 1)
