@@ -68,6 +68,9 @@ class PlacedProcess:
     def send_signal(self, number: int) -> None:
         """Send a signal to the process, if it runs. Returns at once.
 
+        Args:
+            number: the number of the signal, such as `signal.SIGINT`.
+
         Raises:
             ValueError: there is no such signal.
         """
