@@ -43,6 +43,9 @@ class CallKeywords(TypedDict, total=False):
     cancel_running: bool
     seed: int | None
     context_vars: ContextVar[Any] | Sequence[ContextVar[Any]]
+    concurrency: int
+    restart: Literal["never", "on_failure", "always"]
+    max_restarts: int | None
 
 
 class SharedKeywords(CallKeywords, total=False):
@@ -67,6 +70,7 @@ class SharedKeywords(CallKeywords, total=False):
     on_call: Hook | None
     observers: Hook | Sequence[Hook]
     log_events: str | PathLike[str] | None
+    dashboard: bool | Literal["read-only"]
     serializer: Any
     output: Output
     max_payload: int

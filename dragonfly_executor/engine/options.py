@@ -18,6 +18,7 @@ from dragonfly_executor.engine.option_checks import (
     at_least_or_none,
     compression,
     context_variables,
+    dashboard,
     exception_types,
     flag,
     hashable,
@@ -82,6 +83,12 @@ class CallOptions(OptionSet, Record):
         seed: a whole number from which the calls' random numbers follow (`random`, and NumPy's legacy generator), in
             maps for each item its own; None to seed nothing. docs/calls-in-context.md has the details.
         context_vars: context variables, one or several, whose values at the submit the calls see.
+        concurrency: number of methods of a worker that `place` makes that run at once. With more than 1, methods run in
+            threads, and ``async def`` methods in the slot's loop.
+        restart: when such a worker begins again: "never" (the default); "on_failure", if its slot or runner is lost or
+            its class raises; or "always", also if it ends by itself.
+        max_restarts: maximum number of restarts of a worker; None for no limit. The default is 3 for "on_failure", and
+            no limit for "always".
 
     Raises:
         TypeError: a value has the wrong type.
@@ -105,6 +112,9 @@ class CallOptions(OptionSet, Record):
     cancel_running = option(True, flag)
     seed = option(None, seed_or_none)
     context_vars = option((), context_variables)
+    concurrency = option(1, at_least(1))
+    restart = option("never", one_of("never", "on_failure", "always"))
+    max_restarts = option(None, at_least_or_none(0))
 
     def __init__(self, **options: Unpack[CallKeywords]) -> None:
         self._take(options)
@@ -175,6 +185,7 @@ class PoolOptions(OptionSet):
     on_call: Hook | None = option(None, hook)
     observers: tuple[Hook, ...] = option((), hooks)
     log_events: str | None = option(None, path_or_none)
+    dashboard = option(False, dashboard)
     initializer: Callable[..., object] | None = option(None, initializer)
     initargs = option((), arguments)
     max_tasks_per_child = option(None, tasks_per_child)
