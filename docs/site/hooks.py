@@ -103,6 +103,8 @@ def api_page(title: str) -> str:
 def entry_options(title: str, name: str) -> str:
     """Return the options of an entry of the reference. The methods of a backend are for pools, so they are left out."""
     options = ["members: false"] if title == "Backends" else []
+    if title == "Errors":
+        options.append("show_bases: true")
     if title == "Testing":
         options.append("inherited_members: false")
     if name in NOT_MADE_BY_USERS:
