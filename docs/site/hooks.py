@@ -32,7 +32,10 @@ API = {
     "Executors and pools": ("dragonfly_executor", ["DragonflyExecutor", "Pool", "call", "cast", "configure", "pools"]),
     "Calls": (
         "dragonfly_executor",
-        ["CallOptions", "Future", "CallStream", "CallProgress", "OutputLine", "SharedObject", "progress"],
+        [
+            "CallOptions", "Future", "CallStream", "PlacedWorker", "PlacedProcess", "ProcessResult", "CallProgress",
+            "OutputLine", "SharedObject", "progress",
+        ],
     ),
     "In a runner": ("dragonfly_executor", ["Parent", "on_drain", "freeze_support"]),
     "Backends": (
@@ -49,7 +52,7 @@ API = {
             "DragonflyError", "CallSerializationError", "SharedObjectError", "CallDeserializationError",
             "ResultSerializationError", "ResultDeserializationError", "MultiprocessingObjectError",
             "FrameTooLargeError", "RemoteCallError", "ProtocolError", "CallTimeoutError", "RunnerLostError",
-            "PoisonCallError", "BootError", "BootTimeoutError", "HostKeyError", "RunnerAuthError",
+            "PoisonCallError", "WorkerLostError", "BootError", "BootTimeoutError", "HostKeyError", "RunnerAuthError",
             "VersionMismatchError", "PoolBrokenError", "InitializerError", "BudgetExceeded", "QueueFullError",
             "StartError", "RequirementsError", "ForkedExecutorError", "NestingError",
         ],
@@ -79,7 +82,8 @@ INTERNAL = {
     "Parent": ["decode", "encode", "new", "of_process"],
     "Pool": [
         "begin", "calls_of_map", "calls_taken_by", "check_blocks_no_loop", "check_open", "described", "failed",
-        "group_ended", "group_fed", "html", "leave", "open_stream", "share_object", "start", "submit_in_task",
+        "group_ended", "group_fed", "html", "leave", "open_stream", "place_process_with", "place_with", "share_object",
+        "start", "submit_in_task",
         "submit_with", "unlink", "unnamed",
     ],
     "SharedObject": ["content_for"],
@@ -87,7 +91,7 @@ INTERNAL = {
 """Members without an underscore that other parts of the package use, and that users do not."""
 NOT_MADE_BY_USERS = [
     "AsyncResult", "BootRequest", "CallProgress", "CallStream", "FakeNode", "Future", "OutputLine", "Parent",
-    "SharedObject",
+    "PlacedProcess", "PlacedWorker", "ProcessResult", "SharedObject",
 ]  # fmt: skip
 """Classes whose constructors are for the package alone."""
 LINK = re.compile(r"(\]\()(?!https?:|mailto:|#)([^)#\s]+)((?:#[^)\s]*)?\))")
