@@ -32,7 +32,10 @@ API = {
     "Executors and pools": ("dragonfly_executor", ["DragonflyExecutor", "Pool", "call", "cast", "configure", "pools"]),
     "Calls": (
         "dragonfly_executor",
-        ["CallOptions", "Future", "CallStream", "CallProgress", "OutputLine", "SharedObject", "progress"],
+        [
+            "CallOptions", "Future", "CallStream", "PlacedWorker", "PlacedProcess", "ProcessResult", "CallProgress",
+            "OutputLine", "SharedObject", "progress",
+        ],
     ),
     "In a runner": ("dragonfly_executor", ["Parent", "on_drain", "freeze_support"]),
     "Backends": (
@@ -49,7 +52,7 @@ API = {
             "DragonflyError", "CallSerializationError", "SharedObjectError", "CallDeserializationError",
             "ResultSerializationError", "ResultDeserializationError", "MultiprocessingObjectError",
             "FrameTooLargeError", "RemoteCallError", "ProtocolError", "CallTimeoutError", "RunnerLostError",
-            "PoisonCallError", "BootError", "BootTimeoutError", "HostKeyError", "RunnerAuthError",
+            "PoisonCallError", "WorkerLostError", "BootError", "BootTimeoutError", "HostKeyError", "RunnerAuthError",
             "VersionMismatchError", "PoolBrokenError", "InitializerError", "BudgetExceeded", "QueueFullError",
             "StartError", "RequirementsError", "ForkedExecutorError", "NestingError",
         ],
@@ -79,7 +82,8 @@ INTERNAL = {
     "Parent": ["decode", "encode", "new", "of_process"],
     "Pool": [
         "begin", "calls_of_map", "calls_taken_by", "check_blocks_no_loop", "check_open", "described", "failed",
-        "group_ended", "group_fed", "html", "leave", "open_stream", "share_object", "start", "submit_in_task",
+        "group_ended", "group_fed", "html", "leave", "open_stream", "place_process_with", "place_with", "share_object",
+        "start", "submit_in_task",
         "submit_with", "unlink", "unnamed",
     ],
     "SharedObject": ["content_for"],
@@ -87,10 +91,11 @@ INTERNAL = {
 """Members without an underscore that other parts of the package use, and that users do not."""
 NOT_MADE_BY_USERS = [
     "AsyncResult", "BootRequest", "CallProgress", "CallStream", "FakeNode", "Future", "OutputLine", "Parent",
-    "SharedObject",
+    "PlacedProcess", "PlacedWorker", "ProcessResult", "SharedObject",
 ]  # fmt: skip
 """Classes whose constructors are for the package alone."""
 LINK = re.compile(r"(\]\()(?!https?:|mailto:|#)([^)#\s]+)((?:#[^)\s]*)?\))")
+FETCHED = re.compile(r'<(?:script|link|img|iframe)\b[^>]*\b(?:src|href)="(?:https?:)?//[^>]*>')
 FENCE = re.compile(r"^(```.*?^```$)", re.MULTILINE | re.DOTALL)
 NOT_IN_AN_ANCHOR = re.compile(r"[^\w\- ]")
 
@@ -172,6 +177,11 @@ def example_pages() -> Iterator[tuple[str, str, str, list[str]]]:
             shown = notebook(text) if path.suffix == ".ipynb" else f"```{language}\n{text}```"
             parts.append(f"`{source}`\n\n{shown}")
             sources += [source, posixpath.dirname(source)]
+        output = ROOT / "docs" / "outputs" / f"{name}.txt"
+        if output.exists():
+            parts.append(f"It prints, for example:\n\n```text\n{output.read_text()}```")
+        if name == "transcode":
+            parts.insert(1, "![A terminal with this example](../picture.svg)")
         yield name.replace("_", " "), f"examples/{name}.md", "\n\n".join(parts) + "\n", sources
 
 
@@ -256,3 +266,11 @@ def on_files(files: Any, config: Any) -> Any:
 
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     return with_links_of_the_site(markdown, page.file.src_uri)
+
+
+def on_post_page(output: str, page: Any, **_: Any) -> str:
+    """Refuse a page that fetches something from elsewhere: a reader may be offline."""
+    fetched = [found[0] for found in FETCHED.finditer(output) if 'rel="canonical"' not in found[0]]
+    if fetched:
+        raise ValueError(f"{page.file.src_uri} fetches {fetched}")
+    return output

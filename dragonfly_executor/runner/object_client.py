@@ -54,6 +54,7 @@ class ObjectClient:
         self._numbers = count(1)
         self._waiting: dict[int, ReplyWaiter] = {}
         self._given_up: dict[int, ReplyWaiter] = {}
+        self._listeners: dict[int, Callable[[Frame], object]] = {}
         self._stand_ins: weakref.WeakValueDictionary[int, Any] = weakref.WeakValueDictionary()
         self._dropped: deque[int] = deque()
         self._long = allocate_lock()
@@ -92,6 +93,16 @@ class ObjectClient:
         """Send a request that has no reply."""
         if os.getpid() == self._pid:
             self._send(0, number, method, args)
+
+    def listen(self, callback: Callable[[Frame], object]) -> int:
+        """Call `callback`, on the reading thread, with each answer to a number, and return the number."""
+        token = next(self._numbers)
+        self._listeners[token] = callback
+        return token
+
+    def stop_listening(self, token: int) -> None:
+        """Drop further answers to a number of `listen`."""
+        self._listeners.pop(token, None)
 
     def call(self, stand_in: StandIn, method: str, *args: Any) -> Any:
         """Call a method of the real object.
@@ -168,6 +179,10 @@ class ObjectClient:
     def _on_reply(self, frame: Frame) -> None:
         """Hand a reply to its thread. On the thread of the `ReplyReader`."""
         token = frame.call_id
+        listener = self._listeners.get(token)
+        if listener is not None:
+            listener(frame)
+            return
         waiter = self._waiting.get(token) or self._given_up.get(token)
         if waiter is None:
             return

@@ -60,6 +60,8 @@ CALL = int(Kind.CALL)
 CHECK_IDLE = int(Kind.CHECK_IDLE)
 RESULT = int(Kind.RESULT)
 # Plain module names, because an enum lookup takes longer than the comparison.
+PLACED_WORKER = "PlacedWorker"
+"""The kind of object that stands for the parent's side of a placed worker."""
 OVER_THE_STREAM = -1
 """A value of `_Slot._sent` with which the next result goes over the stream."""
 DEFAULT_SIGNALS = tuple(map(int, (signal.SIGCHLD, signal.SIGTERM, signal.SIGHUP)))
@@ -298,6 +300,11 @@ class _Slot:
             from dragonfly_executor.runner.object_client import ObjectClient
 
             self._objects = ObjectClient(self._agent, self._max_payload)
+        if kind == PLACED_WORKER:
+            from dragonfly_executor.runner.method_channel import MethodChannel, SlotParts
+
+            parts = SlotParts(self._codec, self._payloads, self._shared, self._max_payload, self._agent.running)
+            return MethodChannel(self._objects, number, parts)
         return self._objects.stand_in(kind, number, detail)
 
     def _fetch_shared(self, call_id: int, attempt: int, data: Buffer) -> bool:
