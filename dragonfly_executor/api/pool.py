@@ -199,7 +199,11 @@ class Pool(PoolCalls):
         return self.live_bundle("Pool")
 
     def live_bundle(self, title: str) -> dict[str, Any]:
-        """Return what a notebook shows of the pool while it lives; empty where there are no widgets."""
+        """Return what a notebook shows of the pool while it lives, by media type; empty where there are no widgets.
+
+        Args:
+            title: the title of the view.
+        """
         if "ipykernel" not in sys.modules:
             return {}
         from dragonfly_executor.api.live_view import widget_bundle
