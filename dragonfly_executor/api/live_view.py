@@ -6,15 +6,28 @@ import sys
 import threading
 import weakref
 
-from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
+from dragonfly_executor.util.lazy_typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from typing import Any
 
-    from dragonfly_executor.api.pool import Pool
-
 PERIOD = 1.0
 """Seconds between refreshes."""
+
+
+class ShownPool(Protocol):
+    """A pool as its view uses it."""
+
+    name: str
+
+    @property
+    def has_ended(self) -> bool:
+        """True if nothing of the pool is left."""
+        ...
+
+    def html(self, title: str) -> str:
+        """Return HTML that shows the pool now."""
+        ...
 
 
 class LiveView:
@@ -31,7 +44,7 @@ class LiveView:
         ImportError: ipywidgets is not installed.
     """
 
-    def __init__(self, pool: Pool, title: str) -> None:
+    def __init__(self, pool: ShownPool, title: str) -> None:
         import ipywidgets
 
         self.widget: Any = ipywidgets.HTML(pool.html(title))
@@ -60,7 +73,7 @@ class LiveView:
         self._thread.join()
 
 
-def widget_bundle(pool: Pool, view: LiveView | None, title: str) -> tuple[LiveView | None, dict[str, Any]]:
+def widget_bundle(pool: ShownPool, view: LiveView | None, title: str) -> tuple[LiveView | None, dict[str, Any]]:
     """Return the view of a pool, which is made if there is none, and what Jupyter shows of it.
 
     Outside of a Jupyter kernel, and without ipywidgets, there is no view, and Jupyter shows the HTML of the pool.
