@@ -108,6 +108,8 @@ def api_page(title: str) -> str:
 def entry_options(title: str, name: str) -> str:
     """Return the options of an entry of the reference. The methods of a backend are for pools, so they are left out."""
     options = ["members: false"] if title == "Backends" else []
+    if title == "Errors":
+        options.append("show_bases: true")
     if title == "Testing":
         options.append("inherited_members: false")
     if name in NOT_MADE_BY_USERS:
@@ -129,8 +131,8 @@ def api_pages() -> Iterator[tuple[str, str, str]]:
         yield title, api_page(title), f"# {title}\n\n{entries}\n"
 
 
-def command_page() -> str:
-    """Return the page of the command line: the help of the program and of each command, as it prints them."""
+def command_help(*arguments: str) -> str:
+    """Return the help that the program `dragonfly` prints."""
     from contextlib import redirect_stdout
     from io import StringIO
     from os import environ
@@ -138,18 +140,26 @@ def command_page() -> str:
     sys.path.insert(0, str(ROOT))
     from dragonfly_executor.cli.main import main
 
-    parts = ["# The command line\n\n`python -m dragonfly_executor` is the same program as `dragonfly`."]
-    commands = ["doctor", "status", "top", "replay", "simulate", "list", "sweep", "destroy"]
     environ["COLUMNS"] = "100"
-    for command in ["", *commands]:
-        said = StringIO()
-        with redirect_stdout(said):
-            try:
-                main([command, "--help"] if command else ["--help"])
-            except SystemExit as end:
-                if end.code:
-                    raise
-        parts.append(f"## dragonfly {command}\n\n```text\n{said.getvalue()}```")
+    said = StringIO()
+    with redirect_stdout(said):
+        try:
+            main([*arguments, "--help"])
+        except SystemExit as end:
+            if end.code:
+                raise
+    return said.getvalue()
+
+
+def command_page() -> str:
+    """Return the page of the command line: the help of the program and of each command, as it prints them."""
+    overview = command_help()
+    parts = [
+        "# The command line\n\n`python -m dragonfly_executor` is the same program as `dragonfly`.",
+        f"```text\n{overview}```",
+    ]
+    commands = re.findall(r"^    ([a-z]+)\b", overview.partition("COMMAND\n")[2], re.MULTILINE)
+    parts += [f"## dragonfly {command}\n\n```text\n{command_help(command)}```" for command in commands]
     return "\n\n".join(parts) + "\n"
 
 
