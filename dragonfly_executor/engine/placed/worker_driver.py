@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable
 
 from dragonfly_executor import errors
@@ -15,6 +14,7 @@ from dragonfly_executor.engine.outcome import Outcome
 from dragonfly_executor.engine.placed.method_call import MethodCall, MethodContext
 from dragonfly_executor.engine.placed.method_dispatch import MethodDispatch
 from dragonfly_executor.engine.placed.method_frames import WorkerLink
+from dragonfly_executor.engine.placed.method_inbox import MethodInbox
 from dragonfly_executor.engine.placed.placed_call import PlacedCall
 from dragonfly_executor.engine.placed.restart_policy import RestartPolicy
 from dragonfly_executor.engine.placed.served_worker import ServedWorker
@@ -62,7 +62,7 @@ class WorkerDriver:
         self._restarts = restarts
         self._limits = limits
         self._payload: Payload = b""
-        self._inbox: deque[MethodCall] = deque()
+        self._inbox = MethodInbox(engine, self._take)
         # Its attributes are read-only, and those of the protocol may be set.
         context: Any = MethodContext(engine, self._cancelled)
         self._context: FutureContext = context
@@ -82,8 +82,6 @@ class WorkerDriver:
         """The status with which the process has ended; 0 for a worker that is an object."""
         self.returns_value = False
         self._is_stopping = False
-        self._refusal: Callable[[], Exception] | None = None
-        """Makes the error of calls from now on. Set by the engine thread, read by all."""
 
     # -- any thread ----------------------------------------------------------------------------------------------------
 
@@ -123,30 +121,12 @@ class WorkerDriver:
         made: Any = call
         future.call = made
         call.lease = lease
-        self.check_open()
-        try:
-            self._inbox.append(call)
-            self._engine.on_thread(lambda _: self._take())
-            # The engine thread sets the refusal first, and takes the inbox for the last time after that.
-            if self._refusal is not None and self._withdraw(call):
-                self.check_open()
-        except BaseException:
-            self._withdraw(call)
-            raise
+        self._inbox.accept(call)
         return future
 
     def check_open(self) -> None:
         """Raise the error that a method call would raise now."""
-        if self._refusal is not None:
-            raise self._refusal()
-        self._engine.check_open()
-
-    def _withdraw(self, call: MethodCall) -> bool:
-        try:
-            self._inbox.remove(call)
-        except ValueError:
-            return False
-        return True
+        self._inbox.check_open()
 
     def stop(self) -> None:
         """Accept no more calls, and end the worker when those before have ended. Returns at once."""
@@ -166,11 +146,9 @@ class WorkerDriver:
     # -- the engine thread: calls --------------------------------------------------------------------------------------
 
     def _take(self) -> None:
-        inbox = self._inbox
-        while inbox:
-            call = inbox.popleft()
-            if self._refusal is not None:
-                call.settle(self._refusal())
+        for call in self._inbox.take_all():
+            if self._inbox.refusal is not None:
+                call.settle(self._inbox.refusal())
             else:
                 self._methods.add(call, self._engine.loop)
         self._methods.send()
@@ -293,7 +271,7 @@ class WorkerDriver:
         return not (isinstance(outcome, (Outcome, errors.RunnerLostError)) or outcome is CANCELLED)
 
     def _begin_again(self) -> None:
-        if self._call is not None or self._refusal is not None:
+        if self._call is not None or self._inbox.refusal is not None:
             return
         if self._is_stopping and self._methods.is_idle:
             self._finish(None)
@@ -323,18 +301,12 @@ class WorkerDriver:
         self._is_stopping = True
         name = self.name
         self._take()
-        self._refusal = self._refusal or (lambda: stopped_worker(name))
+        self._inbox.close(lambda: stopped_worker(name))
         # A call that was appended just before that: its thread did not see the refusal.
-        for call in self._take_inbox():
+        for call in self._inbox.take_all():
             self._methods.add(call, self._engine.loop)
         self._methods.send()
         self._check_end()
-
-    def _take_inbox(self) -> list[MethodCall]:
-        calls = []
-        while self._inbox:
-            calls.append(self._inbox.popleft())
-        return calls
 
     def _check_end(self) -> None:
         """End the worker if it was stopped and no call is left."""
@@ -362,7 +334,7 @@ class WorkerDriver:
             return
         self._is_stopping = True
         lost = LostWorker(self.name, why)
-        self._refusal = self._refusal or lost.error
+        self._inbox.close(lost.error)
         self._cause = why
         if self._call is not None:
             self._cancel_call()
@@ -392,8 +364,8 @@ class WorkerDriver:
         if self.ended.done():
             return
         name, lost = self.name, LostWorker(self.name, failure)
-        self._refusal = self._refusal or ((lambda: stopped_worker(name)) if failure is None else lost.error)
-        for call in (*self._methods.take_all(), *self._take_inbox()):
+        self._inbox.close((lambda: stopped_worker(name)) if failure is None else lost.error)
+        for call in (*self._methods.take_all(), *self._inbox.take_all()):
             call.settle(stopped_worker(name) if failure is None else lost.settled(may_have_started=False))
         if not self.ready.done():
             self.ready.settle(stopped_worker(name) if failure is None else lost.settled(may_have_started=True))
