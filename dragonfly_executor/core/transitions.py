@@ -56,6 +56,18 @@ def _submitted(pool: PoolState, event: events.Submitted, now: float) -> None:
         _demand(pool, kinds)
 
 
+@transition(events.ChildSubmitted)
+def _child_submitted(pool: PoolState, event: events.ChildSubmitted, now: float) -> None:
+    call, groups = event.call, pool.runner_table.groups
+    for kind, requirements in pool.call_table.accept((call,), now).items():
+        if kind not in groups:
+            pool.add_kind(kind, requirements)
+    if not pool.starts_calls:
+        pool.fail((call,), pool.broken or RuntimeError("cannot schedule new futures after shutdown"))
+    else:
+        _demand(pool, (call.kind,))
+
+
 def _demand(pool: PoolState, kinds: Iterable[str]) -> None:
     """Note that calls of these kinds have come: boots need not wait for what was before."""
     pool.idled_below_min = 0
@@ -107,6 +119,22 @@ def _calls_started(pool: PoolState, event: events.CallsStarted, now: float) -> N
             pool.call_table.start(call, now, slots[place] if slots else None)
             if costs is not None:
                 costs.began(now)
+
+
+@transition(events.CallsWait)
+def _calls_wait(pool: PoolState, event: events.CallsWait, _now: float) -> None:
+    runner = find_runner(pool, event.runner_id)
+    # A runner of single use takes no second call. One that is not up takes none at all.
+    if runner is None or runner.state is not RunnerState.UP or pool.limits.single_use:
+        return
+    for call_id, attempt, waits in event.waits:
+        call = runner.in_flight.get(call_id)
+        if call is None or call.attempt != attempt:
+            pool.counters.stale += 1
+        elif waits:
+            pool.runner_table.lend(runner, call)
+        else:
+            pool.runner_table.go_on(runner, call)
 
 
 @transition(events.ResultsArrived)
