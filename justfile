@@ -36,7 +36,12 @@ types:
 
 # The tests that hold the documents to the code
 docs:
-    {{python}} -m pytest -q tests/repository/test_docs.py tests/repository/test_packaging.py
+    {{python}} -m pytest -q tests/repository/test_docs.py tests/repository/test_site.py tests/repository/test_packaging.py
+
+# The documentation site, in build/site
+site *args:
+    {{python}} -m pip install -q -e '.[docs]'
+    NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build --strict -f docs/site/mkdocs.yml {{args}}
 
 # Figures beside ProcessPoolExecutor, in one run; only on a quiet machine
 bench *args:

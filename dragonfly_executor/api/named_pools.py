@@ -46,7 +46,7 @@ def call(pool: Pool | str, func: Callable[[], T], *, timeout: Seconds | None = N
 
 
 def cast(pool: Pool | str, func: Callable[[], object]) -> None:
-    """Run a zero-argument callable on a runner of a pool without a time limit, and drop its result or error.
+    """Run `func`, a zero-argument callable, on a runner of a pool without a time limit. Drop its result or error.
 
     Raises:
         KeyError: no pool has this name.

@@ -135,7 +135,7 @@ class Submitter:
         return self._open_stream(self._options, fn, args, kwargs)
 
     def share(self, obj: T) -> SharedObject[T]:
-        """Pickle an object once, and return a handle that stands for it in the arguments of calls, at any depth.
+        """Pickle `obj` once, and return a handle that stands for it in the arguments of calls, at any depth.
 
         The object is pickled before this returns: later changes to it do not reach the calls. A runner gets it when the
         first call there needs it, and each slot opens it once. The object is kept until the handle is closed or

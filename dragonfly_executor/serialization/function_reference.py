@@ -5,7 +5,9 @@ from __future__ import annotations
 import sys
 
 from dragonfly_executor.serialization.formats import MARK
-from dragonfly_executor.serialization.layout import FIXED_ATOMS, are_small
+from dragonfly_executor.serialization.layout import FIXED_ATOMS, MAIN_CALL, are_small
+from dragonfly_executor.serialization.main_pickler import MAIN_NAMES, name_in
+from dragonfly_executor.serialization.rebuild import main_module
 from dragonfly_executor.util import plain_pickle as pickle
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
@@ -23,6 +25,8 @@ _REFERENCE = b"\x8c%c%s\x94\x8c%c%s\x94\x93\x94."
 """A reference to a global: two strings and STACK_GLOBAL, each of them noted in the memo, and STOP."""
 _UNNOTED = b"\x80\x05\x8c%c%s\x8c%c%s\x93"
 """The beginning of a pickle: the same reference, noted nowhere, so that the numbers in the memo still begin at 0."""
+_MAIN_UNNOTED = b"%c\x80\x05\x8c%c%s"
+"""The beginning of a call of a function in ``__main__``: the byte for that, and a pickle that begins with a name."""
 _NO_KEYWORDS = b"}\x87."
 """The end of a pickle: an empty dict, the tuple of three, and STOP."""
 _LONGEST = 255
@@ -34,22 +38,32 @@ class FunctionReference:
     Attributes:
         fn: the function.
         home: the name of its module.
+        roots: the top-level name of a function that ``__main__`` has; empty for all other functions.
     """
 
-    __slots__ = ("_beginning", "_name", "fn", "home")
+    __slots__ = ("_beginning", "_name", "fn", "home", "roots")
 
     def __init__(self, fn: Callable[..., Any]) -> None:
         self.fn = fn
         self.home: str | None = getattr(fn, "__module__", None)
         self._name = getattr(fn, "__qualname__", "")
-        self._beginning = _reference(fn)
+        self.roots: frozenset[str] = frozenset()
+        if self.home not in MAIN_NAMES:
+            self._beginning = _reference(fn)
+            return
+        self._beginning = b""
+        name = name_in(main_module().__dict__, fn)
+        if name is not None and len(written := name.encode()) <= _LONGEST:
+            self._beginning = _MAIN_UNNOTED % (MAIN_CALL, len(written), written)
+            self._name, self.roots = name, frozenset((name.partition(".")[0],))
 
     def is_current(self) -> bool:
         """Return whether the function is still the one that its module has under its name.
 
         This returns False for functions that are no attribute of a module, such as methods.
         """
-        return getattr(sys.modules.get(self.home or ""), self._name, None) is self.fn
+        home = main_module() if self.roots else sys.modules.get(self.home or "")
+        return getattr(home, self._name, None) is self.fn
 
     def encode(self, args: tuple[Any, ...]) -> bytes | None:
         """Return a call as a plain pickle; None if the arguments, or the function, do not travel that way."""

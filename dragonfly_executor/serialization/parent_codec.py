@@ -220,11 +220,20 @@ class CallCodec:
         self.contents.close()
         self._packer.forget()
 
-    def sends_by_reference(self, home: str | None) -> bool:
-        """Return True if plain pickle is enough for calls of this module's functions that refer to nothing else."""
+    def sends_by_reference(self, reference: FunctionReference) -> bool:
+        """Return True if plain pickle is enough for calls of this function whose arguments refer to nothing."""
         environment = self._environment
         environment.refresh()
-        return home in environment.importable and len(environment.marks) == 1 and not environment.path
+        if len(environment.marks) != 1 or environment.path:
+            return False
+        if not reference.roots:
+            return reference.home in environment.importable
+        # A function in `__main__`: slots must import the script, and no global that it uses may travel with the call.
+        main = self._main
+        if main.script is None or main.definitions(reference.roots)[0]:
+            return False
+        main.needs_script = True
+        return True
 
     def encode_shared(self, value: Any) -> EncodedObject:
         """Encode an object that is to be shared. Large pieces are views of the object, so copy them at once.
@@ -332,7 +341,7 @@ class CallCodec:
         retry_on: tuple[type[BaseException], ...],
     ) -> bytes | None:
         """Encode another call of a function. Return None if that needs more than the function's name and atoms."""
-        if kwargs or retry_on or not self.sends_by_reference(reference.home) or not reference.is_current():
+        if kwargs or retry_on or not self.sends_by_reference(reference) or not reference.is_current():
             return None
         try:
             return reference.encode(args)
@@ -353,6 +362,7 @@ class CallCodec:
         if imported:
             self._main.needs_script = True
         if imported and not definitions and not buffers.views and not self._environment.path:
+            self._note_function(call[0])
             return [_MAIN_CALL + body[0]] if len(body) == 1 else self._packer.plain([_MAIN_CALL, *body])
         flags = BY_NAME | (NEEDS_MAIN if imported else 0)
         return self._packer.pack(flags, definitions, body, buffers.views, large, shared)

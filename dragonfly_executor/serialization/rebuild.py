@@ -41,6 +41,8 @@ def _empty_main() -> ModuleType:
 def main_attribute(qualname: str) -> Any:
     """Return an object of ``__main__`` by its dotted name."""
     found: Any = main_module()
+    if "." not in qualname:
+        return getattr(found, qualname)
     for part in qualname.split("."):
         found = getattr(found, part)
     return found

@@ -34,7 +34,7 @@ class RepeatedCall:
     def encode(self, args: tuple[Any, ...]) -> list[Buffer]:
         """Encode a call, as `CallCodec.encode_call` does."""
         reference = self._reference
-        if reference is not None and self._codec.sends_by_reference(reference.home):
+        if reference is not None and self._codec.sends_by_reference(reference):
             data = reference.encode(args)
             if data is not None:
                 return [data]

@@ -153,7 +153,7 @@ class FakeBackend(Backend):
         return node
 
     def boot(self, request: BootRequest) -> Node:
-        """Start the next runner of the script, or raise its error."""
+        """Start the next runner of the script for this `request`, or raise its error."""
         with self._lock:
             number = len(self.requests)
             self.requests.append(request)

@@ -1,0 +1,67 @@
+"""The documentation site: each page is in its navigation, and each public name in its API reference."""
+
+from __future__ import annotations
+
+import re
+import runpy
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import dragonfly_executor
+from dragonfly_executor import multiprocessing, testing
+
+ROOT = Path(__file__).parents[2]
+SITE = ROOT / "docs" / "site"
+CONFIGURATION = (SITE / "mkdocs.yml").read_text()
+HOOKS: dict[str, Any] = runpy.run_path(str(SITE / "hooks.py"))
+NOT_IN_THE_REFERENCE = {"__version__", "TimeoutError", "cpu_count"}
+"""A string, and two names of the standard library."""
+
+
+def test_each_page_is_in_the_navigation() -> None:
+    named = set(re.findall(r"^ +- [^:#]+: ([\w./-]+\.md)$", CONFIGURATION, re.MULTILINE))
+    missing = {path.name for path in ROOT.glob("docs/*.md")} - named
+    assert not missing, (
+        f"no line under `nav` in docs/site/mkdocs.yml names {sorted(missing)}. "
+        "Add `- Title of the page: NAME.md` to the part of the site to which the page belongs"
+    )
+
+
+def test_each_public_name_is_in_the_api_reference() -> None:
+    shown = {(module, name) for module, names in HOOKS["API"].values() for name in names}
+    public = {
+        (module.__name__, name)
+        for module in (dragonfly_executor, multiprocessing, testing)
+        for name in set(module.__all__) - NOT_IN_THE_REFERENCE
+    }
+    assert public == shown, "name it in API of docs/site/hooks.py"
+    assert all(hasattr(import_module(module), name) for module, name in shown)
+
+
+@pytest.mark.parametrize(
+    ("page", "link", "there"),
+    [
+        ("index.md", "docs/ssh.md#proxies", "ssh.md#proxies"),
+        ("index.md", "CHANGELOG.md", "project/changelog.md"),
+        ("asyncio.md", "../examples/trio_calls.py", "examples/trio_calls.md"),
+        ("fly.md", "../examples/fly_app", "examples/fly_app.md"),
+        ("decisions/0001-no-asyncio.md", "../../ARCHITECTURE.md", "../project/architecture.md"),
+        ("project/architecture.md", "docs/decisions/README.md", "../decisions/README.md"),
+        ("ssh.md", "fly.md#volumes", "fly.md#volumes"),
+    ],
+)
+def test_links_of_the_repository_become_links_of_the_site(page: str, link: str, there: str) -> None:
+    assert HOOKS["with_links_of_the_site"](f"see [it]({link}).", page) == f"see [it]({there})."
+
+
+def test_code_keeps_its_brackets() -> None:
+    code = "```python\nx[0](docs/ssh.md)\n```"
+    assert HOOKS["with_links_of_the_site"](code, "index.md") == code
+
+
+def test_an_anchor_is_that_of_github() -> None:
+    assert HOOKS["github_anchor"]("How to add ...", "-") == "how-to-add-"
+    assert HOOKS["github_anchor"]("The words, and `why`", "-") == "the-words-and-why"
