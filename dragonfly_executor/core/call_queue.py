@@ -35,7 +35,7 @@ def _place(call: Call) -> int:
 
 
 class CallQueue(QueueCounts):
-    """Calls that wait: larger priority first. Within one priority, child calls come first, then it is in order of arrival.
+    """Calls that wait: larger priority first. Within one priority, child calls first, and others in order of arrival.
 
     Settling a call lowers the counts of its queue. The call's entry stays in the queue until it comes up.
 
@@ -74,7 +74,7 @@ class CallQueue(QueueCounts):
         self.total.queued += len(calls)
 
     def add_by_priority(self, call: Call) -> None:
-        """Add a call that has a priority or a depth, and arrived after all others. The caller has set `queue` and `state`."""
+        """Add a call that has a priority or a depth, and came after all others. Its `queue` and `state` are set."""
         self.queued += 1
         self.total.queued += 1
         self._push(call)

@@ -231,8 +231,8 @@ class Call:
 class ChildCall(Call):
     """A call that a call has submitted.
 
-    Of calls with the same priority, the deepest come first. So the calls that wait for others are few at any time: those
-    on the paths to the calls that run. In order of arrival, a tree of calls begins all its branches before it ends one.
+    Of calls with the same priority, the deepest come first. So few calls wait for others at any time: those on the
+    paths to the calls that run. In order of arrival, a tree of calls begins all its branches before it ends one.
     """
 
     __slots__ = ("depth",)

@@ -66,8 +66,8 @@ class Runner:
 
     __slots__ = (
         "capacity", "cost", "counted_load", "done", "drains_at", "ended_by", "ends_at", "extra", "gpus_used",
-        "held_for", "id", "idle_since", "in_flight", "is_queued", "is_short", "is_uneven", "kind", "lent", "lifetime", "memory_used",
-        "prefetch", "replace_at", "retiring", "round_trip", "sent_at", "slots", "state", "tier", "trips",
+        "held_for", "id", "idle_since", "in_flight", "is_queued", "is_short", "is_uneven", "kind", "lent", "lifetime",
+        "memory_used", "prefetch", "replace_at", "retiring", "round_trip", "sent_at", "slots", "state", "tier", "trips",
     )  # fmt: skip
 
     def __init__(self, id: int, kind: str, tier: int = 0) -> None:  # noqa: A002

@@ -144,7 +144,7 @@ class SlotTable:
         return [number for number in range(len(taken) + count) if number not in taken][:count]
 
     def is_extra(self, slot: SlotRecord) -> bool:
-        """Return True if the slot was forked beyond `max_slots`, in place of a slot whose call waits, or with the idle check."""
+        """Return True if the slot was forked beyond `max_slots`: another's call waits, or it has the idle check."""
         return slot.number >= self.max_slots
 
     @property

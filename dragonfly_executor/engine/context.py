@@ -39,9 +39,11 @@ class EngineContext(Protocol):
         tiers: the pool's backends, in order of preference.
         payloads: keeps the payloads of calls.
         object_server: returns what serves multiprocessing's objects to slots.
+        ids: the numbers of the next calls.
     """
 
     options: PoolOptions
+    ids: Iterator[int]
     codec: CallCodec
     outputs: OutputRouter
     tiers: tuple[TierSettings, ...]

@@ -440,7 +440,8 @@ def check_nobody_waits_for_nothing(pool: PoolState, now: float) -> None:
 
 def check_slots_are_full(pool: PoolState, group: RunnerGroup, now: float) -> None:
     runner_table, workers = pool.runner_table, pool.limits.max_workers
-    binds = workers is not None and runner_table.slots > workers and runner_table.in_flight - runner_table.lent >= workers
+    running = runner_table.in_flight - runner_table.lent
+    binds = workers is not None and runner_table.slots > workers and running >= workers
     queue = pool.call_table.queues[group.kind]
     if queue.queued and not binds:
         placement = runner_table.placements.by_kind[group.kind]

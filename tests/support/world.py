@@ -569,8 +569,8 @@ class World:
         kinds = [self.accounts[call_id].call.kind for call_id in node.flying.keys() - self.lent(runner_id)]
         shares = [required for kind in kinds if (required := REQUIREMENTS.get(kind)) is not None]
         # Calls beyond the number of slots wait there, and each of the others has a slot's share.
-        may_run_at_once = len(kinds) <= node.slots
-        if node.capacity is not None and may_run_at_once and not self.has_lent and any(required.cpus for required in shares):
+        may_run_at_once = len(kinds) <= node.slots and not self.has_lent
+        if node.capacity is not None and may_run_at_once and any(required.cpus for required in shares):
             share = node.capacity.cpus / (1 if self.limits.single_use else node.slots)
             cpus = sum(max(required.cpus, share) for required in shares) + (len(kinds) - len(shares)) * share
             # A call that requires more than the share of a slot may not keep another one from a CPU.

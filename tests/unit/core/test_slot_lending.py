@@ -1,4 +1,4 @@
-"""Calls that wait for their child calls lend their slots: no depth of nesting stops a runner, however few slots it has."""
+"""Calls that wait for their child calls lend their slots: no depth of nesting stops a runner of any size."""
 
 from __future__ import annotations
 
