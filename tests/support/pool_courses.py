@@ -396,6 +396,6 @@ class NestingMachineAndWorld(MachineAndWorld):
         flying = self.flying(runner_id) or [(call, 1)]
         ref = flying[call % len(flying)]
         if not waits:
-            self.world.waits.pop(ref, None)
+            self.world.waits_for.pop(ref, None)
         self.world.has_lent = True
         self.world.feed(events.CallsWait(runner_id, [(*ref, waits), (call, 7, waits)]))

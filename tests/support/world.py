@@ -136,7 +136,7 @@ class World:
         """Calls that may still be sent after a shutdown that cancels what waits: those that a boot will take."""
         self.dependent: set[int] = set()
         """Calls that have yet to get their arguments, or never will."""
-        self.waits: dict[tuple[int, int], int] = {}
+        self.waits_for: dict[tuple[int, int], int] = {}
         """By call and attempt, the child call for which it waits."""
         self.has_lent = False
         """Whether a call has waited for a child call."""
@@ -204,12 +204,12 @@ class World:
     def wait_for_child(self, runner_id: int, outer: int, attempt: int, limits: CallLimits) -> None:
         """A call submits another one like itself, and waits for it."""
         self.has_lent = True
-        self.waits[outer, attempt] = self.submit_child(outer, limits, self.accounts[outer].call.kind)
+        self.waits_for[outer, attempt] = self.submit_child(outer, limits, self.accounts[outer].call.kind)
         self.feed(events.CallsWait(runner_id, [(outer, attempt, True)]))
 
     def is_waiting(self, node: TrackedRunner, ref: tuple[int, int]) -> bool:
         """Whether a call waits for a child call that has yet to end, and nothing but that ends the wait."""
-        return not node.leaving and self.waits.get(ref) in self.pending
+        return not node.leaving and self.waits_for.get(ref) in self.pending
 
     def lent(self, runner_id: int) -> set[int]:
         """The calls on a runner of which the machine knows that they wait."""
@@ -454,7 +454,7 @@ class World:
         if node.flying.get(call_id) != attempt:
             return False
         del node.flying[call_id]
-        self.waits.pop((call_id, attempt), None)
+        self.waits_for.pop((call_id, attempt), None)
         if may_have_run:
             self.accounts[call_id].attempts_begun.add(attempt)
         return True
