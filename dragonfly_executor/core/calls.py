@@ -196,7 +196,7 @@ class Call:
     """True for a call that is one item of a map, or a chunk of them."""
     first_state = QUEUED
     depth = 0
-    """How many calls the call is nested in: each was submitted by the one before."""
+    """Number of calls that the call is nested in: each was submitted by the one before."""
     is_stream = False
     """True for a call whose items come while it runs."""
 

@@ -241,13 +241,13 @@ class CallsWait(Event):
         self.waits = waits
 
 
-class ChildSubmitted(Event):
-    """A call that a call has submitted. It is accepted as long as calls are started, during a shutdown as well."""
+class ChildrenSubmitted(Event):
+    """Calls that calls have submitted. They are accepted as long as calls are started, during a shutdown as well."""
 
-    __slots__ = __match_args__ = ("call",)
+    __slots__ = __match_args__ = ("calls",)
 
-    def __init__(self, call: Call) -> None:
-        self.call = call
+    def __init__(self, calls: Sequence[Call]) -> None:
+        self.calls = calls
 
 
 class ResultsArrived(Event):

@@ -1,9 +1,9 @@
 """Calls that wait for calls that they have submitted. Meanwhile another slot runs a call in place of theirs.
 
 `max_slots` bounds the calls that run. A call that waits for its child calls *lends* its slot: the process stays, and
-one more slot may take calls. When the wait is over, the call goes on at once. It does not wait for its slot to come back,
-because it may hold a lock for which a call in its place waits. So for a while one call too many may run. No call is
-started until enough of them have ended.
+one more slot may take calls. When the wait is over, the call goes on at once. It does not wait for its slot to come
+back, because it may hold a lock for which a call in its place waits. So for a while one call too many may run. No call
+is started until enough of them have ended.
 
 `table.is_lending` is True from the first such wait until the last of these calls has ended, and the additional slots as
 well. During that time, `rebalance` decides after each change which slots take calls. At all other times this costs

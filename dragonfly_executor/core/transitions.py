@@ -5,11 +5,11 @@ A message about an unknown runner or call is counted as stale and changes nothin
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 from dragonfly_executor.core import call_errors, events
 from dragonfly_executor.core.actions import CANCELLED, Stop
-from dragonfly_executor.core.calls import CallState
+from dragonfly_executor.core.calls import Call, CallState
 from dragonfly_executor.core.departures import find_runner, gone_from, note_departures, take_off
 from dragonfly_executor.core.idle_limits import idle_until, stop_idle
 from dragonfly_executor.core.losses import lose
@@ -45,27 +45,25 @@ def transition(event: type[E]) -> Callable[[Callable[[PoolState, E, float], None
 
 @transition(events.Submitted)
 def _submitted(pool: PoolState, event: events.Submitted, now: float) -> None:
-    kinds, groups = pool.call_table.accept(event.calls, now), pool.runner_table.groups
+    # The driver refuses calls after a shutdown. A call that slipped in between must not wait for ever.
+    _accept(pool, event.calls, now, is_open=pool.broken is None and pool.mode is None)
+
+
+def _accept(pool: PoolState, calls: Sequence[Call], now: float, *, is_open: bool) -> None:
+    """Queue new calls. `is_open`: whether the pool takes them; otherwise they fail."""
+    kinds, groups = pool.call_table.accept(calls, now), pool.runner_table.groups
     for kind, requirements in kinds.items():
         if kind not in groups:
             pool.add_kind(kind, requirements)
-    if pool.broken is not None or pool.mode is not None:
-        # The driver refuses these. A call that slipped in between must not wait for ever.
-        pool.fail(event.calls, pool.broken or RuntimeError("cannot schedule new futures after shutdown"))
-    elif event.calls:
+    if not is_open:
+        pool.fail(calls, pool.broken or RuntimeError("cannot schedule new futures after shutdown"))
+    elif calls:
         _demand(pool, kinds)
 
 
-@transition(events.ChildSubmitted)
-def _child_submitted(pool: PoolState, event: events.ChildSubmitted, now: float) -> None:
-    call, groups = event.call, pool.runner_table.groups
-    for kind, requirements in pool.call_table.accept((call,), now).items():
-        if kind not in groups:
-            pool.add_kind(kind, requirements)
-    if not pool.starts_calls:
-        pool.fail((call,), pool.broken or RuntimeError("cannot schedule new futures after shutdown"))
-    else:
-        _demand(pool, (call.kind,))
+@transition(events.ChildrenSubmitted)
+def _children_submitted(pool: PoolState, event: events.ChildrenSubmitted, now: float) -> None:
+    _accept(pool, event.calls, now, is_open=pool.starts_calls)
 
 
 def _demand(pool: PoolState, kinds: Iterable[str]) -> None:

@@ -39,16 +39,16 @@ class EngineContext(Protocol):
         tiers: the pool's backends, in order of preference.
         payloads: keeps the payloads of calls.
         object_server: returns what serves multiprocessing's objects to slots.
-        ids: the numbers of the next calls.
     """
 
     options: PoolOptions
-    ids: Iterator[int]
     codec: CallCodec
     outputs: OutputRouter
     tiers: tuple[TierSettings, ...]
     payloads: PayloadStore
     object_server: Callable[[], ObjectServer]
+    ids: Iterator[int]
+    """The numbers of the next calls."""
 
     def handle(self, event: Any) -> None:
         """Hand the core an event, and carry out the actions."""

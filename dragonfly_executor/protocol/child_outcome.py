@@ -1,4 +1,4 @@
-"""How a call that a call has submitted ends, as its slot is told."""
+"""The outcomes of a call that a call has submitted, as its slot is told."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
         def __await__(self) -> Generator[Any, None, T]: ...
 
     class ParentPool(Executor):
-        """The pool that runs this call. `runner/parent_pool.py` has the class; slots alone load it."""
+        """The pool that runs this call. `runner/child_executor.py` has the class; slots alone load it."""
 
         def options(
             self,
@@ -71,7 +71,7 @@ _Fields = namedtuple(  # noqa: PYI024  # typing is slow to import
 
 
 class PoolSource:
-    """What makes the executors of `Parent.pool` in this process.
+    """The source of the executors of `Parent.pool` in this process.
 
     Attributes:
         of_process: makes one; None if this process is no slot. It is no context variable, because threads of a call

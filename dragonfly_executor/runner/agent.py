@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 
 CHILD_CALLS = (
     "dragonfly_executor.runner.child_calls",
-    "dragonfly_executor.runner.parent_pool",
+    "dragonfly_executor.runner.child_executor",
     "dragonfly_executor.serialization.child_codec",
 )
 """The modules that slots need for calls that submit calls."""

@@ -10,7 +10,7 @@ from contextlib import suppress
 
 from dragonfly_executor.protocol.child_outcome import ChildOutcome
 from dragonfly_executor.protocol.frames import POOL
-from dragonfly_executor.runner.object_client import Waiter
+from dragonfly_executor.runner.object_client import ReplyTarget
 from dragonfly_executor.runner.slot_loan import SlotLoan
 from dragonfly_executor.serialization.payload_parts import joined
 from dragonfly_executor.util import plain_pickle as pickle
@@ -39,7 +39,7 @@ class Settled(Protocol):
         """Note that the pool has cancelled the call."""
 
 
-class ChildReply(Waiter):
+class ChildReply(ReplyTarget):
     """The receiver of the outcome of a child call."""
 
     __slots__ = ("_arrived", "future")
@@ -50,7 +50,7 @@ class ChildReply(Waiter):
         self._arrived = arrived
 
     def wake(self) -> None:
-        """See `Waiter`."""
+        """See `ReplyTarget`."""
         self._arrived(self)
 
 
@@ -75,7 +75,7 @@ class ChildCalls:
         self._callbacks: SimpleQueue[Callable[[], object]] | None = None
         self._lock = threading.Lock()
         self._has_submitted = False
-        """Whether the running call has submitted calls."""
+        """True if the running call has submitted calls."""
         client.on_call_end = self._end_call
         threading.Thread(target=self._settle, name="dragonfly-child-results", daemon=True).start()
 

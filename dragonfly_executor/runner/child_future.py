@@ -1,4 +1,4 @@
-"""`ChildFuture`: the future of a call that a call has submitted. What waits for it lends the slot."""
+"""`LendingFuture`: the future of a call that a call has submitted. What waits for it lends the slot."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class Waiters(list["Any"]):
         super().append(waiter)
 
 
-class ChildFuture(Future[T]):
+class LendingFuture(Future[T]):
     """The future of a call that a call has submitted.
 
     It is pending until the call has ended. `cancel` stops the call if it runs.

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from dragonfly_executor.runner.stand_ins import StandIn
 
 
-class Waiter:
+class ReplyTarget:
     """The receiver of a reply."""
 
     __slots__ = ("arrived", "data", "is_error")
@@ -39,7 +39,7 @@ class Waiter:
         raise NotImplementedError
 
 
-class ReplyWaiter(Waiter):
+class ReplyWaiter(ReplyTarget):
     """A thread that waits for a reply."""
 
     __slots__ = ("lock", "request")
@@ -73,7 +73,7 @@ class ObjectClient:
         self._pid = os.getpid()
         self._numbers = count(1)
         self.on_call_end: Callable[[], object] | None = None
-        self._waiting: dict[int, Waiter] = {}
+        self._waiting: dict[int, ReplyTarget] = {}
         self._given_up: dict[int, ReplyWaiter] = {}
         self._stand_ins: weakref.WeakValueDictionary[int, Any] = weakref.WeakValueDictionary()
         self._dropped: deque[int] = deque()
@@ -120,7 +120,7 @@ class ObjectClient:
         if self.on_call_end is not None:
             self.on_call_end()
 
-    def begin(self, waiter: Waiter, number: int, method: str, *args: Any) -> int:
+    def begin(self, waiter: ReplyTarget, number: int, method: str, *args: Any) -> int:
         """Send a request whose reply goes to `waiter`, and return the number of the request.
 
         Raises:
@@ -219,7 +219,7 @@ class ObjectClient:
     def _on_reply(self, frame: Frame) -> None:
         """Hand a reply to its thread. On the thread of the `ReplyReader`."""
         token = frame.call_id
-        waiter: Waiter | None = self._waiting.get(token) or self._given_up.get(token)
+        waiter: ReplyTarget | None = self._waiting.get(token) or self._given_up.get(token)
         if waiter is None:
             return
         waiter.arrived += frame.payload

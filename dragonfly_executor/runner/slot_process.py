@@ -49,8 +49,8 @@ if TYPE_CHECKING:
     from typing import Any
 
     from dragonfly_executor.runner.child_calls import ChildCalls
+    from dragonfly_executor.runner.child_executor import ChildExecutor
     from dragonfly_executor.runner.object_client import ObjectClient
-    from dragonfly_executor.runner.parent_pool import ParentPool
     from dragonfly_executor.runner.result_ring import ResultRing
     from dragonfly_executor.runner.slot_calls import SlotQueue
     from dragonfly_executor.runner.slot_output import SlotStreams
@@ -311,7 +311,7 @@ class _Slot:
             self._objects = ObjectClient(self._agent, self._max_payload)
         return self._objects
 
-    def _pool(self) -> ParentPool:
+    def _pool(self) -> ChildExecutor:
         """Return an executor for the pool that runs this slot's calls. See `Parent.pool`."""
         if self._children is None:
             if get_ident() != self._thread or self._agent.running == NO_CALL:
@@ -323,9 +323,9 @@ class _Slot:
             from dragonfly_executor.runner.child_calls import ChildCalls
 
             self._children = ChildCalls(self._agent, self._object_client(), self._codec.child_codec())
-        from dragonfly_executor.runner.parent_pool import ParentPool
+        from dragonfly_executor.runner.child_executor import ChildExecutor
 
-        return ParentPool(self._children)
+        return ChildExecutor(self._children)
 
     def _fetch_shared(self, call_id: int, attempt: int, data: Buffer) -> bool:
         """Get the shared objects of a call. If that is impossible, fail the call and return False."""

@@ -17,7 +17,6 @@ import pytest
 
 from dragonfly_executor import BootRequest, DragonflyExecutor, Parent, PoolBrokenError
 from dragonfly_executor.core import events
-from dragonfly_executor.core.calls import CallLimits, ChildCall
 from dragonfly_executor.core.machine import Machine
 from dragonfly_executor.core.transitions import TRANSITIONS
 from dragonfly_executor.engine import core_driver
@@ -275,7 +274,7 @@ EVENTS: list[object] = [
     events.RunnerGone(1),
     events.CallsStarted(1, []),
     events.CallsWait(1, []),
-    events.ChildSubmitted(ChildCall(99, b"", None, CallLimits(), 1)),
+    events.ChildrenSubmitted([]),
     events.ResultsArrived(1, []),
     events.CallsReturned(1, []),
     events.CallLost(1, 1, 1, OSError(), True),

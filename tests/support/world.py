@@ -191,13 +191,13 @@ class World:
         """A call submits another one."""
         number, depth = len(self.accounts) + 1, self.accounts[outer].call.depth + 1
 
-        def make() -> events.ChildSubmitted:
+        def make() -> events.ChildrenSubmitted:
             call = ChildCall(number, b"", None, self._required(limits, kind), depth)
             call.kind = kind
-            return events.ChildSubmitted(call)
+            return events.ChildrenSubmitted([call])
 
         event = make()
-        self.accounts[number] = self.pending[number] = TrackedCall(event.call)
+        self.accounts[number] = self.pending[number] = TrackedCall(event.calls[0])
         self.feed(event, make())
         return number
 

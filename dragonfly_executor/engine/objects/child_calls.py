@@ -19,8 +19,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from dragonfly_executor.core.calls import CallLimits
-    from dragonfly_executor.engine.context import EngineContext
-    from dragonfly_executor.engine.objects.request import Session
+    from dragonfly_executor.engine.objects.request import ChildContext, Session
 
 OPTIONS = frozenset({"timeout", "queue_timeout", "run_timeout", "retries", "requires", "priority", "key"})
 """The options of calls that a child call may have."""
@@ -44,7 +43,7 @@ class ChildToken:
     call: ChildCall | None = None
     is_detached = False
 
-    def __init__(self, session: Session, number: int, engine: EngineContext) -> None:
+    def __init__(self, session: Session, number: int, engine: ChildContext) -> None:
         self._session = session
         self._number = number
         self._engine = engine
@@ -76,7 +75,7 @@ class ChildToken:
         return self._is_cancelled
 
 
-class ChildCalls:
+class ChildCallServer:
     """Accepts the calls that calls submit. It belongs to the engine thread.
 
     Args:
@@ -84,7 +83,7 @@ class ChildCalls:
         on_engine: runs a callback on the engine thread, after what it does now.
     """
 
-    def __init__(self, engine: EngineContext, on_engine: Callable[[Callable[[], object]], object]) -> None:
+    def __init__(self, engine: ChildContext, on_engine: Callable[[Callable[[], object]], object]) -> None:
         self._engine = engine
         self._on_engine = on_engine
         self._latest: tuple[dict[str, Any], CallLimits] | None = None
@@ -132,7 +131,7 @@ class ChildCalls:
         depth = 1 if outer is None else outer.depth + 1
         call = token.call = ChildCall(next(self._engine.ids), payload, token, limits, depth)
         call.name = name[:MAX_NAME]
-        self._engine.handle(events.ChildSubmitted(call))
+        self._engine.handle(events.ChildrenSubmitted((call,)))
 
     def _limits(self, given: dict[str, Any], retries_timeouts: bool) -> CallLimits:
         """Return the limits of a call with these options, and those of the pool for the rest.

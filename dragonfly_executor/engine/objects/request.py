@@ -5,12 +5,15 @@ from __future__ import annotations
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
     from typing import Any, TypeAlias
 
     from dragonfly_executor.core.calls import Call
+    from dragonfly_executor.engine.options import PoolOptions
+    from dragonfly_executor.engine.payload_store import PayloadStore
     from dragonfly_executor.serialization.object_registry import ServedEntry
 
-    class ChildToken(Protocol):
+    class Child(Protocol):
         """A call that a call of the slot has submitted."""
 
         is_detached: bool
@@ -23,6 +26,19 @@ if TYPE_CHECKING:
 
         def slot_is_gone(self, session: Session) -> None:
             """Release what the slot held."""
+
+    class ChildContext(Protocol):
+        """An engine as the calls that calls submit use it. It belongs to the engine thread."""
+
+        options: PoolOptions
+        ids: Iterator[int]
+        payloads: PayloadStore
+
+        def handle(self, event: Any) -> None:
+            """Hand the core an event, and carry out the actions."""
+
+        def cancel(self, calls: Sequence[Call]) -> None:
+            """Stop calls."""
 
     Owner: TypeAlias = "tuple[Session, int]"
 
@@ -70,7 +86,7 @@ class Session:
         self.requests: dict[int, Request] = {}
         self.long: tuple[int, bytearray] | None = None
         self.held: set[Held] = set()
-        self.children: dict[int, ChildToken] = {}
+        self.children: dict[int, Child] = {}
         self.is_gone = False
         self._stand_ins: dict[int, int] = {}
         """The number of stand-ins of each object in the slot: a new one may be made before the end of one is told."""

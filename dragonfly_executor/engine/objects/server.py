@@ -17,9 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from typing import Any
 
-    from dragonfly_executor.engine.context import EngineContext
-    from dragonfly_executor.engine.objects.child_calls import ChildCalls
-    from dragonfly_executor.engine.objects.request import ServedObject
+    from dragonfly_executor.engine.objects.child_calls import ChildCallServer
+    from dragonfly_executor.engine.objects.request import ChildContext, ServedObject
     from dragonfly_executor.engine.worker_threads import WorkerThreadGroups
     from dragonfly_executor.serialization.object_registry import ObjectRegistry, ServedEntry
 
@@ -53,13 +52,13 @@ class ObjectServer:
         registry: ObjectRegistry,
         groups: WorkerThreadGroups,
         on_engine: Callable[[Callable[[], object]], object],
-        engine: EngineContext,
+        engine: ChildContext,
     ) -> None:
         self._registry = registry
         self._on_engine = on_engine
         self._engine = engine
         self._max_payload = engine.options.max_payload
-        self._children: ChildCalls | None = None
+        self._children: ChildCallServer | None = None
         self._semaphores = HeldSemaphores()
         self._sessions: dict[tuple[int, int], Session] = {}
         self._is_closed = False
@@ -159,12 +158,12 @@ class ObjectServer:
             data = pickle.dumps(error, 5)
         send_reply(session, request.number, data, is_error=error is not None)
 
-    def _child_calls(self) -> ChildCalls:
+    def _child_calls(self) -> ChildCallServer:
         if self._children is None:
             # Imported for the first call that submits a call.
-            from dragonfly_executor.engine.objects.child_calls import ChildCalls
+            from dragonfly_executor.engine.objects.child_calls import ChildCallServer
 
-            self._children = ChildCalls(self._engine, self._on_engine)
+            self._children = ChildCallServer(self._engine, self._on_engine)
         return self._children
 
     def slot_is_down(self, runner: int, pid: int) -> None:

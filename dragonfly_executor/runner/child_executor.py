@@ -1,4 +1,4 @@
-"""`ParentPool`: the executor inside a call whose calls the parent schedules."""
+"""`ChildExecutor`: the executor inside a call whose calls the parent schedules."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from concurrent.futures import Executor
 from concurrent.futures import wait as wait_for
 
 from dragonfly_executor.protocol.parent import pool_of_call
-from dragonfly_executor.runner.child_future import ChildFuture
+from dragonfly_executor.runner.child_future import LendingFuture
 from dragonfly_executor.runner.child_options import ChildOptions
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 NO_OPTIONS = ChildOptions({})
 
 
-class ParentPool(Executor):
+class ChildExecutor(Executor):
     """An executor whose calls go to the pool that runs the call which uses it. `Parent.pool` returns it.
 
     It may travel to other calls, and submits from there.
@@ -34,12 +34,12 @@ class ParentPool(Executor):
         self._calls = calls
         self._options = options
         self._is_shut_down = False
-        self._futures: weakref.WeakSet[ChildFuture[Any]] = weakref.WeakSet()
+        self._futures: weakref.WeakSet[LendingFuture[Any]] = weakref.WeakSet()
 
     def __reduce__(self) -> Any:
         return _pool_with, (self._options.given,)
 
-    def options(self, **options: Any) -> ParentPool:
+    def options(self, **options: Any) -> ChildExecutor:
         """Return an executor whose calls have these options as well.
 
         Args:
@@ -51,9 +51,9 @@ class ParentPool(Executor):
             TypeError: there is no such option, or a value has the wrong type.
             ValueError: a value is out of range.
         """
-        return ParentPool(self._calls, ChildOptions({**self._options.given, **options}))
+        return ChildExecutor(self._calls, ChildOptions({**self._options.given, **options}))
 
-    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> ChildFuture[Any]:
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> LendingFuture[Any]:
         """Run ``fn(*args, **kwargs)`` as a call of the pool.
 
         Raises:
@@ -64,7 +64,7 @@ class ParentPool(Executor):
         """
         if self._is_shut_down:
             raise RuntimeError("cannot schedule new futures after shutdown")
-        future: ChildFuture[Any] = ChildFuture(self._calls)
+        future: LendingFuture[Any] = LendingFuture(self._calls)
         future.begin(self._options, fn, args, kwargs)
         self._futures.add(future)
         return future
