@@ -67,14 +67,17 @@ def review(table: SlotTable) -> None:
 def rebalance(table: SlotTable) -> None:
     """Let as many slots take calls as may run calls, those left out whose calls wait. All others are parked."""
     room = table.max_slots + table.extra
+    ending = 0
     spare: list[SlotRecord] = []
     busy: list[SlotRecord] = []
     for slot in table.slots.values():
         if slot.is_lending:
             slot.blocked &= ~PARKED
-        elif slot.in_flight or slot.blocked & (RETIRED | DYING):
+        elif slot.in_flight:
             room -= 1
             busy.append(slot)
+        elif slot.blocked & (RETIRED | DYING):
+            ending += 1
         else:
             spare.append(slot)
     for slot in busy:
@@ -93,8 +96,8 @@ def rebalance(table: SlotTable) -> None:
             moves.retire(table, slot)
         else:
             _park(table, slot)
-    # So the table may grow by `room` slots.
-    table.lent = len(table.slots) - table.max_slots - table.extra + max(0, room)
+    # So the table may grow by `room` slots, once the slots that end have ended.
+    table.lent = len(table.slots) - table.max_slots - table.extra + max(0, room - ending)
 
 
 def _park(table: SlotTable, slot: SlotRecord) -> None:
