@@ -6,9 +6,11 @@ follows them. So a link to a file outside of docs/ is changed to the page that i
 
 from __future__ import annotations
 
+import json
 import posixpath
 import re
 import runpy
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -59,6 +61,14 @@ API = {
     "multiprocessing": ("dragonfly_executor.multiprocessing", ["Pool", "AsyncResult", "get_context"]),
 }  # fmt: skip
 """The pages of the API reference: from which module the names of each page are."""
+MORE = {
+    "Statistics": ("dragonfly_executor.core.stats", ["PoolStats", "RunnerStats", "TierStats"]),
+    "Observers": (
+        "dragonfly_executor.integrations",
+        ["prometheus.PrometheusMetrics", "opentelemetry.OpenTelemetryTracing"],
+    ),
+}
+"""Further pages of the reference: of classes that other names return, or that need an extra."""
 INTERNAL = {
     "CallOptions": ["KIND", "OPTIONS", "change", "limits"],
     "Future": [
@@ -108,12 +118,48 @@ def api_pages() -> Iterator[tuple[str, str, str]]:
         example = f"```python\n{EXAMPLES[title]}```\n\n" if title in EXAMPLES else ""
         yield title, api_page(title), f"# {title}\n\nImport these names from `{module}`.\n\n{example}{entries}\n"
 
+    for title, (module, names) in MORE.items():
+        entries = "\n\n".join(f"::: {module}.{name}" for name in names)
+        yield title, api_page(title), f"# {title}\n\n{entries}\n"
+
+
+def command_page() -> str:
+    """Return the page of the command line: the help of the program and of each command, as it prints them."""
+    from contextlib import redirect_stdout
+    from io import StringIO
+    from os import environ
+
+    sys.path.insert(0, str(ROOT))
+    from dragonfly_executor.cli.main import main
+
+    parts = ["# The command line\n\n`python -m dragonfly_executor` is the same program as `dragonfly`."]
+    commands = ["doctor", "status", "top", "replay", "simulate", "list", "sweep", "destroy"]
+    environ["COLUMNS"] = "100"
+    for command in ["", *commands]:
+        said = StringIO()
+        with redirect_stdout(said):
+            try:
+                main([command, "--help"] if command else ["--help"])
+            except SystemExit as end:
+                if end.code:
+                    raise
+        parts.append(f"## dragonfly {command}\n\n```text\n{said.getvalue()}```")
+    return "\n\n".join(parts) + "\n"
+
+
+def notebook(text: str) -> str:
+    """Return the cells of a notebook as Markdown."""
+    cells = [(cell["cell_type"], "".join(cell["source"])) for cell in json.loads(text)["cells"]]
+    return "\n\n".join(
+        f"```python\n{source}\n```" if kind == "code" else re.sub("^#", "##", source) for kind, source in cells
+    )
+
 
 def example_pages() -> Iterator[tuple[str, str, str, list[str]]]:
     """Yield title, path, text and sources of the page of each example. Files of a folder share one page."""
     groups: dict[str, list[Path]] = {}
     for path in sorted((ROOT / "examples").rglob("*")):
-        if path.suffix in (".py", ".toml") or path.name == "Dockerfile":
+        if path.suffix in (".py", ".toml", ".ipynb") or path.name == "Dockerfile":
             folder = path.parent.name
             groups.setdefault(path.stem if folder in ("examples", "backends") else folder, []).append(path)
     for name, paths in groups.items():
@@ -122,7 +168,9 @@ def example_pages() -> Iterator[tuple[str, str, str, list[str]]]:
         for path in paths:
             source = str(path.relative_to(ROOT))
             language = {".py": "python", ".toml": "toml"}.get(path.suffix, "docker")
-            parts.append(f"`{source}`\n\n```{language}\n{path.read_text()}```")
+            text = path.read_text()
+            shown = notebook(text) if path.suffix == ".ipynb" else f"```{language}\n{text}```"
+            parts.append(f"`{source}`\n\n{shown}")
             sources += [source, posixpath.dirname(source)]
         yield name.replace("_", " "), f"examples/{name}.md", "\n\n".join(parts) + "\n", sources
 
@@ -198,6 +246,7 @@ def on_files(files: Any, config: Any) -> Any:
     from mkdocs.structure.files import File
 
     pages = {page: document(ROOT / source) for source, page in PROJECT.items()}
+    pages["command-line.md"] = command_page()
     pages |= {path: text for _, path, text in api_pages()}
     pages |= {path: text for _, path, text, _ in example_pages()}
     for path, text in pages.items():

@@ -16,9 +16,16 @@ if TYPE_CHECKING:
     from dragonfly_executor.engine.options import CallOptions
 
 
-def with_setting(fn: Callable[..., Any], options: CallOptions) -> Callable[..., Any]:
-    """Return a function that calls `fn` with the seed, and with the values that the context variables have now."""
-    validation.refuse(fn)
+def with_setting(fn: Callable[..., Any], options: CallOptions, *, of_stream: bool = False) -> Callable[..., Any]:
+    """Return a function that calls `fn` with the seed, and with the values that the context variables have now.
+
+    Args:
+        fn: the function.
+        options: have the seed and the context variables.
+        of_stream: whether the call is a stream. If not, a generator function is refused.
+    """
+    if not of_stream:
+        validation.refuse(fn)
     return CallSetting(fn, options.seed, _values(options))
 
 

@@ -121,11 +121,14 @@ class PoolCalls(Submitter):
         from dragonfly_executor.util.validation import refuse_stream
 
         refuse_stream(fn)
-        if options.has_setting:
-            raise TypeError("a stream takes neither seed= nor context_vars=: pass what the function needs as arguments")
         engine = self._ready or self.begin(options)
         self._check(engine, options)
-        given = fn, args, kwargs, options.stream_buffersize
+        run = fn
+        if options.has_setting:
+            from dragonfly_executor.api.call_settings import with_setting
+
+            run = with_setting(fn, options, of_stream=True)
+        given = run, args, kwargs, options.stream_buffersize
         parts = engine.codec.encode_call(run_stream, given, {}, options.retry_on)
         call = StreamCall(engine, engine.payloads.snapshot(parts), options)
         call.name = call_name(fn)

@@ -40,18 +40,22 @@ class CallSetting:
 
     def run(self, index: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Call the function. If it returns a coroutine, that runs under the setting."""
+        return self.hold(lambda: self.__wrapped__(*args, **kwargs), index)
+
+    def hold(self, run: Callable[[], Any], index: int = 0) -> Any:
+        """Call `run` under the setting. If it returns a coroutine, that runs under the setting."""
         from contextvars import copy_context
 
-        return copy_context().run(self._run, index, args, kwargs)
+        return copy_context().run(self._hold, run, index)
 
-    def _run(self, index: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def _hold(self, run: Callable[[], Any], index: int) -> Any:
         for variable, value in self.values.items():
             variable.set(value)
         if self.seed is None:
-            result = self.__wrapped__(*args, **kwargs)
+            result = run()
         else:
             with SeededNumbers(f"{self.seed}:{index}"):
-                result = self.__wrapped__(*args, **kwargs)
+                result = run()
         return self._later(index, result) if type(result) is CoroutineType else result
 
     async def _later(self, index: int, coroutine: CoroutineType[Any, Any, Any]) -> Any:

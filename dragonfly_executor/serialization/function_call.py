@@ -15,7 +15,7 @@ from types import CellType, FunctionType
 
 from dragonfly_executor.serialization import rebuild
 from dragonfly_executor.serialization.function_pickler import home_of, slots_of
-from dragonfly_executor.serialization.layout import ATOMS
+from dragonfly_executor.serialization.layout import ATOMS, are_small
 from dragonfly_executor.serialization.map_chunk import run_chunk, run_items
 from dragonfly_executor.serialization.payload_parts import stand_in
 from dragonfly_executor.util import plain_pickle as pickle
@@ -143,7 +143,7 @@ def _is_atomic(parts: tuple[Any, ...]) -> bool:
         and caller is None
         and len(rest) == 1
         and not rest[0]
-        and ATOMS.issuperset(map(type, args))
+        and (ATOMS.issuperset(map(type, args)) or are_small(args))
         and (contents is None or ATOMS.issuperset(map(type, contents)))
         and (defaults is None or ATOMS.issuperset(map(type, defaults)))
     )

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import sys
+from functools import partial
 from types import BuiltinFunctionType, FunctionType
 
 from dragonfly_executor import errors
 from dragonfly_executor.serialization import exceptions, large_unpickler, slot_setup
+from dragonfly_executor.serialization.by_reference import ByReference
 from dragonfly_executor.serialization.content_registry import ContentRegistry
 from dragonfly_executor.serialization.formats import MARK, SerializerFormat
 from dragonfly_executor.serialization.function_call import function_body, function_of, home_in_call, nested_function
-from dragonfly_executor.serialization.function_reference import FunctionReference
 from dragonfly_executor.serialization.import_environment import ImportEnvironment
 from dragonfly_executor.serialization.layout import (
     ATOMS,
@@ -98,9 +99,8 @@ class CallCodec:
         self._objects: ObjectRegistry | None = None
         self._lasting_objects: list[object] = []
         """Multiprocessing's objects in what outlives a call: shared objects, and the script's definitions."""
-        self._latest: Callable[..., Any] | None = None
-        self._reference: FunctionReference | None = None
-        """The function that was called several times in a row lately."""
+        self.references = ByReference(self._environment, self._main)
+        """Encodes repeated calls of one function."""
         if self._format.custom is not None:
             if read_only:
                 raise ValueError(
@@ -124,9 +124,12 @@ class CallCodec:
             CallSerializationError: a part of the call cannot travel; the text says which part, its cause says why.
             TypeError: `fn` is a generator function.
         """
-        reference = self._reference
-        if reference is not None and fn is reference.fn and (data := self._again(reference, args, kwargs, retry_on)):
-            return [data]
+        references = self.references
+        reference = references.reference
+        if reference is not None and fn is reference.fn:
+            data = references.encode(reference, args, kwargs, retry_on)
+            if data is not None:
+                return [data]
         kind = type(fn)
         if kind is FunctionType:
             if fn.__code__.co_flags & GENERATES:
@@ -149,7 +152,7 @@ class CallCodec:
             nested = nested_function(call) if self._format.name == "cloudpickle" else None
             if nested is not None:
                 return self._function_call(nested, call) or self._any_call(call)
-            home = getattr(fn, "__module__", None)
+            home = getattr(fn.func if type(fn) is partial else fn, "__module__", None)
             if home not in environment.importable:
                 if home in MAIN_NAMES:
                     return self._main_call(call)
@@ -230,21 +233,6 @@ class CallCodec:
         self.contents.close()
         self._packer.forget()
 
-    def sends_by_reference(self, reference: FunctionReference) -> bool:
-        """Return True if plain pickle is enough for calls of this function whose arguments refer to nothing."""
-        environment = self._environment
-        environment.refresh()
-        if len(environment.marks) != 1 or environment.path:
-            return False
-        if not reference.roots:
-            return reference.home in environment.importable
-        # A function in `__main__`: slots must import the script, and no global that it uses may travel with the call.
-        main = self._main
-        if main.script is None or main.definitions(reference.roots)[0]:
-            return False
-        main.needs_script = True
-        return True
-
     def encode_shared(self, value: Any) -> EncodedObject:
         """Encode an object that is to be shared. Large pieces are views of the object, so copy them at once.
 
@@ -317,12 +305,12 @@ class CallCodec:
             if (
                 type(call[0]) is FunctionType
                 and len(call) == 3
-                and not call[2]
+                and (not call[2] or are_small(call[2].values()))
                 and (ATOMS.issuperset(map(type, call[1])) or are_small(call[1]))
             ):
                 data = pickle.dumps(call, 5)
                 if len(environment.marks) == 1 and MARK not in data and not environment.path:
-                    self._note_function(call[0])
+                    self.references.note(call[0])
                     return [data]
                 sink, buffers = Sink([data]), Buffers(self._format.least_buffer)
             else:
@@ -335,28 +323,6 @@ class CallCodec:
         if buffers.views:
             return self._packer.pack(0, b"", sink, buffers.views, [], {}, lambda: self._carried(call))
         return [sink[0]] if len(sink) == 1 and type(sink[0]) is bytes else self._packer.plain(sink)
-
-    def _note_function(self, fn: Callable[..., Any]) -> None:
-        """Keep the reference to a function that is called twice in a row."""
-        if fn is not self._latest:
-            self._latest = fn
-        elif self._reference is None or self._reference.fn is not fn:
-            self._reference = FunctionReference(fn)
-
-    def _again(
-        self,
-        reference: FunctionReference,
-        args: tuple[Any, ...],
-        kwargs: Mapping[str, Any],
-        retry_on: tuple[type[BaseException], ...],
-    ) -> bytes | None:
-        """Encode another call of a function. Return None if that needs more than the function's name and atoms."""
-        if kwargs or retry_on or not self.sends_by_reference(reference) or not reference.is_current():
-            return None
-        try:
-            return reference.encode(args)
-        except MemoryError:  # the longer way says which argument takes too much
-            return None
 
     def _main_call(self, call: tuple[Any, ...]) -> list[Buffer]:
         """Encode a call of a function in ``__main__``: by the function's name, if the rest needs only plain pickle."""
@@ -372,7 +338,7 @@ class CallCodec:
         if imported:
             self._main.needs_script = True
         if imported and not definitions and not buffers.views and not self._environment.path:
-            self._note_function(call[0])
+            self.references.note(call[0])
             return [_MAIN_CALL + body[0]] if len(body) == 1 else self._packer.plain([_MAIN_CALL, *body])
         flags = BY_NAME | (NEEDS_MAIN if imported else 0)
         return self._packer.pack(flags, definitions, body, buffers.views, large, shared)

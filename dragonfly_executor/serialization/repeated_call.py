@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dragonfly_executor.errors import CallSerializationError
+from dragonfly_executor.serialization.chunk_reference import ChunkReference
 from dragonfly_executor.serialization.function_reference import FunctionReference
+from dragonfly_executor.serialization.map_chunk import run_chunk, run_items
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -30,12 +32,17 @@ class RepeatedCall:
         self._fn = fn
         self._retry_on = retry_on
         self._reference = None if retry_on else FunctionReference(fn)
+        self._runs_chunks = fn is run_chunk or fn is run_items
+        self._chunks: ChunkReference | None = None
 
     def encode(self, args: tuple[Any, ...]) -> list[Buffer]:
         """Encode a call, as `CallCodec.encode_call` does."""
         reference = self._reference
-        if reference is not None and self._codec.sends_by_reference(reference):
-            data = reference.encode(args)
+        if reference is not None:
+            if self._runs_chunks:
+                data = self._chunk(args)
+            else:
+                data = reference.encode(args) if self._codec.references.is_enough(reference) else None
             if data is not None:
                 return [data]
         try:
@@ -47,3 +54,9 @@ class RepeatedCall:
                 raise
             # The calls of a map do not wait for futures.
             raise self._codec.call_error(error, self._fn, args, {}) from error
+
+    def _chunk(self, args: tuple[Any, ...]) -> bytes | None:
+        chunks = self._chunks
+        if chunks is None or chunks.function.fn is not args[0]:
+            chunks = self._chunks = ChunkReference(self._fn, args[0])
+        return chunks.encode(args) if self._codec.references.is_enough(chunks.function) else None

@@ -16,7 +16,6 @@ from dragonfly_executor.serialization.layout import (
     BOX,
     BY_CODE,
     BY_NAME,
-    IN_BAND_BELOW,
     LEAST_TEXT,
     MAIN_CALL,
     NEEDS_MAIN,
@@ -27,6 +26,7 @@ from dragonfly_executor.serialization.layout import (
     Buffers,
     Sink,
     are_numbers,
+    are_small,
     join,
     pack,
     split_part,
@@ -217,18 +217,17 @@ class SlotCodec:
             ResultSerializationError: the value cannot be pickled; the cause says why.
             SystemExit: the value's own code called ``sys.exit()``, which ends the call like an exit inside the call.
         """
-        sent, kind = value, type(value)
-        if self._format.custom is None:
-            if kind in ATOMS:
-                if kind is not str or len(value) < LEAST_TEXT:
-                    return [pickle.dumps(value, 5)]
-                # Imported at the first large text.
-                from dragonfly_executor.serialization.large_text import LargeText
-
-                sent = LargeText(value)
-            elif (kind is bytes and len(value) <= IN_BAND_BELOW) or (kind is list and are_numbers(value)):
+        sent, kind, is_custom = value, type(value), self._format.custom is not None
+        if kind in ATOMS and not is_custom:
+            if kind is not str or len(value) < LEAST_TEXT:
                 return [pickle.dumps(value, 5)]
+            # Imported at the first large text.
+            from dragonfly_executor.serialization.large_text import LargeText
+
+            sent = LargeText(value)
         try:
+            if not is_custom and ((kind is list and are_numbers(value)) or are_small((value,))):
+                return [pickle.dumps(value, 5)]
             return self._dump(sent)
         except Exception as exc:  # __reduce__ and __getstate__ are user code
             raise errors.ResultSerializationError(self._error_text(value, exc, first)) from exc
@@ -313,8 +312,9 @@ class SlotCodec:
             return large_unpickler.loads(data)
         if data[0] == MAIN_CALL:
             self.main.ensure_imported()
-            name, *rest = large_unpickler.loads(memoryview(data)[1:])
-            return main_attribute(name), *rest
+            first, *rest = large_unpickler.loads(memoryview(data)[1:])
+            # A chunk of a map begins with the function that runs it.
+            return main_attribute(first) if type(first) is str else first, *rest
         return self._open(data, beside)
 
     def _open(self, data: Received, beside: Mapping[int, BufferSource] = NOTHING) -> Any:

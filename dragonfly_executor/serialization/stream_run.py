@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dragonfly_executor.serialization.call_setting import CallSetting
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
@@ -32,6 +33,10 @@ def send_items(fn: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[st
     Raises:
         TypeError: `fn` returns nothing that can be iterated over.
     """
+    if isinstance(fn, CallSetting):
+        # The function runs when its items are taken, so the setting holds until the last one is.
+        inner = fn.__wrapped__
+        return fn.hold(lambda: send_items(inner, args, kwargs, sink))
     made = fn(*args, **kwargs)
     if hasattr(type(made), "__aiter__"):
         return _run_async(made.__aiter__(), sink)

@@ -15,6 +15,11 @@ ROOT = Path(__file__).parents[2]
 SITE = ROOT / "docs" / "site"
 BLOCKS: dict[str, Any] = runpy.run_path(str(SITE / "blocks.py"))
 HOOKS: dict[str, Any] = runpy.run_path(str(SITE / "hooks.py"))
+OWN_TESTS = {"testing.md": "tests/testing/test_page.py", "web.md": "tests/integrations/test_web_recipes.py"}
+"""Pages whose blocks are files of the reader's program, and the tests that run them."""
+PAGES = [
+    path for path in sorted(ROOT.glob("docs/*.md")) if path.name not in OWN_TESTS and "```python" in path.read_text()
+]
 EXAMPLES: dict[str, str] = BLOCKS["examples"](SITE / "api_examples.md")
 
 
@@ -29,6 +34,16 @@ def run(program: str, folder: Path) -> str:
     )  # fmt: skip
     assert ran.returncode == 0, ran.stdout + ran.stderr
     return ran.stdout
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_the_blocks_of_a_page_run(page: Path, tmp_path: Path) -> None:
+    for program in BLOCKS["programs"](page.read_text()):
+        run(program, tmp_path)
+
+
+def test_pages_with_tests_of_their_own_have_them() -> None:
+    assert [page for page, test in OWN_TESTS.items() if page not in (ROOT / test).read_text()] == []
 
 
 def test_the_examples_of_the_api_reference_run(tmp_path: Path) -> None:

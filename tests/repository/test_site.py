@@ -12,11 +12,13 @@ import pytest
 
 import dragonfly_executor
 from dragonfly_executor import multiprocessing, testing
+from dragonfly_executor.protocol.frames import PROTOCOL_VERSION, Kind
 
 ROOT = Path(__file__).parents[2]
 SITE = ROOT / "docs" / "site"
 CONFIGURATION = (SITE / "mkdocs.yml").read_text()
 HOOKS: dict[str, Any] = runpy.run_path(str(SITE / "hooks.py"))
+VARIABLE = re.compile(r"\bDRAGONFLY_[A-Z_]+\b")
 NOT_IN_THE_REFERENCE = {"__version__", "TimeoutError", "cpu_count"}
 """A string, and two names of the standard library."""
 
@@ -39,6 +41,25 @@ def test_each_public_name_is_in_the_api_reference() -> None:
     }
     assert public == shown, "name it in API of docs/site/hooks.py"
     assert all(hasattr(import_module(module), name) for module, name in shown)
+
+
+def test_the_table_of_the_wire_format_has_each_kind() -> None:
+    rows = re.findall(r"^\| (\d+) \| (\w+) \|", (ROOT / "docs" / "wire-format.md").read_text(), re.MULTILINE)
+    assert rows == [(str(int(kind)), kind.name) for kind in Kind]
+    assert f"version {PROTOCOL_VERSION}." in (ROOT / "docs" / "wire-format.md").read_text()
+
+
+def test_the_page_of_environment_variables_has_each_of_ours() -> None:
+    page = (ROOT / "docs" / "environment.md").read_text()
+    package = Path(dragonfly_executor.__file__).parent
+    read = {name for path in package.rglob("*.py") for name in VARIABLE.findall(path.read_text())}
+    assert {name for name in read - {"DRAGONFLY_DEFAULTS"} if f"`{name}" not in page} == set()
+
+
+def test_the_diagrams_are_those_of_their_source() -> None:
+    drawn = runpy.run_path(str(ROOT / "docs" / "draw_diagrams.py"))
+    files = {path.stem: path.read_text() for path in (ROOT / "docs" / "diagrams").glob("*.svg")}
+    assert files == {name: diagram.svg() for name, diagram in drawn["DIAGRAMS"].items()}
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import random
 import warnings
+from collections.abc import AsyncIterator, Iterator
 from contextvars import ContextVar
 from typing import Any
 
@@ -57,3 +58,18 @@ def warned() -> str:
 
 def levels(*names: str) -> list[int]:
     return [logging.getLogger(name).level for name in names]
+
+
+def stream_of(count: int) -> Iterator[tuple[tuple[float, float], tuple[str, str]]]:
+    """Yield random numbers and context variables, from several steps of one generator."""
+    for _ in range(count):
+        yield numbers(), (REQUEST.get(), UNSET.get("unset"))
+
+
+async def later_stream_of(count: int) -> AsyncIterator[tuple[tuple[float, float], tuple[str, str]]]:
+    """Yield the same, after a pause before each item."""
+    import asyncio
+
+    for item in stream_of(count):
+        await asyncio.sleep(0)
+        yield item

@@ -56,6 +56,25 @@ def test_the_random_numbers_of_a_call_follow_from_its_seed(make: Make) -> None:
     assert executor.options(seed=8).submit(setting_calls.numbers).result(PATIENCE) == expected(8, 0)
 
 
+@pytest.mark.parametrize("fn", [setting_calls.stream_of, setting_calls.later_stream_of])
+def test_a_stream_has_its_seed_and_its_context_from_the_first_item_to_the_last(make: Make, fn: Any) -> None:
+    executor = make(1)
+    random.seed("7:0")
+    numpy.random.seed(random.Random("7:0").getrandbits(32))
+    draws = [(random.random(), float(numpy.random.random())) for _ in range(3)]
+
+    def taken() -> list[Any]:
+        setting_calls.REQUEST.set("first")
+        stream = executor.options(seed=7, context_vars=setting_calls.REQUEST, stream_buffersize=1).stream(fn, 3)
+        setting_calls.REQUEST.set("second")
+        return list(stream)
+
+    assert copy_context().run(taken) == [(draw, ("first", "unset")) for draw in draws]
+    (other,) = executor.stream(fn, 1)
+    assert other[0] != draws[0]
+    assert other[1] == ("none", "unset")
+
+
 def test_calls_without_a_seed_are_not_touched_by_seeds(make: Make) -> None:
     executor = make(1)
     before = executor.submit(setting_calls.state).result(PATIENCE)

@@ -20,7 +20,6 @@ from tests.support import array_calls as calls
 from tests.support import payloads
 from tests.support.helpers import (
     PATIENCE,
-    SOON,
     Settled,
     all_ended,
     bytes_streamed,
@@ -67,7 +66,7 @@ def _arrays() -> dict[str, Any]:
 @pytest.mark.parametrize("name", list(_arrays()))
 def test_arrays_of_every_form_come_back_equal(make: Make, name: str) -> None:
     ex, array = make(1), _arrays()[name]
-    back = ex.submit(calls.echo, array).result(SOON)
+    back = ex.submit(calls.echo, array).result(PATIENCE)
     assert (back.dtype, back.shape) == (array.dtype, array.shape)
     assert (back == array).all()
 
@@ -85,7 +84,7 @@ def test_arrays_of_every_form_come_back_equal(make: Make, name: str) -> None:
     ids=["bytes", "ascii", "str", "bytearray", "list", "dict"],
 )
 def test_other_large_values_come_back_equal(make: Make, value: Any, streamed: list[int]) -> None:
-    back = make(1).submit(calls.echo, value).result(SOON)
+    back = make(1).submit(calls.echo, value).result(PATIENCE)
     assert type(back) is type(value)
     assert back == value
     assert not streamed
@@ -94,14 +93,14 @@ def test_other_large_values_come_back_equal(make: Make, value: Any, streamed: li
 def test_no_byte_of_a_large_argument_or_result_passes_the_stream(make: Make, streamed: list[int]) -> None:
     ex, array = make(2), np.ones(8 * SIZE, "u1")
     for future in [ex.submit(calls.echo, array) for _ in range(10)]:
-        assert int(future.result(SOON).sum()) == 8 * SIZE
+        assert int(future.result(PATIENCE).sum()) == 8 * SIZE
     assert not streamed
 
 
 def test_a_list_of_arrays_and_a_map_of_arrays(make: Make) -> None:
     ex = make(2)
     several = [np.full(SIZE, n, "u1") for n in range(5)]
-    assert [int(a[0]) for a in ex.submit(calls.echo, several).result(SOON)] == [0, 1, 2, 3, 4]
+    assert [int(a[0]) for a in ex.submit(calls.echo, several).result(PATIENCE)] == [0, 1, 2, 3, 4]
     assert [int(a[-1]) for a in ex.map(calls.echo, several, timeout=PATIENCE)] == [0, 1, 2, 3, 4]
     assert [int(a[-1]) for a in ex.map(calls.echo, several, timeout=PATIENCE, chunksize=3)] == [0, 1, 2, 3, 4]
 
@@ -110,7 +109,7 @@ def test_a_payload_above_the_limit_is_refused_on_both_ways(make: Make) -> None:
     ex = make(1, max_payload=2 * SIZE)
     assert isinstance(error_of(ex.submit(len, bytes(3 * SIZE))), FrameTooLargeError)
     assert isinstance(error_of(ex.submit(bytes, 3 * SIZE)), FrameTooLargeError)
-    assert ex.submit(len, bytes(SIZE)).result(SOON) == SIZE
+    assert ex.submit(len, bytes(SIZE)).result(PATIENCE) == SIZE
 
 
 # -- snapshots and isolation -------------------------------------------------------------------------------------------
@@ -121,19 +120,19 @@ def test_arguments_are_a_snapshot_and_the_slot_may_write_into_them(make: Make) -
     gate = ex.submit(payloads.nap, 0.2)
     waiting = ex.submit(calls.echo, array)
     array[:] = 9
-    gate.result(SOON)
-    assert int(waiting.result(SOON).max()) == 1
-    filled = ex.submit(calls.fill, array, 3).result(SOON)
+    gate.result(PATIENCE)
+    assert int(waiting.result(PATIENCE).max()) == 1
+    filled = ex.submit(calls.fill, array, 3).result(PATIENCE)
     assert (int(filled.min()), int(filled.max()), int(array.min())) == (3, 3, 9)
-    assert ex.submit(calls.is_writable, array).result(SOON)
+    assert ex.submit(calls.is_writable, array).result(PATIENCE)
 
 
 def test_a_result_may_be_written_to_and_keeps_its_values_while_others_arrive(make: Make) -> None:
     ex = make(2)
-    kept = [ex.submit(calls.echo, np.full(SIZE, n, "u1")).result(SOON) for n in range(20)]
+    kept = [ex.submit(calls.echo, np.full(SIZE, n, "u1")).result(PATIENCE) for n in range(20)]
     kept[3][:] = 77
     for n in range(100):
-        assert int(ex.submit(calls.echo, np.full(SIZE, n, "u1")).result(SOON)[-1]) == n
+        assert int(ex.submit(calls.echo, np.full(SIZE, n, "u1")).result(PATIENCE)[-1]) == n
     assert [int(a.max()) for a in kept] == [77 if n == 3 else n for n in range(20)]
     assert [int(a.min()) for a in kept] == [77 if n == 3 else n for n in range(20)]
 
@@ -141,18 +140,18 @@ def test_a_result_may_be_written_to_and_keeps_its_values_while_others_arrive(mak
 def test_what_a_call_writes_is_not_in_the_memory_of_the_next_call(make: Make) -> None:
     ex = make(1)
     for _ in range(5):
-        ex.submit(calls.fill, np.zeros(SIZE, "u1"), 5).result(SOON)
-        assert int(ex.submit(calls.echo, np.zeros(SIZE, "u1")).result(SOON).max()) == 0
+        ex.submit(calls.fill, np.zeros(SIZE, "u1"), 5).result(PATIENCE)
+        assert int(ex.submit(calls.echo, np.zeros(SIZE, "u1")).result(PATIENCE).max()) == 0
 
 
 def test_arguments_that_a_slot_keeps_stay_as_they_are(make: Make) -> None:
     ex = make(1)
     for n in range(4):
-        ex.submit(calls.keep, np.full(SIZE, n, "u1")).result(SOON)
+        ex.submit(calls.keep, np.full(SIZE, n, "u1")).result(PATIENCE)
     for n in range(40):
-        ex.submit(calls.echo, np.full(SIZE, 200 + n % 50, "u1")).result(SOON)
-    assert ex.submit(calls.sums_of_kept).result(SOON) == [n * SIZE for n in range(4)]
-    ex.submit(calls.drop_kept).result(SOON)
+        ex.submit(calls.echo, np.full(SIZE, 200 + n % 50, "u1")).result(PATIENCE)
+    assert ex.submit(calls.sums_of_kept).result(PATIENCE) == [n * SIZE for n in range(4)]
+    ex.submit(calls.drop_kept).result(PATIENCE)
 
 
 def test_a_retry_finds_the_arguments_unchanged(make: Make, tmp_path: Path) -> None:
@@ -166,9 +165,9 @@ def test_views_in_a_forked_child_of_a_call_stay_as_they_are(make: Make, tmp_path
     os.mkfifo(go_on)
     os.mkfifo(result)
     reader = os.open(result, os.O_RDONLY | os.O_NONBLOCK)
-    ex.submit(calls.sum_in_forked_child, np.ones(SIZE, "u1"), str(go_on), str(result)).result(SOON)
+    ex.submit(calls.sum_in_forked_child, np.ones(SIZE, "u1"), str(go_on), str(result)).result(PATIENCE)
     for n in range(30):
-        ex.submit(calls.echo, np.full(SIZE, n, "u1")).result(SOON)
+        ex.submit(calls.echo, np.full(SIZE, n, "u1")).result(PATIENCE)
     go_on.write_bytes(b"go")
     try:
         select.select([reader], [], [], PATIENCE)
@@ -216,10 +215,10 @@ def test_views_outlive_a_fork_of_the_parent_and_the_end_of_the_interpreter(progr
 
 def test_a_result_outlives_its_pool(make: Make) -> None:
     ex = make(1)
-    array = ex.submit(calls.echo, np.ones(SIZE, "u1")).result(SOON)
+    array = ex.submit(calls.echo, np.ones(SIZE, "u1")).result(PATIENCE)
     unopened = ex.submit(calls.echo, np.ones(SIZE, "u1"))
     ex.shutdown()
-    assert int(array.sum()) + int(unopened.result(SOON).sum()) == 2 * SIZE
+    assert int(array.sum()) + int(unopened.result(PATIENCE).sum()) == 2 * SIZE
     array[:] = 2
 
 
@@ -228,21 +227,21 @@ def test_a_result_outlives_its_pool(make: Make) -> None:
 
 def test_a_slot_killed_while_it_writes_its_result_harms_its_call_alone(make: Make) -> None:
     ex = make(1)
-    held = ex.submit(calls.echo, np.ones(SIZE, "u1")).result(SOON)
+    held = ex.submit(calls.echo, np.ones(SIZE, "u1")).result(PATIENCE)
     assert isinstance(error_of(ex.submit(calls.dies_of_its_pickle, SIZE)), RunnerLostError)
     assert int(held.sum()) == SIZE
-    assert int(ex.submit(calls.echo, np.ones(SIZE, "u1")).result(SOON).sum()) == SIZE
+    assert int(ex.submit(calls.echo, np.ones(SIZE, "u1")).result(PATIENCE).sum()) == SIZE
 
 
 def test_killed_slots_give_all_memory_back(make: Make) -> None:
     ex = make(1)
     for _ in range(3):
-        slot = ex.submit(calls.keep, np.ones(SIZE, "u1")).result(SOON)
-        held = ex.submit(calls.echo, np.ones(SIZE, "u1")).result(SOON)
+        slot = ex.submit(calls.keep, np.ones(SIZE, "u1")).result(PATIENCE)
+        held = ex.submit(calls.echo, np.ones(SIZE, "u1")).result(PATIENCE)
         kill_and_wait(slot)
         assert int(held.sum()) == SIZE
         del held
-    ex.submit(payloads.pid).result(SOON)
+    ex.submit(payloads.pid).result(PATIENCE)
     memory = memory_of(ex)
     ex.pool._engine.ask(lambda _machine: memory._pool.trim())
     gc.collect()
@@ -252,12 +251,12 @@ def test_killed_slots_give_all_memory_back(make: Make) -> None:
 
 def test_a_killed_agent_takes_its_slots_memory_with_it(make: Make) -> None:
     ex = make(1)
-    agent = ex.submit(payloads.agent_pid).result(SOON)
-    held = ex.submit(calls.echo, np.ones(SIZE, "u1")).result(SOON)
+    agent = ex.submit(payloads.agent_pid).result(PATIENCE)
+    held = ex.submit(calls.echo, np.ones(SIZE, "u1")).result(PATIENCE)
     kill_and_wait(agent)
     assert int(ex.submit(calls.echo, np.full(SIZE, 2, "u1")).result(PATIENCE).sum()) == 2 * SIZE
     assert int(held.sum()) == SIZE
-    assert {channel.pid for channel in memory_of(ex)._channels.values()} == {ex.submit(payloads.pid).result(SOON)}
+    assert {channel.pid for channel in memory_of(ex)._channels.values()} == {ex.submit(payloads.pid).result(PATIENCE)}
 
 
 def test_cancelled_and_timed_out_calls_harm_no_other(make: Make) -> None:
@@ -266,19 +265,19 @@ def test_cancelled_and_timed_out_calls_harm_no_other(make: Make) -> None:
     gate = ex.submit(payloads.nap, 0.5)
     waiting = [ex.submit(calls.echo, array) for _ in range(10)]
     assert all(future.cancel() for future in waiting[::2])
-    gate.result(SOON)
-    assert [int(future.result(SOON).sum()) for future in waiting[1::2]] == [SIZE] * 5
+    gate.result(PATIENCE)
+    assert [int(future.result(PATIENCE).sum()) for future in waiting[1::2]] == [SIZE] * 5
     late = ex.options(timeout=0.3).submit(payloads.nap, 30)
     queued = ex.options(timeout=0.3).submit(calls.echo, array)
     assert isinstance(error_of(late), CallTimeoutError)
     assert isinstance(error_of(queued), CallTimeoutError)
-    assert int(ex.submit(calls.echo, array).result(SOON).sum()) == SIZE
+    assert int(ex.submit(calls.echo, array).result(PATIENCE).sum()) == SIZE
 
 
 def test_a_stopped_slot_delays_its_own_call_only(make: Make) -> None:
     """Usually it is the first call. Which one it is depends on when the second slot was forked."""
     ex = make(2)
-    slot = ex.submit(calls.keep, np.ones(SIZE, "u1")).result(SOON)
+    slot = ex.submit(calls.keep, np.ones(SIZE, "u1")).result(PATIENCE)
     settled = Settled()
     os.kill(slot, signal.SIGSTOP)
     try:
@@ -373,23 +372,23 @@ def test_without_memfd_payloads_go_over_the_stream(make: Make, monkeypatch: pyte
         raise PermissionError("memfd_create is forbidden")
 
     ex = make(1)
-    ex.submit(payloads.pid).result(SOON)
+    ex.submit(payloads.pid).result(PATIENCE)
     monkeypatch.setattr(os, "memfd_create", refuse)
-    assert int(ex.submit(calls.echo, np.ones(SIZE, "u1")).result(SOON).sum()) == SIZE
+    assert int(ex.submit(calls.echo, np.ones(SIZE, "u1")).result(PATIENCE).sum()) == SIZE
 
 
 def test_a_slot_without_descriptors_gets_its_arguments_over_the_stream(make: Make, streamed: list[int]) -> None:
     ex = make(1)
-    slot = ex.submit(calls.forbid_descriptors).result(SOON)
-    assert ex.submit(calls.echo, b"x" * SIZE).result(SOON) == b"x" * SIZE
-    assert ex.submit(os.getpid).result(SOON) == slot
+    slot = ex.submit(calls.forbid_descriptors).result(PATIENCE)
+    assert ex.submit(calls.echo, b"x" * SIZE).result(PATIENCE) == b"x" * SIZE
+    assert ex.submit(os.getpid).result(PATIENCE) == slot
     assert sum(streamed) > SIZE
 
 
 def test_a_slot_without_address_space_still_gets_its_arguments(make: Make) -> None:
     ex = make(1)
-    ex.submit(payloads.limit_memory, 48 << 20).result(SOON)
-    assert ex.submit(len, bytes(4 * SIZE)).result(SOON) == 4 * SIZE
+    ex.submit(payloads.limit_memory, 48 << 20).result(PATIENCE)
+    assert ex.submit(len, bytes(4 * SIZE)).result(PATIENCE) == 4 * SIZE
 
 
 @pytest.mark.parametrize("value", [-1, "many", 1.5])

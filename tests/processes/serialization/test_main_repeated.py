@@ -66,6 +66,16 @@ if __name__ == "__main__":
         assert [pool.submit(plus, text, other="?").result() for text in texts] == [text + "?" for text in texts]
         assert list(pool.map(plus, texts)) == [text + "!" for text in texts]
 
+        for chunksize in (3, "auto"):
+            assert list(pool.map(pair, range(50), chunksize=chunksize)) == [[n, n] for n in range(50)]
+            assert list(pool.map(plus, texts, texts, chunksize=chunksize)) == [text + text for text in texts]
+            assert list(pool.map(pair, [Holder] * 7, chunksize=chunksize)) == [[Holder, Holder]] * 7
+            assert list(pool.map(lambda value: times(value), range(9), chunksize=chunksize)) == [
+                factor * n for n in range(9)
+            ]
+        factor = 2
+        assert list(pool.map(times, values(), chunksize=2, buffersize=2)) == [2, 4, 7, 14]
+
         assert [pool.submit(pair, Holder).result() for _ in range(3)] == [[Holder, Holder]] * 3
         assert [pool.submit(Holder.twice, 4).result() for _ in range(4)] == [8] * 4
 

@@ -16,7 +16,9 @@ from hypothesis import strategies as st
 
 from dragonfly_executor.errors import CallSerializationError
 from dragonfly_executor.serialization import CallCodec
+from dragonfly_executor.serialization.formats import MARKS
 from dragonfly_executor.serialization.layout import PICKLE
+from dragonfly_executor.serialization.map_chunk import run_chunk, run_items
 from dragonfly_executor.serialization.repeated_call import RepeatedCall
 from tests.support import importable
 from tests.support.codec_pair import CodecPair
@@ -43,6 +45,52 @@ def test_each_payload_is_that_of_a_single_call(items: list[list[Any]]) -> None:
         assert pair.slot.decode_call(data) == (importable.add, tuple(args), {}, ())
         if data[0] == PICKLE:  # a text with __main__ in it makes a box of the payload
             assert without_unpickling_in_c(data) == (importable.add, tuple(args), {})
+
+
+@example([[[1, 2]], [["x", "x"]], [["__main__"]], [[b"x" * 20]]])
+@given(
+    st.lists(st.lists(st.lists(ATOMS | st.lists(ATOMS) | st.binary(max_size=20)), max_size=2), min_size=2, max_size=4)
+)
+def test_chunks_of_a_map(chunks: list[list[list[Any]]]) -> None:
+    plain, alone = RepeatedCall(pair.codec, run_chunk), RepeatedCall(pair.codec, run_items)
+    for first, columns in enumerate(chunks):
+        args = (importable.add, tuple(columns), first)
+        assert pair.slot.decode_call(encoded(plain, *args)) == (run_chunk, args, {}, ())
+        assert pair.slot.decode_call(encoded(alone, *args, 0.5)) == (run_items, (*args, 0.5), {}, ())
+
+
+@pytest.mark.parametrize(
+    "columns",
+    [
+        (range(5),),
+        (range(5), [1, 2, 3, 4, 5]),
+        ("abc",),
+        ([object],),
+        ([1.5] * 5000,),
+        (["x" * 5000],),
+        (["x"] * 70_000,),
+    ],
+    ids=["range", "range and list", "text", "class", "many", "long texts", "too large for a frame"],
+)
+def test_columns_of_every_kind(columns: tuple[Any, ...]) -> None:
+    call, args = RepeatedCall(pair.codec, run_chunk), (importable.same, columns, 0)
+    for _ in range(3):
+        assert pair.slot.decode_call(encoded(call, *args))[1] == args
+
+
+def test_the_references_of_a_chunk_are_pickled_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Test runners load modules that no slot can find, and then a call takes the longer way.
+    monkeypatch.setattr(pair.codec._environment, "marks", MARKS)
+    call, args = RepeatedCall(pair.codec, run_chunk), (importable.same, ([1, "a", (2,)],), 7)
+    data = encoded(call, *args)
+    assert len(data) < len(pickle.dumps((run_chunk, args, {}), 5))
+    assert without_unpickling_in_c(data) == (run_chunk, args, {})
+
+
+def test_another_function_in_the_same_calls() -> None:
+    call = RepeatedCall(pair.codec, run_chunk)
+    for fn in (importable.same, importable.add, len, importable.same):
+        assert pair.slot.decode_call(encoded(call, fn, ([1],), 0))[1][0] is fn
 
 
 def test_one_text_twice_among_the_arguments() -> None:
