@@ -91,6 +91,7 @@ NOT_MADE_BY_USERS = [
 ]  # fmt: skip
 """Classes whose constructors are for the package alone."""
 LINK = re.compile(r"(\]\()(?!https?:|mailto:|#)([^)#\s]+)((?:#[^)\s]*)?\))")
+FETCHED = re.compile(r'<(?:script|link|img|iframe)\b[^>]*\b(?:src|href)="(?:https?:)?//[^>]*>')
 FENCE = re.compile(r"^(```.*?^```$)", re.MULTILINE | re.DOTALL)
 NOT_IN_AN_ANCHOR = re.compile(r"[^\w\- ]")
 
@@ -172,6 +173,11 @@ def example_pages() -> Iterator[tuple[str, str, str, list[str]]]:
             shown = notebook(text) if path.suffix == ".ipynb" else f"```{language}\n{text}```"
             parts.append(f"`{source}`\n\n{shown}")
             sources += [source, posixpath.dirname(source)]
+        output = ROOT / "docs" / "outputs" / f"{name}.txt"
+        if output.exists():
+            parts.append(f"It prints, for example:\n\n```text\n{output.read_text()}```")
+        if name == "transcode":
+            parts.insert(1, "![A terminal with this example](../picture.svg)")
         yield name.replace("_", " "), f"examples/{name}.md", "\n\n".join(parts) + "\n", sources
 
 
@@ -256,3 +262,11 @@ def on_files(files: Any, config: Any) -> Any:
 
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     return with_links_of_the_site(markdown, page.file.src_uri)
+
+
+def on_post_page(output: str, page: Any, **_: Any) -> str:
+    """Refuse a page that fetches something from elsewhere: a reader may be offline."""
+    fetched = [found[0] for found in FETCHED.finditer(output) if 'rel="canonical"' not in found[0]]
+    if fetched:
+        raise ValueError(f"{page.file.src_uri} fetches {fetched}")
+    return output

@@ -44,6 +44,7 @@ class LazyEngine:
         self._modes: list[tuple[ShutdownMode, str]] = []
         self._forked = False
         self._is_watched = False
+        self._launches = True
         self._launched: LaunchedNode | None = None
         """The launched node, until the engine has taken it."""
         # Only threads that get no interrupt hold this lock.
@@ -86,14 +87,18 @@ class LazyEngine:
             finalizer = weakref.finalize(pool, _wind_down, weakref.ref(engine))
             finalizer.atexit = False
 
-    def start(self) -> None:
+    def start(self, *, launches: bool = True) -> None:
         """Launch the first runner, if the backend can launch it now, and make and start the engine meanwhile.
+
+        Args:
+            launches: False if no runner may be launched.
 
         Raises:
             RuntimeError: the pool is shut down, or broken, or belongs to another process.
             StartError: the engine could not be started.
         """
         self.check_open()
+        self._launches = launches
         self._start.wait()
 
     def check_open(self) -> None:
@@ -186,7 +191,7 @@ class LazyEngine:
     def _launch(self) -> LaunchedNode | None:
         """Launch the first runner, if the pool's first boot is certain to ask for one like it."""
         backend = self._plan.backend_to_launch
-        if backend is None:
+        if backend is None or not self._launches:
             return None
         parent = Parent.new(self._plan.options.name, FIRST_RUNNER, backend.name)
         node = backend.launch_ahead(parent)

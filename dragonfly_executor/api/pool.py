@@ -6,14 +6,14 @@ import sys
 from collections.abc import Callable
 from types import TracebackType
 
-from dragonfly_executor.api.assembly import depth, plan_engine
+from dragonfly_executor.api.assembly import plan_engine
 from dragonfly_executor.api.lazy_engine import LazyEngine
 from dragonfly_executor.api.options import CallOptions, PoolOptions
 from dragonfly_executor.api.pool_calls import PoolCalls
 from dragonfly_executor.api.registry import Registry, check_backends
 from dragonfly_executor.core.shutdown_mode import ShutdownMode
 from dragonfly_executor.engine.option_set import OptionSignature
-from dragonfly_executor.engine.tier_settings import most_calls, most_runners, names_of
+from dragonfly_executor.engine.tier_settings import most_calls, names_of, new_bounds
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING, overload
 from dragonfly_executor.util.validation import duration, whole
 
@@ -106,6 +106,8 @@ class Pool(PoolCalls):
         observers: a callable, or a list of several, that are called for all of these events.
         log_events: the path of a file to which all of these events are appended, one JSON object a line, for
             ``dragonfly replay``.
+        dashboard: True for a web page that shows the pool, on this machine alone; "read-only" for one that cannot kill
+            calls and resize the pool. `dashboard_url` is its address. docs/dashboard.md has more.
         lease: seconds after which a runner that hears nothing from its parent ends; 60.
         heartbeat: seconds between heartbeats; 5.
         dead_after: seconds of silence after which a runner is lost; 30.
@@ -113,6 +115,7 @@ class Pool(PoolCalls):
     Raises:
         ValueError: an option is out of range, or the name is taken.
         TypeError: an option has the wrong type, or there is no such option.
+        ImportError: the option needs a package that is not installed.
         NestingError: this process is a runner that is already as deep as runners may be.
     """
 
@@ -156,6 +159,7 @@ class Pool(PoolCalls):
         plan = plan_engine(name, backends, options, defaults)
         self._options = plan.options.call
         self._min = plan.options.min
+        self._has_dashboard = bool(plan.options.dashboard)
         carrier: Any = next((each for each in plan.options.observers if hasattr(each, "carried")), None)
         self._carrier = carrier
         self._lazy = LazyEngine(plan, self)
@@ -165,8 +169,8 @@ class Pool(PoolCalls):
         registry.note(self)
 
     def _start_min(self) -> None:
-        if self._min:
-            self._lazy.start()
+        if self._min or self._has_dashboard:
+            self._lazy.start(launches=bool(self._min))
             self._engine.start()
 
     def start(self) -> None:
@@ -188,6 +192,11 @@ class Pool(PoolCalls):
 
     def _repr_html_(self) -> str:
         return self.html("Pool")
+
+    @property
+    def dashboard_url(self) -> str | None:
+        """The address of the pool's web page, with the token that opens it; None without ``dashboard=True``."""
+        return self._engine.dashboard_url if self._has_dashboard else None
 
     def html(self, title: str) -> str:
         """Return HTML that shows the pool now, for notebooks."""
@@ -274,17 +283,9 @@ class Pool(PoolCalls):
             RuntimeError: the pool is shut down.
         """
         self.check_open()
-        current = self.stats()
-        new_min = current.min if min is None else whole(min, "min", 0)
-        new_max = current.max if max is None else self._bounded(whole(max, "max", 1))
-        if new_min > new_max:
-            raise ValueError(f"min must be at most max, and {new_min} is more than {new_max}")
+        bounds = new_bounds(self._engine.tiers, self.stats(), min, max)
         self._engine.start()
-        self._engine.resize(0 if depth() else new_min, new_max)
-
-    def _bounded(self, wanted: int) -> int:
-        most = most_runners([tier.backend for tier in self._engine.tiers])
-        return wanted if most is None or wanted < most else most
+        self._engine.resize(*bounds)
 
     def stats(self) -> PoolStats:
         """Return the statistics of the pool, and the reason why it does not grow."""

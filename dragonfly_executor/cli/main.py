@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from dragonfly_executor.cli import simulate
+from dragonfly_executor.cli.dashboard import command as dashboard
 from dragonfly_executor.cli.doctor import command as doctor
 from dragonfly_executor.cli.fleet import command as fleet
 from dragonfly_executor.cli.replay import command as replay
@@ -43,6 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     simulate.add_to(commands)
     status.add_to(commands)
     top.add_to(commands)
+    dashboard.add_to(commands)
     replay.add_to(commands)
     options = parser.parse_args(arguments)
     try:

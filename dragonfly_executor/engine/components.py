@@ -17,8 +17,9 @@ from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from dragonfly_executor.core.machine import Machine
+    from dragonfly_executor.dashboard.server import DashboardServer
     from dragonfly_executor.engine.boot.launched_node import LaunchedNode
-    from dragonfly_executor.engine.context import EngineContext
+    from dragonfly_executor.engine.context import CallNotes, EngineContext
     from dragonfly_executor.engine.objects.server import ObjectServer
     from dragonfly_executor.engine.observing.call_events import CallEvents, Observer
     from dragonfly_executor.engine.observing.event_log import EventLog
@@ -52,6 +53,7 @@ class EngineComponents:
         self._codec = engine.codec
         self._argument_threads: WorkerThreads | None = None
         self._object_server: ObjectServer | None = None
+        self._dashboard: DashboardServer | None = None
         self.loop = engine.tiers[0].backend.make_loop()
         self.event_log = self._event_log(options)
         observers = (*options.observers, *((self.event_log.write,) if self.event_log is not None else ()))
@@ -64,6 +66,7 @@ class EngineComponents:
             self.callbacks = self.worker_groups.make("callbacks", 1)
             self.notifications.run_on(self.callbacks)
             self.call_events = self._call_events(options.name, observers) if observers else None
+            self.call_notes: list[CallNotes] = [] if self.call_events is None else [self.call_events]
             on_engine = self.loop.call_soon_threadsafe
             self.outputs = OutputRouter(options.output, self.callbacks, on_engine, self._future_of, failed)
             # The runners read these from the engine.
@@ -75,10 +78,13 @@ class EngineComponents:
             self._codec.contents.on_freed(lambda: on_engine(self._forget_freed))
             syncs = any(tier.file_snapshot is not None for tier in engine.tiers)
             self._engine = engine
+            self._status: PoolStatus | None = None
             self._status_socket: StatusSocket | None = None
             self.action_runner = ActionRunner(
                 self.loop, self.runner_links, self.outputs, self.notifications, syncs=syncs
             )
+            if options.dashboard:
+                self._dashboard = self._start_dashboard(options)
         except BaseException:
             self.undo()
             raise
@@ -114,9 +120,33 @@ class EngineComponents:
 
     def status(self) -> PoolStatus:
         """Return what answers questions about the pool, on the engine thread."""
-        from dragonfly_executor.engine.observing.pool_status import PoolStatus
+        if self._status is None:
+            from dragonfly_executor.engine.observing.pool_status import PoolStatus
 
-        return PoolStatus(self._engine, self._machine, self.loop, self.runner_links, self.notifications)
+            parts = self.loop, self.runner_links, self.notifications, self.call_notes
+            self._status = PoolStatus(self._engine, self._machine, *parts)
+        return self._status
+
+    @property
+    def dashboard_url(self) -> str | None:
+        """The address of the pool's page; None if it has none."""
+        return None if self._dashboard is None else self._dashboard.url
+
+    def _start_dashboard(self, options: PoolOptions) -> DashboardServer:
+        # Imported here, because most pools have no page.
+        from dragonfly_executor.dashboard.server import DashboardServer
+        from dragonfly_executor.dashboard.source import OnePool
+
+        self.status().keep_history()
+        source = OnePool(self.status().answer, self.loop.call_soon_threadsafe)
+        server = DashboardServer(
+            f"dragonfly-{options.name}-dashboard",
+            source,
+            read_only=options.dashboard == "read-only",
+            failed=lambda error: self.notifications.log_error(f"the dashboard has ended: {error!r}"),
+        )
+        server.start()
+        return server
 
     def _open_status(self) -> None:
         """Open the socket for ``dragonfly status``. If that fails, the pool goes on without it."""
@@ -175,12 +205,16 @@ class EngineComponents:
 
     def undo(self) -> None:
         """End all threads and close the loop: the engine cannot be started."""
+        if self._dashboard is not None:
+            self._dashboard.close()
         self.worker_groups.close()
         self.worker_groups.join(JOIN_TIMEOUT)
         self.loop.close()
 
     def close(self) -> None:
         """Let the threads end after their queued jobs. This is one of the last steps of the engine thread."""
+        if self._dashboard is not None:
+            self._dashboard.close()
         if self._object_server is not None:
             self._object_server.close()
         self._codec.close()
@@ -197,6 +231,8 @@ class EngineComponents:
         self.loop.abandon()
         if self._status_socket is not None:
             self._status_socket.abandon()
+        if self._dashboard is not None:
+            self._dashboard.abandon()
         for fd in self.runner_links.descriptors():
             with suppress(OSError):  # the parent was closing it when it forked
                 os.close(fd)
@@ -205,3 +241,5 @@ class EngineComponents:
         """Wait for the threads. Logs an error for each thread that does not end."""
         for left in self.worker_groups.join(JOIN_TIMEOUT):
             self.notifications.log_error(f"thread {left} has not ended: its job still blocks")
+        if self._dashboard is not None and not self._dashboard.join(JOIN_TIMEOUT):
+            self.notifications.log_error("the thread of the dashboard has not ended")

@@ -60,8 +60,18 @@ class EngineContext(Protocol):
     def cancel(self, calls: Sequence[Call]) -> None:
         """Stop calls."""
 
+    def check_open(self) -> None:
+        """Raise the error that a submit would raise now."""
+
     def setup_failed(self, payload: bytes, is_error: bool) -> None:
         """Break the pool: the initializer failed in a slot."""
+
+
+class CallNotes(Protocol):
+    """An object that notes what each step of the core means for calls, on the engine thread."""
+
+    def note(self, event: object, decided: Sequence[object], now: float) -> None:
+        """Note an event of the core, and the actions that it led to. It must not raise. `now`: monotonic seconds."""
 
 
 class FutureContext(Protocol):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from dragonfly_executor.core.actions import Settle
 from dragonfly_executor.engine.action_runner import settle
@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     from dragonfly_executor.core.calls import Call
     from dragonfly_executor.core.machine import Machine
     from dragonfly_executor.engine.components import EngineComponents
+    from dragonfly_executor.engine.context import CallNotes
     from dragonfly_executor.engine.core_observers import CoreObservers
     from dragonfly_executor.engine.loop_waker import LoopWakers
-    from dragonfly_executor.engine.observing.call_events import CallEvents
     from dragonfly_executor.transport.loop import Loop
 
 
@@ -47,13 +47,13 @@ class CoreDriver:
         self.untold: list[Call] = []
         self._loop: Loop
         self._do: dict[type, Callable[[Any], None]]
-        self._call_events: CallEvents | None = None
+        self._call_notes: Sequence[CallNotes] = ()
         self._arm_timer: Callable[[float], None]
 
     def begin(self, components: EngineComponents) -> None:
         """Use these components from now on, before the first event."""
         self._loop, self._do = components.loop, components.action_runner.do
-        self._call_events = components.call_events
+        self._call_notes = components.call_notes
         self._arm_timer = CoreTimer(self._machine, components.loop, self.handle).arm
 
     def handle(self, event: Any) -> None:
@@ -61,8 +61,9 @@ class CoreDriver:
         now = self._loop.time()
         do, settled = self._do, None
         decided = self._machine.handle(event, now)
-        if self._call_events is not None:
-            self._call_events.note(event, decided, now)
+        if self._call_notes:
+            for notes in self._call_notes:
+                notes.note(event, decided, now)
         try:
             for action in decided:
                 if type(action) is Settle:

@@ -269,6 +269,11 @@ class Engine:
         return self.ask(lambda _: self._components.status().report())
 
     @property
+    def dashboard_url(self) -> str | None:
+        """The address of the pool's page; None if it has none, or is not started."""
+        return None if self._thread is None else self._components.dashboard_url
+
+    @property
     def is_this_thread(self) -> bool:
         """True on the engine thread, which must not run the user's code."""
         return threading.get_ident() == self._thread_id

@@ -45,6 +45,8 @@ class Notifications:
         self._observers = (*((options.on_event,) if options.on_event is not None else ()), *observers)
         self.boot_errors: deque[tuple[float, int, str]] = deque(maxlen=KEPT_ERRORS)
         """The errors of the last boots that failed: Unix time, runner, text."""
+        self.on_runner: Callable[[str, int, str], object] | None = None
+        """Called on the engine thread with each event of a runner: its name, the runner, and its text."""
         self._machine = machine
         self._workers: WorkerThreads | None = None
         self._growing: set[int] = set()
@@ -127,6 +129,8 @@ class Notifications:
 
     def _tell(self, what: str, runner_id: int, backend: str, text: str, count: int, **more: object) -> None:
         level = self._options.log
+        if self.on_runner is not None:
+            self.on_runner(what, runner_id, text)
         if self._observers:
             event = {"event": what, "time": time(), "runner_id": runner_id, "backend": backend, "text": text}
             for observer in self._observers:

@@ -162,6 +162,17 @@ def compression(value: str | None, name: str) -> str | None:
     return value
 
 
+def dashboard(value: bool | str, name: str) -> bool | str:
+    """Return whether a pool has a web page: False, True or "read-only"."""
+    if value not in (False, True, "read-only"):
+        raise ValueError(f"{name} must be True, False or 'read-only', not {value!r}")
+    if value:
+        from dragonfly_executor.dashboard.server import check_installed
+
+        check_installed(f"{name}={value!r}")
+    return value
+
+
 def output_mode(value: Output, name: str) -> Output:
     """Return a way to handle output: a known word, or a callable."""
     choices = f"{name} must be {', '.join(map(repr, OUTPUTS))} or a callable, not"

@@ -67,6 +67,7 @@ class SharedKeywords(CallKeywords, total=False):
     on_call: Hook | None
     observers: Hook | Sequence[Hook]
     log_events: str | PathLike[str] | None
+    dashboard: bool | Literal["read-only"]
     serializer: Any
     output: Output
     max_payload: int

@@ -18,6 +18,7 @@ from dragonfly_executor.engine.option_checks import (
     at_least_or_none,
     compression,
     context_variables,
+    dashboard,
     exception_types,
     flag,
     hashable,
@@ -175,6 +176,7 @@ class PoolOptions(OptionSet):
     on_call: Hook | None = option(None, hook)
     observers: tuple[Hook, ...] = option((), hooks)
     log_events: str | None = option(None, path_or_none)
+    dashboard = option(False, dashboard)
     initializer: Callable[..., object] | None = option(None, initializer)
     initargs = option((), arguments)
     max_tasks_per_child = option(None, tasks_per_child)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dragonfly_executor.errors import RemoteTraceback
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -60,6 +61,19 @@ class Outcome:
             return f"returned {type(value).__name__}" if error is None else f"raised {type(error).__name__}"
         name = self._type_name()
         return f"raised {name or 'Exception'}" if self.is_error else f"returned {name or 'object'}"
+
+    def error_text(self) -> str:
+        """Return the remote traceback of an error without opening it; "" if that is not known. It never raises."""
+        if self._opened:
+            error = self._opened[0][1]
+            cause = None if error is None else error.__cause__
+            return cause.text if isinstance(cause, RemoteTraceback) else ""
+        try:
+            from dragonfly_executor.serialization import result_type
+
+            return result_type.error_text(self._data or b".") or ""
+        except Exception:
+            return ""
 
     def _type_name(self) -> str | None:
         data = self._data or b"."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dragonfly_executor.core.record import Record
+from dragonfly_executor.protocol.parent import Parent
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 from dragonfly_executor.util.validation import whole
 
@@ -62,6 +63,26 @@ class TierSettings(Record):
 def max_among_several(backend: Backend) -> int | None:
     """Return the maximum number of a backend's runners among several tiers; None if only the pool's `max` counts."""
     return backend.default_max if backend.max is None else backend.max
+
+
+def new_bounds(
+    tiers: Sequence[TierSettings], current: PoolStats, least: int | None, most: int | None
+) -> tuple[int, int]:
+    """Return the bounds on the number of runners after a resize; None leaves a bound unchanged.
+
+    Raises:
+        TypeError: a bound is no whole number.
+        ValueError: a bound is out of range, or the least is more than the most.
+    """
+    new_min = current.min if least is None else whole(least, "min", 0)
+    new_max = current.max if most is None else whole(most, "max", 1)
+    backends_max = None if most is None else most_runners([tier.backend for tier in tiers])
+    if backends_max is not None:
+        new_max = min(new_max, backends_max)
+    if new_min > new_max:
+        raise ValueError(f"min must be at most max, and {new_min} is more than {new_max}")
+    # A runner that boots the runners of its own start-up would never end.
+    return 0 if Parent.get() else new_min, new_max
 
 
 def most_runners(backends: Sequence[Backend]) -> int | None:

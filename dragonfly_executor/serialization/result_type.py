@@ -48,6 +48,17 @@ def error_type(data: Received) -> str | None:
         return None
 
 
+def error_text(data: Received) -> str | None:
+    """Return the traceback of an exception as its slot has formatted it; None if it is unknown."""
+    if len(data) > 16 * MOST:
+        return None
+    try:
+        _, _, traceback, *_ = _TypeUnpickler(_File(data)).load()
+        return str(traceback)
+    except Exception:
+        return None
+
+
 class _File:
     """A file that reads from bytes without copying them first."""
 

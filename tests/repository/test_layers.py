@@ -25,7 +25,7 @@ FLOORS = (
     {"core", "protocol"},
     {"serialization", "simulation", "transport"},
     {"runner", "sync"},
-    {"backends"},
+    {"backends", "dashboard"},
     {"engine"},
     {"api"},
     {"cli", "integrations", "multiprocessing", "testing"},

@@ -103,6 +103,7 @@ def test_the_wheel_holds_every_module_and_nothing_else(wheel: Path) -> None:
     package = ROOT / "dragonfly_executor"
     expected = {str(path.relative_to(ROOT)) for path in package.rglob("*.py")}
     expected |= {"dragonfly_executor/py.typed"}
+    expected |= {str(path.relative_to(ROOT)) for path in (package / "dashboard" / "page").iterdir()}
     metadata = {name for name in held if name.partition("/")[0].endswith(".dist-info")}
     assert held - metadata == expected
     assert {name.partition("/")[2] for name in metadata} >= {"METADATA", "licenses/LICENSE"}

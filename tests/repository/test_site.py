@@ -6,12 +6,15 @@ import re
 import runpy
 from importlib import import_module
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import prometheus_client
 import pytest
 
 import dragonfly_executor
 from dragonfly_executor import multiprocessing, testing
+from dragonfly_executor.integrations.prometheus import PrometheusMetrics
 from dragonfly_executor.protocol.frames import PROTOCOL_VERSION, Kind
 
 ROOT = Path(__file__).parents[2]
@@ -30,6 +33,14 @@ def test_each_page_is_in_the_navigation() -> None:
         f"no line under `nav` in docs/site/mkdocs.yml names {sorted(missing)}. "
         "Add `- Title of the page: NAME.md` to the part of the site to which the page belongs"
     )
+
+
+def test_each_page_of_a_backend_says_what_it_was_tested_against() -> None:
+    backends = CONFIGURATION.partition("- Choose a backend:")[2].partition("- Write a backend:")[0]
+    pages = re.findall(r": ([\w-]+\.md)$", backends, re.MULTILINE)[1:]
+    assert "ssh.md" in pages
+    heading = re.compile(r"^## .*\b(tested|verified)\b", re.MULTILINE)
+    assert [page for page in pages if not heading.search((ROOT / "docs" / page).read_text())] == []
 
 
 def test_each_public_name_is_in_the_api_reference() -> None:
@@ -56,6 +67,23 @@ def test_the_page_of_environment_variables_has_each_of_ours() -> None:
     assert {name for name in read - {"DRAGONFLY_DEFAULTS"} if f"`{name}" not in page} == set()
 
 
+def test_the_page_of_metrics_has_each_metric() -> None:
+    registry = prometheus_client.CollectorRegistry()
+    PrometheusMetrics(registry)
+    suffix = {"counter": "_total", "gauge": "", "histogram": ""}
+    there = {(family.name + suffix[family.type], family.type) for family in registry.collect()}
+    rows = re.findall(r"^\| `(\w+)` \| (\w+) \|", (ROOT / "docs" / "metrics.md").read_text(), re.MULTILINE)
+    assert set(rows) == there
+
+
+def test_each_recorded_output_is_of_an_example() -> None:
+    recorded = runpy.run_path(str(ROOT / "docs" / "record_outputs.py"))["EXAMPLES"]
+    assert {path.stem for path in (ROOT / "docs" / "outputs").glob("*.txt")} == set(recorded)
+    shown = {path: text for _, path, text, _ in HOOKS["example_pages"]()}
+    assert all("It prints, for example:" in shown[f"examples/{name}.md"] for name in recorded)
+    assert "picture.svg" in shown["examples/transcode.md"]
+
+
 def test_the_diagrams_are_those_of_their_source() -> None:
     drawn = runpy.run_path(str(ROOT / "docs" / "draw_diagrams.py"))
     files = {path.stem: path.read_text() for path in (ROOT / "docs" / "diagrams").glob("*.svg")}
@@ -76,6 +104,17 @@ def test_the_diagrams_are_those_of_their_source() -> None:
 )
 def test_links_of_the_repository_become_links_of_the_site(page: str, link: str, there: str) -> None:
     assert HOOKS["with_links_of_the_site"](f"see [it]({link}).", page) == f"see [it]({there})."
+
+
+@pytest.mark.parametrize(
+    "tag", ['<script src="https://cdn.example/x.js">', '<link rel="stylesheet" href="//cdn.example">']
+)
+def test_a_page_that_fetches_something_from_elsewhere_is_refused(tag: str) -> None:
+    page = SimpleNamespace(file=SimpleNamespace(src_uri="index.md"))
+    with pytest.raises(ValueError, match=r"cdn\.example"):
+        HOOKS["on_post_page"](f"<head>{tag}</head>", page)
+    own = '<script src="assets/x.js"></script><a href="https://semver.org">'
+    assert HOOKS["on_post_page"](own, page) == own
 
 
 def test_code_keeps_its_brackets() -> None:

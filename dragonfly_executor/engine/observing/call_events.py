@@ -149,7 +149,7 @@ def _ended(call: Call, outcome: object, cost: float | None, now: float) -> Note:
             more |= {"kind": "raised", "error": outcome}
     else:
         what = "call failed"
-        more |= {"kind": _kind(outcome), "error": type(outcome).__name__}
+        more |= {"kind": failure_kind(outcome), "error": type(outcome).__name__}
     return what, call.id, call.attempt, call.name, now, more
 
 
@@ -159,7 +159,8 @@ def _size(payload: Payload) -> int:
     return sum(part.nbytes if isinstance(part, memoryview) else len(part) for part in payload)
 
 
-def _kind(error: object) -> str:
+def failure_kind(error: object) -> str:
+    """Return the word of events for an error that no function has raised."""
     kinds = (
         (errors.CallTimeoutError, "timeout"),
         (errors.RunnerLostError, "lost"),

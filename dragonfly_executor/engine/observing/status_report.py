@@ -74,7 +74,7 @@ def pool_report(
         "captures": engine.options.output == "capture",
         "runners": [_runner(each, stats, hosts.get(each.id, ("", None))) for each in stats.runners[:MOST_RUNNERS]],
         "runner_states": dict(Counter(each.state for each in stats.runners)),
-        "calls": [_call(call, now) for call in calls],
+        "calls": [call_report(call, now) for call in calls],
         "boot_errors": [{"time": when, "runner": runner, "text": _plain(text)} for when, runner, text in boot_errors],
     }
 
@@ -89,7 +89,8 @@ def _begun_first(call: Call) -> tuple[bool, float]:
     return (False, call.began_at) if call.state is STARTED else (True, call.submitted_at)
 
 
-def _call(call: Call, now: float) -> dict[str, Any]:
+def call_report(call: Call, now: float) -> dict[str, Any]:
+    """Return a call that is on a runner, or waits."""
     is_begun = call.state is STARTED
     return {
         "id": call.id,

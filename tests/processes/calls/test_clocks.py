@@ -34,8 +34,8 @@ SHARED_CLOCK = {
     "backends/fly/sweep.py", "backends/journal.py", "backends/kubernetes/credentials.py",
     "backends/kubernetes/leftovers.py", "backends/leftovers.py", "backends/slurm/leftovers.py",
     "cli/fleet/command.py", "cli/fleet/fleet.py", "engine/notifications.py", "engine/observing/call_events.py",
-    "engine/observing/event_log.py", "engine/observing/runtime_directory.py", "engine/observing/status_report.py",
-    "engine/output/printer.py", "runner/dialback.py", "runner/orphans.py",
+    "engine/observing/event_log.py", "engine/observing/pool_history.py", "engine/observing/runtime_directory.py",
+    "engine/observing/status_report.py", "engine/output/printer.py", "runner/dialback.py", "runner/orphans.py",
 }  # fmt: skip
 WALL_CLOCKS = {"time.time", "time.time_ns", "time.localtime", "time.gmtime", "time.CLOCK_REALTIME"}
 
