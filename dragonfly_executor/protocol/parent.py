@@ -70,7 +70,7 @@ _Fields = namedtuple(  # noqa: PYI024  # typing is slow to import
 )
 
 
-class PoolSource:
+class CallPoolSource:
     """The source of the executors of `Parent.pool` in this process.
 
     Attributes:
@@ -91,7 +91,7 @@ def pool_of_call() -> ParentPool:
     Raises:
         RuntimeError: this code does not run in a call; or the first use in a slot is not on the call's own thread.
     """
-    source = PoolSource.of_process
+    source = CallPoolSource.of_process
     if source is None:
         raise RuntimeError("Parent.pool() works inside calls of real runners: this code does not run in one")
     made: ParentPool = source()

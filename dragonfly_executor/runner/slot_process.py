@@ -29,7 +29,7 @@ from dragonfly_executor.protocol.frames import (
     encode,
 )
 from dragonfly_executor.protocol.memory_bounds import max_result_bytes
-from dragonfly_executor.protocol.parent import PoolSource
+from dragonfly_executor.protocol.parent import CallPoolSource
 from dragonfly_executor.runner import process_tree, slot_shutdown
 from dragonfly_executor.runner import slot_progress as phases
 from dragonfly_executor.runner.agent_stream import NO_CALL, AgentStream
@@ -160,7 +160,7 @@ class _Slot:
         OBJECT_SOURCE.set(self._stand_in)
         self._children: ChildCalls | None = None
         """Submits calls to the pool; None until a call does."""
-        PoolSource.of_process = self._pool
+        CallPoolSource.of_process = self._pool
         self._memory_limit: MemoryLimit | None = None
         self._ref: tuple[int, int] | None = None
         """The call whose limits the agent watches; None if it has no limits."""
