@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from dragonfly_executor.api.call_stream import CallStream
     from dragonfly_executor.api.executor import DragonflyExecutor
     from dragonfly_executor.api.named_pools import call, cast, configure, pools
+    from dragonfly_executor.api.placed_process import PlacedProcess
+    from dragonfly_executor.api.placed_worker import PlacedWorker
     from dragonfly_executor.api.pool import Pool
     from dragonfly_executor.backends.base import Backend, BootRequest, Node
     from dragonfly_executor.backends.budget import Budget
@@ -65,12 +67,14 @@ if TYPE_CHECKING:
         SharedObjectError,
         StartError,
         VersionMismatchError,
+        WorkerLostError,
     )
     from dragonfly_executor.protocol.call_progress import CallProgress
     from dragonfly_executor.protocol.parent import Parent
     from dragonfly_executor.protocol.versions import __version__
     from dragonfly_executor.runner.drain_notice import on_drain
     from dragonfly_executor.runner.progress_reports import progress
+    from dragonfly_executor.serialization.process_result import ProcessResult
     from dragonfly_executor.serialization.shared_object import SharedObject
 
 __all__ = [
@@ -105,9 +109,12 @@ __all__ = [
     "Node",
     "OutputLine",
     "Parent",
+    "PlacedProcess",
+    "PlacedWorker",
     "PoisonCallError",
     "Pool",
     "PoolBrokenError",
+    "ProcessResult",
     "ProtocolError",
     "QueueFullError",
     "RayBackend",
@@ -124,6 +131,7 @@ __all__ = [
     "SlurmBackend",
     "StartError",
     "VersionMismatchError",
+    "WorkerLostError",
     "__version__",
     "call",
     "cast",
@@ -153,7 +161,10 @@ _ROOMS = {
     "Node": "backends.base",
     "OutputLine": "engine.output.printer",
     "Parent": "protocol.parent",
+    "PlacedProcess": "api.placed_process",
+    "PlacedWorker": "api.placed_worker",
     "Pool": "api.pool",
+    "ProcessResult": "serialization.process_result",
     "RayBackend": "backends.ray.backend",
     "SSHBackend": "backends.ssh.backend",
     "SSHHost": "backends.ssh.hosts",

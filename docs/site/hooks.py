@@ -32,7 +32,10 @@ API = {
     "Executors and pools": ("dragonfly_executor", ["DragonflyExecutor", "Pool", "call", "cast", "configure", "pools"]),
     "Calls": (
         "dragonfly_executor",
-        ["CallOptions", "Future", "CallStream", "CallProgress", "OutputLine", "SharedObject", "progress"],
+        [
+            "CallOptions", "Future", "CallStream", "PlacedWorker", "PlacedProcess", "ProcessResult", "CallProgress",
+            "OutputLine", "SharedObject", "progress",
+        ],
     ),
     "In a runner": ("dragonfly_executor", ["Parent", "on_drain", "freeze_support"]),
     "Backends": (
@@ -49,7 +52,7 @@ API = {
             "DragonflyError", "CallSerializationError", "SharedObjectError", "CallDeserializationError",
             "ResultSerializationError", "ResultDeserializationError", "MultiprocessingObjectError",
             "FrameTooLargeError", "RemoteCallError", "ProtocolError", "CallTimeoutError", "RunnerLostError",
-            "PoisonCallError", "BootError", "BootTimeoutError", "HostKeyError", "RunnerAuthError",
+            "PoisonCallError", "WorkerLostError", "BootError", "BootTimeoutError", "HostKeyError", "RunnerAuthError",
             "VersionMismatchError", "PoolBrokenError", "InitializerError", "BudgetExceeded", "QueueFullError",
             "StartError", "RequirementsError", "ForkedExecutorError", "NestingError",
         ],
@@ -79,7 +82,8 @@ INTERNAL = {
     "Parent": ["decode", "encode", "new", "of_process"],
     "Pool": [
         "begin", "calls_of_map", "calls_taken_by", "check_blocks_no_loop", "check_open", "described", "failed",
-        "group_ended", "group_fed", "html", "leave", "open_stream", "share_object", "start", "submit_in_task",
+        "group_ended", "group_fed", "html", "leave", "open_stream", "place_process_with", "place_with", "share_object",
+        "start", "submit_in_task",
         "submit_with", "unlink", "unnamed",
     ],
     "SharedObject": ["content_for"],
@@ -87,7 +91,7 @@ INTERNAL = {
 """Members without an underscore that other parts of the package use, and that users do not."""
 NOT_MADE_BY_USERS = [
     "AsyncResult", "BootRequest", "CallProgress", "CallStream", "FakeNode", "Future", "OutputLine", "Parent",
-    "SharedObject",
+    "PlacedProcess", "PlacedWorker", "ProcessResult", "SharedObject",
 ]  # fmt: skip
 """Classes whose constructors are for the package alone."""
 LINK = re.compile(r"(\]\()(?!https?:|mailto:|#)([^)#\s]+)((?:#[^)\s]*)?\))")
@@ -103,6 +107,8 @@ def api_page(title: str) -> str:
 def entry_options(title: str, name: str) -> str:
     """Return the options of an entry of the reference. The methods of a backend are for pools, so they are left out."""
     options = ["members: false"] if title == "Backends" else []
+    if title == "Errors":
+        options.append("show_bases: true")
     if title == "Testing":
         options.append("inherited_members: false")
     if name in NOT_MADE_BY_USERS:
@@ -124,8 +130,8 @@ def api_pages() -> Iterator[tuple[str, str, str]]:
         yield title, api_page(title), f"# {title}\n\n{entries}\n"
 
 
-def command_page() -> str:
-    """Return the page of the command line: the help of the program and of each command, as it prints them."""
+def command_help(*arguments: str) -> str:
+    """Return the help that the program `dragonfly` prints."""
     from contextlib import redirect_stdout
     from io import StringIO
     from os import environ
@@ -133,18 +139,26 @@ def command_page() -> str:
     sys.path.insert(0, str(ROOT))
     from dragonfly_executor.cli.main import main
 
-    parts = ["# The command line\n\n`python -m dragonfly_executor` is the same program as `dragonfly`."]
-    commands = ["doctor", "status", "top", "replay", "simulate", "list", "sweep", "destroy"]
     environ["COLUMNS"] = "100"
-    for command in ["", *commands]:
-        said = StringIO()
-        with redirect_stdout(said):
-            try:
-                main([command, "--help"] if command else ["--help"])
-            except SystemExit as end:
-                if end.code:
-                    raise
-        parts.append(f"## dragonfly {command}\n\n```text\n{said.getvalue()}```")
+    said = StringIO()
+    with redirect_stdout(said):
+        try:
+            main([*arguments, "--help"])
+        except SystemExit as end:
+            if end.code:
+                raise
+    return said.getvalue()
+
+
+def command_page() -> str:
+    """Return the page of the command line: the help of the program and of each command, as it prints them."""
+    overview = command_help()
+    parts = [
+        "# The command line\n\n`python -m dragonfly_executor` is the same program as `dragonfly`.",
+        f"```text\n{overview}```",
+    ]
+    commands = re.findall(r"^    ([a-z]+)\b", overview.partition("COMMAND\n")[2], re.MULTILINE)
+    parts += [f"## dragonfly {command}\n\n```text\n{command_help(command)}```" for command in commands]
     return "\n\n".join(parts) + "\n"
 
 

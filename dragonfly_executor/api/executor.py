@@ -40,6 +40,8 @@ class PoolExecutor(Submitter, Executor):  # type: ignore[misc]  # `map` checks m
         self._submit_with = pool.submit_with
         self._submit_in_task = pool.submit_in_task
         self._open_stream = pool.open_stream
+        self._place = pool.place_with
+        self._place_process = pool.place_process_with
         self._calls_of_map = pool.calls_of_map
         self._begin = pool.begin
         self._check_open = pool.check_open

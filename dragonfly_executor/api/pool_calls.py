@@ -12,11 +12,13 @@ from dragonfly_executor.errors import CallSerializationError
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from typing import Any, TypeVar
 
     from dragonfly_executor.api.call_stream import CallStream
     from dragonfly_executor.api.lazy_engine import LazyEngine
+    from dragonfly_executor.api.placed_process import PlacedProcess
+    from dragonfly_executor.api.placed_worker import PlacedWorker
     from dragonfly_executor.api.special_submit import SpecialSubmit
     from dragonfly_executor.engine.engine import Engine
     from dragonfly_executor.engine.future import Future
@@ -141,6 +143,33 @@ class PoolCalls(Submitter):
             engine.core_observers.queue_bound().submit((call,), options.max_queued, waits=options.when_full == "wait")
         return stream
 
+    def place_with(
+        self,
+        owner: Submitter,
+        options: CallOptions,
+        make: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> PlacedWorker[Any]:
+        """Place a worker with these options; see `Submitter.place`. The worker keeps `owner` alive."""
+        # Imported for the first worker.
+        from dragonfly_executor.api.placed_worker import place
+
+        engine = self._ready or self.begin(options)
+        self._check(engine, options)
+        return place(owner, engine, options, make, args, kwargs)
+
+    def place_process_with(
+        self, owner: Submitter, options: CallOptions, argv: Sequence[Any], settings: Mapping[str, Any]
+    ) -> PlacedProcess:
+        """Place a process with these options; see `Submitter.place_process`."""
+        # Imported for the first process.
+        from dragonfly_executor.api.placed_process import place_process
+
+        engine = self._ready or self.begin(options)
+        self._check(engine, options)
+        return place_process(owner, engine, options, argv, settings)
+
     def check_open(self) -> None:
         """Raise the error that a submit would raise now."""
         self._lazy.check_open()
@@ -219,6 +248,8 @@ class PoolCalls(Submitter):
     _submit_in_task = submit_in_task  # pyright: ignore[reportAssignmentType]  # an instance binds it
     _submit_with = submit_with  # pyright: ignore[reportAssignmentType]  # an instance binds it
     _open_stream = open_stream  # pyright: ignore[reportAssignmentType]  # and this
+    _place = place_with  # pyright: ignore[reportAssignmentType]  # and this
+    _place_process = place_process_with  # pyright: ignore[reportAssignmentType]  # and this
     _calls_of_map = calls_of_map  # pyright: ignore[reportAssignmentType]  # and this
     _share = share_object  # pyright: ignore[reportAssignmentType]  # and this
     _begin = begin  # pyright: ignore[reportAssignmentType]  # and this

@@ -7,16 +7,20 @@ from collections.abc import Callable, Iterable, Iterator
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING, overload
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterable, Awaitable, Coroutine
+    from collections.abc import AsyncIterable, Awaitable, Coroutine, Mapping, Sequence
+    from os import PathLike
     from typing import Any, ClassVar, Literal, ParamSpec, TypeVar
 
     from dragonfly_executor.api.async_map import AsyncMapResults
     from dragonfly_executor.api.call_stream import CallStream
+    from dragonfly_executor.api.placed_process import PlacedProcess
+    from dragonfly_executor.api.placed_worker import PlacedWorker
     from dragonfly_executor.engine.future import Future
     from dragonfly_executor.engine.map_calls import MapCalls, Split
     from dragonfly_executor.engine.observing.call_carrier import CallCarrier
     from dragonfly_executor.engine.options import CallOptions
     from dragonfly_executor.serialization.shared_object import SharedObject
+    from dragonfly_executor.util.validation import Seconds
 
     T = TypeVar("T")
     P = ParamSpec("P")
@@ -38,6 +42,10 @@ class Submitter:
     """`Pool.submit_in_task` of the pool."""
     _open_stream: Callable[..., CallStream[Any]]
     """`Pool.open_stream` of the pool."""
+    _place: Callable[..., PlacedWorker[Any]]
+    """`Pool.place_with` of the pool."""
+    _place_process: Callable[..., PlacedProcess]
+    """`Pool.place_process_with` of the pool."""
     _calls_of_map: Callable[..., MapCalls]
     """`Pool.calls_of_map` of the pool."""
     _begin: Callable[[CallOptions], object]
@@ -133,6 +141,69 @@ class Submitter:
             QueueFullError: with ``when_full="raise"``, as many calls wait as may.
         """
         return self._open_stream(self._options, fn, args, kwargs)
+
+    @overload
+    def place(
+        self, make: Callable[P, Coroutine[Any, Any, T]], /, *args: P.args, **kwargs: P.kwargs
+    ) -> PlacedWorker[T]: ...  # `make` is an ``async def``
+    @overload
+    def place(self, make: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> PlacedWorker[T]: ...
+    def place(self, make: Callable[..., Any], /, *args: Any, **kwargs: Any) -> PlacedWorker[Any]:
+        """Make an object on a runner, in a slot of its own, and return a worker that runs its methods there.
+
+        ``worker = pool.place(Model, path)`` calls ``Model(path)`` there. ``worker.predict(data)`` returns a `Future`.
+        Methods run one at a time, in the order of the calls, unless the option `concurrency` says otherwise. The worker
+        counts as a running call until it is stopped: it has its slot, and its runner is not idle. docs/workers.md has
+        the rules.
+
+        Args:
+            make: a class, or a function that returns the object.
+            args, kwargs: its arguments.
+
+        Raises:
+            CallSerializationError: the class or an argument cannot be pickled.
+            FrameTooLargeError: they are larger than ``max_payload``.
+            RequirementsError: no runner can have what the worker requires.
+            RuntimeError: the pool is shut down.
+        """
+        return self._place(self, self._options, make, args, kwargs)
+
+    def place_process(
+        self,
+        argv: Sequence[str | PathLike[str]],
+        *,
+        cwd: str | PathLike[str] | None = None,
+        env: Mapping[str, str] | None = None,
+        input: bytes | None = None,  # noqa: A002  # subprocess's word
+        output: Literal["capture", "inherit"] = "capture",
+        max_output: int | None = 1024 * 1024,
+        stop_timeout: Seconds = 10.0,
+    ) -> PlacedProcess:
+        """Run a command on a runner, in a slot of its own, until it ends or is stopped. docs/workers.md has the rules.
+
+        Args:
+            argv: the command and its arguments. No shell is used.
+            cwd: its directory on the runner; None for that of calls.
+            env: environment variables in addition to those of calls.
+            input: bytes that it reads from stdin; None for an empty input.
+            output: "capture": its result has the output. "inherit": the output goes where that of calls goes.
+            max_output: bytes at the end of stdout and of stderr that are kept; None for all.
+            stop_timeout: seconds from SIGTERM to SIGKILL when it is stopped, or a `timedelta`.
+
+        Raises:
+            TypeError: the command is no sequence of texts and paths.
+            RequirementsError: no runner can have what the view requires.
+            RuntimeError: the pool is shut down.
+        """
+        settings = {
+            "cwd": cwd,
+            "env": None if env is None else dict(env),
+            "input": input,
+            "output": output,
+            "max_output": max_output,
+            "stop_timeout": stop_timeout,
+        }
+        return self._place_process(self, self._options, argv, settings)
 
     def share(self, obj: T) -> SharedObject[T]:
         """Pickle `obj` once, and return a handle that stands for it in the arguments of calls, at any depth.

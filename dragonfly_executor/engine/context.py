@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from dragonfly_executor.engine.shared_contents import SharedContents
     from dragonfly_executor.engine.tier_settings import TierSettings
     from dragonfly_executor.serialization import CallCodec
+    from dragonfly_executor.transport.loop import Loop
 
     T = TypeVar("T")
 
@@ -257,6 +258,42 @@ class StreamContext(Protocol):
 
     def call_back(self, callback: Callable[[Any], object], future: Any) -> None:
         """Run a callback on the callback thread."""
+
+
+class WorkerContext(FutureContext, Protocol):
+    """An engine as a placed worker uses it, from any thread unless it says otherwise.
+
+    Attributes:
+        codec: decodes the results of methods.
+        ids: the numbers of the next calls.
+        payloads: keeps the payloads of calls.
+        at_shut_down: called on the engine thread when the pool is shut down.
+    """
+
+    codec: CallCodec
+    ids: Iterator[int]
+    payloads: PayloadStore
+    at_shut_down: list[Callable[[ShutdownMode], object]]
+
+    @property
+    def loop(self) -> Loop:
+        """The loop of the engine thread, once that was started."""
+        ...
+
+    def check_open(self) -> None:
+        """Raise the error that a submit would raise now."""
+
+    def accept(self, calls: Sequence[Call]) -> None:
+        """Accept new calls, all or none."""
+
+    def append(self, calls: Sequence[Call]) -> None:
+        """Accept new calls, once the engine was started. This does not block."""
+
+    def on_thread(self, job: Callable[[Any], object]) -> None:
+        """Run a job on the engine thread, with the `EngineComponents`, if that was started."""
+
+    def handle(self, event: Any) -> None:
+        """Hand the core an event, on the engine thread, and carry out the actions."""
 
 
 class ShutdownContext(Protocol):

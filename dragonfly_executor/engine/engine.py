@@ -83,6 +83,8 @@ class Engine:
         self.payloads = PayloadStore(codec, options.max_payload, tiers)
         self.function_calls = FunctionCalls(self)
         self.streams = OpenStreams(self)
+        self.at_shut_down: list[Callable[[ShutdownMode], object]] = []
+        """Called on the engine thread when the pool is shut down: its placed workers."""
         self.wakers = LoopWakers()
         self._machine = Machine(limits)
         self._submit_queue = SubmitQueue()
@@ -269,6 +271,11 @@ class Engine:
         return self.ask(lambda _: self._components.status().report())
 
     @property
+    def loop(self) -> Loop:
+        """The loop of the engine thread, once that was started."""
+        return self._loop
+
+    @property
     def dashboard_url(self) -> str | None:
         """The address of the pool's page; None if it has none, or is not started."""
         return None if self._thread is None else self._components.dashboard_url
@@ -383,6 +390,8 @@ class Engine:
         # Calls that were appended before are accepted. A later submit sees the refusal and withdraws its call.
         self._take_inbox()
         self._loop.feed((), self._take_inbox)
+        for each in tuple(self.at_shut_down):
+            each(mode)
         self.handle(events.ShutdownRequested(mode))
 
     # -- runners ------------------------------------------------------------------------------------------------------

@@ -43,6 +43,9 @@ class CallKeywords(TypedDict, total=False):
     cancel_running: bool
     seed: int | None
     context_vars: ContextVar[Any] | Sequence[ContextVar[Any]]
+    concurrency: int
+    restart: Literal["never", "on_failure", "always"]
+    max_restarts: int | None
 
 
 class SharedKeywords(CallKeywords, total=False):

@@ -83,6 +83,12 @@ class CallOptions(OptionSet, Record):
         seed: a whole number from which the calls' random numbers follow (`random`, and NumPy's legacy generator), in
             maps for each item its own; None to seed nothing. docs/calls-in-context.md has the details.
         context_vars: context variables, one or several, whose values at the submit the calls see.
+        concurrency: number of methods of a worker that `place` makes that run at once. With more than 1, methods run in
+            threads, and ``async def`` methods in the slot's loop.
+        restart: when such a worker begins again: "never" (the default); "on_failure", if its slot or runner is lost or
+            its class raises; or "always", also if it ends by itself.
+        max_restarts: maximum number of restarts of a worker; None for no limit. The default is 3 for "on_failure", and
+            no limit for "always".
 
     Raises:
         TypeError: a value has the wrong type.
@@ -106,6 +112,9 @@ class CallOptions(OptionSet, Record):
     cancel_running = option(True, flag)
     seed = option(None, seed_or_none)
     context_vars = option((), context_variables)
+    concurrency = option(1, at_least(1))
+    restart = option("never", one_of("never", "on_failure", "always"))
+    max_restarts = option(None, at_least_or_none(0))
 
     def __init__(self, **options: Unpack[CallKeywords]) -> None:
         self._take(options)

@@ -155,6 +155,7 @@ def slot_lost(runner_id: int, how: dict[str, Any], node: Node) -> errors.RunnerL
         output=how["output"],
         stack=how["stack"],
         out_of_memory=how["out_of_memory"],
+        slot_pid=how["pid"],
     )
 
 

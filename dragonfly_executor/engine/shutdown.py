@@ -27,7 +27,8 @@ def leave(
             for call in engine.ask(lambda machine: machine.unsettled()):
                 # None if the call was settled meanwhile.
                 future: Any = call.token
-                can_be_cancelled = isinstance(future, (Future, MapCall)) or getattr(future, "is_stream", False)
+                is_special = getattr(future, "is_stream", False) or getattr(future, "is_placed", False)
+                can_be_cancelled = isinstance(future, (Future, MapCall)) or is_special
                 if can_be_cancelled and future not in engine.unlinked:
                     future.cancel()
         engine.shut_down(ShutdownMode.DRAIN, reason)

@@ -12,7 +12,8 @@
     ├── ProtocolError                                 the peer violated the protocol
     ├── CallTimeoutError (TimeoutError)               a call's timeout expired
     ├── RunnerLostError (BrokenProcessPool)           the slot or the runner of a call died
-    │   └── PoisonCallError                           ... on every attempt of the call
+    │   ├── PoisonCallError                           ... on every attempt of the call
+    │   └── WorkerLostError                           a placed worker has ended
     ├── BootError (BrokenProcessPool)                 no runner could be booted
     │   ├── BootTimeoutError (TimeoutError)
     │   ├── HostKeyError                              a host's key is unknown, or has changed
@@ -76,6 +77,7 @@ if TYPE_CHECKING:
         RunnerAuthError,
         RunnerLostError,
         VersionMismatchError,
+        WorkerLostError,
     )
 
 __all__ = [
@@ -106,6 +108,7 @@ __all__ = [
     "SharedObjectError",
     "StartError",
     "VersionMismatchError",
+    "WorkerLostError",
 ]
 
 

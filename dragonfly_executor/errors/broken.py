@@ -26,6 +26,7 @@ class RunnerLostError(DragonflyError, BrokenProcessPool):
         output: the last 4 KiB that the call wrote to stderr, if the pool's ``output`` mode reads it; otherwise "".
         stack: the Python stack of a slot that a fault ended (SIGSEGV, say), from faulthandler; otherwise "".
         out_of_memory: True if the kernel killed the slot because memory ran out; the text states the limit.
+        slot_pid: process id of the slot that died; None if the whole runner was lost.
     """
 
     def __init__(
@@ -39,8 +40,10 @@ class RunnerLostError(DragonflyError, BrokenProcessPool):
         output: str = "",
         stack: str = "",
         out_of_memory: bool = False,
+        slot_pid: int | None = None,
     ) -> None:
         super().__init__(message)
+        self.slot_pid = slot_pid
         self.exit_code = exit_code
         self.signal = signal
         self.runner_id = runner_id
@@ -55,6 +58,18 @@ class RunnerLostError(DragonflyError, BrokenProcessPool):
 
 class PoisonCallError(RunnerLostError):
     """The slot of a call died on every attempt that its retries allowed. The call is not tried again."""
+
+
+class WorkerLostError(RunnerLostError):
+    """A placed worker has ended, and did not end this method call. The cause is the reason, if that is an exception.
+
+    Attributes:
+        reason: why the worker has ended, as text.
+    """
+
+    def __init__(self, message: str, *, reason: str = "", may_have_started: bool = False) -> None:
+        super().__init__(message, may_have_started=may_have_started)
+        self.reason = reason
 
 
 class BootError(DragonflyError, BrokenProcessPool):

@@ -75,6 +75,7 @@ class ObjectClient:
         self.on_call_end: Callable[[], object] | None = None
         self._waiting: dict[int, ReplyTarget] = {}
         self._given_up: dict[int, ReplyWaiter] = {}
+        self._listeners: dict[int, Callable[[Frame], object]] = {}
         self._stand_ins: weakref.WeakValueDictionary[int, Any] = weakref.WeakValueDictionary()
         self._dropped: deque[int] = deque()
         self._long = allocate_lock()
@@ -143,6 +144,16 @@ class ObjectClient:
     def forget(self, token: int) -> bool:
         """Drop the reply to a request of `begin`. Returns False if it has come."""
         return self._waiting.pop(token, None) is not None
+
+    def listen(self, callback: Callable[[Frame], object]) -> int:
+        """Call `callback`, on the reading thread, with each answer to a number, and return the number."""
+        token = next(self._numbers)
+        self._listeners[token] = callback
+        return token
+
+    def stop_listening(self, token: int) -> None:
+        """Drop further answers to a number of `listen`."""
+        self._listeners.pop(token, None)
 
     def call(self, stand_in: StandIn, method: str, *args: Any) -> Any:
         """Call a method of the real object.
@@ -219,6 +230,10 @@ class ObjectClient:
     def _on_reply(self, frame: Frame) -> None:
         """Hand a reply to its thread. On the thread of the `ReplyReader`."""
         token = frame.call_id
+        listener = self._listeners.get(token)
+        if listener is not None:
+            listener(frame)
+            return
         waiter: ReplyTarget | None = self._waiting.get(token) or self._given_up.get(token)
         if waiter is None:
             return

@@ -111,8 +111,7 @@ class SlotPayloads:
             call_id, attempt, microseconds, flags: the fields of the RESULT frame.
             parts, total: the payload, and its size in bytes.
         """
-        memory = self._shared_memory()
-        place = None if memory is None else memory.put(parts, total)
+        place = self.put_shared(parts, total)
         if place is None:
             head, flags = TOTAL.pack(total), flags | Flag.LARGE | Flag.MORE
         else:
@@ -122,6 +121,32 @@ class SlotPayloads:
         self._agent.send(encode(Kind.RESULT, call_id, head, flags=flags, attempt=attempt, detail=microseconds))
         if place is None:
             self._chunks.send(call_id, attempt, parts)
+
+    def put_shared(self, parts: list[bytes | memoryview], total: int) -> tuple[int, int] | None:
+        """Copy a payload of `total` bytes into shared memory, and return its place; None if there is no room."""
+        memory = self._shared_memory()
+        return None if memory is None else memory.put(parts, total)
+
+    def open_shared(self, place: Buffer) -> tuple[Buffer, Mapping[int, BufferSource]] | None:
+        """Return the payload that is in shared memory, as `receive` does; None if the slot cannot have that.
+
+        Args:
+            place: where it is, as in a CALL frame.
+
+        Raises:
+            MemoryError: there is no memory for it.
+        """
+        number, index, length = SHARED.unpack_from(place)
+        entries = BESIDE.iter_unpack(place[SHARED.size :])
+        memory = self._shared_memory()
+        if memory is None:
+            return None
+        try:
+            beside = memory.beside(entries)
+            data = None if beside is None else memory.arguments(number, index, length)
+        except MemoryError:
+            raise _no_memory(length) from None
+        return None if data is None or beside is None else (data, beside)
 
     def _shared_memory(self) -> SlotMemory | None:
         if self._memory is None and self._rendezvous is not None:
@@ -137,21 +162,14 @@ class SlotPayloads:
 
     def _receive_shared(self, call_id: int, attempt: int, place: Buffer) -> tuple[Buffer, Mapping[int, BufferSource]]:
         """Return the payload of a call that is in shared memory. If the slot cannot have that, request the bytes."""
-        number, index, length = SHARED.unpack_from(place)
+        opened = self.open_shared(place)
+        if opened is not None:
+            return opened
+        length = SHARED.unpack_from(place)[2]
         entries = list(BESIDE.iter_unpack(place[SHARED.size :]))
-        memory = self._shared_memory()
-        data, beside = None, None
-        try:
-            if memory is not None:
-                beside = memory.beside(entries)
-                data = None if beside is None else memory.arguments(number, index, length)
-        except MemoryError:
-            raise _no_memory(length) from None
-        if data is None or beside is None:
-            bounds = [bound for place, _, size in entries for bound in (place, place + size)]
-            whole = length + sum(size - hole(size) for _, _, size in entries)
-            return self._request_stream(call_id, attempt, [0, *bounds, whole]), NOTHING
-        return data, beside
+        bounds = [bound for start, _, size in entries for bound in (start, start + size)]
+        whole = length + sum(size - hole(size) for _, _, size in entries)
+        return self._request_stream(call_id, attempt, [0, *bounds, whole]), NOTHING
 
     def _request_stream(self, call_id: int, attempt: int, bounds: list[int]) -> memoryview:
         """Request the payload of a call over the stream, some chunks at a time.

@@ -64,6 +64,8 @@ CALL = int(Kind.CALL)
 CHECK_IDLE = int(Kind.CHECK_IDLE)
 RESULT = int(Kind.RESULT)
 # Plain module names, because an enum lookup takes longer than the comparison.
+PLACED_WORKER = "PlacedWorker"
+"""The kind of object that stands for the parent's side of a placed worker."""
 OVER_THE_STREAM = -1
 """A value of `_Slot._sent` with which the next result goes over the stream."""
 DEFAULT_SIGNALS = tuple(map(int, (signal.SIGCHLD, signal.SIGTERM, signal.SIGHUP)))
@@ -301,7 +303,13 @@ class _Slot:
 
     def _stand_in(self, kind: str, number: int, detail: Any) -> Any:
         """Return the stand-in of an object of multiprocessing. See `served_object`."""
-        return self._object_client().stand_in(kind, number, detail)
+        client = self._object_client()
+        if kind == PLACED_WORKER:
+            from dragonfly_executor.runner.method_channel import MethodChannel, SlotParts
+
+            parts = SlotParts(self._codec, self._payloads, self._shared, self._max_payload, self._agent.running)
+            return MethodChannel(client, number, parts)
+        return client.stand_in(kind, number, detail)
 
     def _object_client(self) -> ObjectClient:
         if self._objects is None:

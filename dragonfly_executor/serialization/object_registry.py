@@ -68,6 +68,20 @@ class ObjectRegistry:
                 self._by_number[entry.number] = self._by_id[id(value)] = entry
         return entry
 
+    def add(self, kind: str, value: Any, served: Any) -> ServedEntry:
+        """Return a new entry of an object that is not multiprocessing's. The caller keeps it.
+
+        Args:
+            kind: the name of its kind.
+            value: the object.
+            served: what serves it.
+        """
+        with self._lock:
+            self._count += 1
+            entry = self._by_number[self._count] = ServedEntry(self._count, kind, value)
+        entry.served = served
+        return entry
+
     def reduced(self, value: Any, held: list[object]) -> Any:
         """Return the reduction of an object, as `NameTracking.refer` does: a reference by its number."""
         entry = self.refer(value)

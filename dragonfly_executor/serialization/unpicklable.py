@@ -12,6 +12,7 @@ from types import CoroutineType, FunctionType, GeneratorType, MethodType
 
 from dragonfly_executor.serialization.code_names import all_names
 from dragonfly_executor.serialization.map_chunk import item, run_chunk, run_items, run_stream
+from dragonfly_executor.serialization.placed_run import call_method, run_worker
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -150,6 +151,11 @@ def of_call(
     if fn is run_stream:
         fn, args, kwargs, _ = args
         name = getattr(fn, "__qualname__", name)
+    if fn is run_worker:
+        _, _, fn, args, kwargs = args
+        name = getattr(fn, "__qualname__", name)
+    elif fn is call_method:
+        name, args = args[0], args[1:]
     if fn is run_chunk or fn is run_items:
         fn, columns, first, *_ = args
         name = getattr(fn, "__qualname__", name)

@@ -77,6 +77,18 @@ def test_streams(run_example: Run) -> None:
     assert tick.startswith("a tick is here after ")
 
 
+def test_model_worker(run_example: Run) -> None:
+    pytest.importorskip("sklearn", reason="scikit-learn is not installed here: it is in the extra 'examples'")
+    ran = run_example("model_worker.py")
+    assert (ran.returncode, ran.stderr) == (0, "")
+    accuracy, digits, times, beside, after = ran.stdout.splitlines()
+    assert float(accuracy.removeprefix("accuracy: ")) > 0.9
+    assert digits == "digits: [7, 7, 3, 5, 1, 0, 0, 2]"
+    assert times.startswith("the model was loaded in ")
+    assert beside == "calls beside it: [1, 2, 3]"
+    assert after == "after a restart: True, calls lost: True"
+
+
 def test_progress(run_example: Run) -> None:
     ran = run_example("progress.py")
     assert ran.returncode == 0

@@ -76,6 +76,12 @@ def test_the_page_of_metrics_has_each_metric() -> None:
     assert set(rows) == there
 
 
+def test_the_page_of_the_command_line_has_each_command() -> None:
+    page = HOOKS["command_page"]()
+    assert {f"## dragonfly {name}\n" in page for name in ("doctor", "status", "top", "sweep", "dashboard")} == {True}
+    assert page.count("usage: dragonfly ") == page.count("## dragonfly ") + 1
+
+
 def test_each_recorded_output_is_of_an_example() -> None:
     recorded = runpy.run_path(str(ROOT / "docs" / "record_outputs.py"))["EXAMPLES"]
     assert {path.stem for path in (ROOT / "docs" / "outputs").glob("*.txt")} == set(recorded)

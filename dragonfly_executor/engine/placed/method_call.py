@@ -1,0 +1,110 @@
+"""`MethodCall`: one method call of a placed worker."""
+
+from __future__ import annotations
+
+from dragonfly_executor.core.calls import CallState
+from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Container, Sequence
+    from concurrent.futures import Future as BaseFuture
+    from typing import Any
+
+    from dragonfly_executor.core.calls import CallLimits, Payload
+    from dragonfly_executor.engine.context import WorkerContext
+    from dragonfly_executor.engine.future import Future
+    from dragonfly_executor.engine.loop_waker import LoopWakers
+    from dragonfly_executor.engine.options import PoolOptions
+    from dragonfly_executor.transport.loop import Timer
+
+
+class MethodCall:
+    """One method call, from its submit to its answer.
+
+    Args:
+        name: the name of the method.
+        payload: the encoded call.
+        limits: its limits, of which those of time and `retries` count.
+        future: its future.
+
+    Attributes:
+        size: bytes of the payload.
+        state: for its future: whether it runs is known from the future itself.
+        timers: the timers of its limits.
+        attempt: 1, plus one for each time that it was begun again.
+        is_abandoned: whether its future is settled, and the slot has not answered.
+        expired: its error, if its time is over and the slot has not dropped it yet.
+    """
+
+    __slots__ = ("attempt", "expired", "future", "is_abandoned", "limits", "name", "payload", "size", "state", "timers")
+
+    def __init__(self, name: str, payload: Payload, limits: CallLimits, future: Future[Any]) -> None:
+        self.name = name
+        self.payload = payload
+        self.limits = limits
+        self.future = future
+        self.size = len(payload) if isinstance(payload, bytes) else sum(map(len, payload))
+        self.state = CallState.QUEUED
+        self.timers: list[Timer] = []
+        self.attempt = 1
+        self.is_abandoned = False
+        self.expired: Exception | None = None
+
+    def settle(self, outcome: object) -> None:
+        """Settle the future, on the engine thread. The slot does not need the payload any more."""
+        self.forget()
+        if not self.is_abandoned:
+            self.future.settle(outcome)
+
+    def abandon(self, error: Exception) -> None:
+        """Settle the future, although the slot has not answered."""
+        for timer in self.timers:
+            timer.cancel()
+        self.future.settle(error)
+        self.is_abandoned = True
+
+    def forget(self) -> None:
+        """Let go of the payload, and of the future's reference to this call: its memory is used again at once."""
+        for timer in self.timers:
+            timer.cancel()
+        self.timers.clear()
+        self.payload = b""
+        self.future.call = None
+
+
+class MethodContext:
+    """An engine, as the futures of method calls use it: a `cancel` goes to the worker.
+
+    Args:
+        engine: the pool's.
+        cancelled: called with method calls whose futures were cancelled, on the thread that has cancelled them.
+    """
+
+    def __init__(self, engine: WorkerContext, cancelled: Callable[[Sequence[Any]], object]) -> None:
+        self._engine = engine
+        self._cancelled = cancelled
+        self.options: PoolOptions = engine.options
+        self.wakers: LoopWakers = engine.wakers
+
+    @property
+    def forked(self) -> bool:
+        """True in a process that was forked from the pool's."""
+        return self._engine.forked
+
+    @property
+    def unlinked(self) -> Container[object]:
+        """The futures of calls that outlive an interrupt of what waits for them."""
+        return self._engine.unlinked
+
+    @property
+    def is_this_thread(self) -> bool:
+        """True on the engine thread."""
+        return self._engine.is_this_thread
+
+    def cancel(self, calls: Sequence[Any]) -> None:
+        """Drop method calls whose futures were cancelled."""
+        self._cancelled(calls)
+
+    def call_back(self, callback: Callable[[Any], object], future: BaseFuture[Any]) -> None:
+        """Run a done callback on the callback thread."""
+        self._engine.call_back(callback, future)

@@ -1,0 +1,67 @@
+"""The errors of the calls of a placed worker that has ended."""
+
+from __future__ import annotations
+
+from dragonfly_executor import errors
+from dragonfly_executor.engine.outcome import Outcome
+from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from typing import Any
+
+
+class LostWorker:
+    """The end of a worker. It makes an error for each of its calls: one shared error would collect their tracebacks.
+
+    Args:
+        name: the worker's name.
+        failure: why it has ended: an exception, the `Outcome` of its call, or a text.
+    """
+
+    def __init__(self, name: str, failure: object) -> None:
+        self._name = name
+        self._failure = failure
+
+    def settled(self, *, may_have_started: bool) -> object:
+        """Return the outcome of a call that the worker did not end, for `Future.settle`."""
+        if not isinstance(self._failure, Outcome):
+            return self.error(may_have_started=may_have_started)
+        # To open the worker's exception may run the user's code, so the thread that asks for it does.
+        codec: Any = _WorkerException(self, may_have_started)
+        return Outcome(codec, b"", True)
+
+    def error(self, *, may_have_started: bool = False) -> errors.WorkerLostError:
+        """Return the error of a call. Only the thread of a user may call this."""
+        failure = self._failure
+        cause = failure.open()[1] if isinstance(failure, Outcome) else failure
+        if isinstance(cause, errors.WorkerLostError):
+            why = cause.reason
+        else:
+            why = f"{type(cause).__name__}: {cause}" if isinstance(cause, BaseException) else str(cause)
+        text = f"the worker {self._name} has ended: {why}"
+        if may_have_started:
+            text += ". The call may have run; use retries= and restart= if it is safe to run twice"
+        error = errors.WorkerLostError(text, reason=why, may_have_started=may_have_started)
+        if isinstance(cause, errors.RunnerLostError):
+            for name in ("exit_code", "signal", "runner_id", "slot_pid", "stack", "output", "out_of_memory"):
+                setattr(error, name, getattr(cause, name))
+        if isinstance(cause, BaseException):
+            error.__cause__ = cause
+        return error
+
+
+class _WorkerException:
+    """Decodes the error of a call: the exception that the making of the worker's object raised is its cause."""
+
+    def __init__(self, lost: LostWorker, may_have_started: bool) -> None:
+        self._lost = lost
+        self._may_have_started = may_have_started
+
+    def decode_error(self, _: object) -> BaseException:
+        """See `CallCodec.decode_error`."""
+        return self._lost.error(may_have_started=self._may_have_started)
+
+
+def stopped_worker(name: str) -> RuntimeError:
+    """Return the error of a call after the worker was stopped."""
+    return RuntimeError(f"cannot call a method of the worker {name} after it was stopped: place another one")
