@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from dragonfly_executor import errors
 from dragonfly_executor.core.actions import CANCELLED
+from dragonfly_executor.core.calls import CallLimits
 from dragonfly_executor.core.events import CancelRequested
 from dragonfly_executor.core.shutdown_mode import ShutdownMode
 from dragonfly_executor.engine.future import Future
@@ -19,13 +20,14 @@ from dragonfly_executor.engine.placed.restart_policy import RestartPolicy
 from dragonfly_executor.engine.placed.served_worker import ServedWorker
 from dragonfly_executor.engine.placed.worker_errors import LostWorker, stopped_worker
 from dragonfly_executor.protocol.placed_messages import NUMBER, ParentSays
+from dragonfly_executor.serialization.remote_object import StoreReference, release_held
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import Any
 
-    from dragonfly_executor.core.calls import CallLimits, Payload
+    from dragonfly_executor.core.calls import Payload
     from dragonfly_executor.engine.context import FutureContext, WorkerContext
     from dragonfly_executor.engine.objects.request import Session
     from dragonfly_executor.serialization.object_registry import ServedEntry
@@ -100,8 +102,16 @@ class WorkerDriver:
             self._engine.at_shut_down.remove(self.pool_ends)
             raise
 
-    def submit(self, name: str, payload: Payload, limits: CallLimits) -> Future[Any]:
+    def submit(
+        self, name: str, payload: Payload, limits: CallLimits, lease: Callable[..., Any] | None = None
+    ) -> Future[Any]:
         """Accept a method call, and return its future.
+
+        Args:
+            name: the name of the method.
+            payload: the encoded call.
+            limits: its limits.
+            lease: keeps the objects of the result that stay in the slot, and opens the result; None to keep none.
 
         Raises:
             WorkerLostError: the worker has ended.
@@ -112,6 +122,7 @@ class WorkerDriver:
         call = MethodCall(name, payload, limits, future)
         made: Any = call
         future.call = made
+        call.lease = lease
         self.check_open()
         try:
             self._inbox.append(call)
@@ -165,6 +176,19 @@ class WorkerDriver:
         self._methods.send()
         self._engine.wakers.flush()
 
+    def _let_go(self, call_id: int, numbers: tuple[int, ...]) -> None:
+        """Let the slot go of objects. A finalizer calls this, on any thread."""
+        self._engine.on_thread(lambda _: self._release(call_id, numbers))
+
+    def _release(self, call_id: int, numbers: tuple[int, ...]) -> None:
+        if self._call is None or self._call.id != call_id or self._is_stopping:
+            return
+        # As a method call, because calls before it may still use the objects. All of these were taken from the inbox.
+        parts = self._engine.codec.encode_call(release_held, (StoreReference(), numbers), {}, ())
+        call = MethodCall("release", b"".join(parts), CallLimits(), Future(self._context))
+        self._methods.add(call, self._engine.loop)
+        self._methods.send()
+
     def _drop(self, calls: Sequence[MethodCall]) -> None:
         self._take()
         for call in calls:
@@ -206,9 +230,13 @@ class WorkerDriver:
         """See `served_worker.SlotReports`."""
         self._methods.queue.leaving(number)
 
-    def method_ended(self, number: int, flags: int, seconds: float, payload: Any) -> None:
+    def method_ended(self, number: int, flags: int, seconds: float, payload: Any, stay: tuple[int, ...]) -> None:
         """See `served_worker.SlotReports`."""
-        self._methods.ended(number, flags, seconds, payload, self._engine.loop)
+        call = self._methods.queue.find(number) if stay else None
+        codec: Any = None
+        if call is not None and call.lease is not None and self._call is not None:
+            codec = call.lease(self._call.id, stay, self._engine.codec, self._let_go)
+        self._methods.ended(number, flags, seconds, payload, self._engine.loop, codec)
         self._engine.wakers.flush()
 
     def bytes_wanted(self, number: int) -> None:
