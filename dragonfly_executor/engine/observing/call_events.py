@@ -68,7 +68,7 @@ class CallEvents:
         """Note what an event of the core and the actions that it led to mean for calls."""
         notes: list[Note] = []
         costs: dict[int, float] = {}
-        if isinstance(event, events.Submitted):
+        if isinstance(event, (events.Submitted, events.ChildrenSubmitted)):
             notes += [
                 ("call submitted", call.id, 1, call.name, now, {"argument_bytes": _size(call.payload)})
                 for call in event.calls
