@@ -40,7 +40,7 @@ def test_every_row_has_a_kind_that_is_tried_or_is_slow() -> None:
     assert tried | slow == set(ROWS)
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("rows", KINDS.values(), ids=KINDS)
 def test_each_kind_of_row_is_measured_and_written(rows: list[str], tmp_path: Path) -> None:
     results, text = run(tmp_path, "--rounds", "1", "--no-limits", "--executors", BASELINE, OURS, "--rows", *rows)
@@ -52,7 +52,7 @@ def test_each_kind_of_row_is_measured_and_written(rows: list[str], tmp_path: Pat
             assert all((results.median(row, subject) or 0) > 0 for subject in results.rows[row])
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_limits_are_measured_in_the_same_run(tmp_path: Path) -> None:
     rows = ["submits", "map_1", "map_100", "round_trip_p50", "echo_1k", "echo_1m", "cold", "memory", "slots_cold"]
     results, _ = run(tmp_path, "--rounds", "1", "--executors", "ThreadPoolExecutor", "--rows", *rows)
@@ -65,7 +65,7 @@ def test_limits_are_measured_in_the_same_run(tmp_path: Path) -> None:
     assert all(results.median(row, SOCKETS) for row in limits)
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_curves_are_measured_and_drawn(tmp_path: Path) -> None:
     arguments = ["--rounds", "0", "--curves", "--executors", OURS, "--rows", "--svg", str(tmp_path / "plots")]
     results, _ = run(tmp_path, *arguments)
@@ -77,14 +77,14 @@ def test_curves_are_measured_and_drawn(tmp_path: Path) -> None:
     assert names == {"curve_calls.svg", "curve_sizes.svg", "curve_slots.svg"}
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.skipif(shutil.which("strace") is None, reason="no strace here")
 def test_system_calls_are_counted(tmp_path: Path) -> None:
     results, _ = run(tmp_path, "--rounds", "1", "--no-limits", "--executors", BASELINE, "--rows", "system_calls")
     assert (results.median("system_calls", BASELINE) or 0) > 1
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_another_checkout_is_measured_beside(tmp_path: Path) -> None:
     """A checkout that cannot be imported fails alone, so the figures come from the right one."""
     other = tmp_path / "other"
@@ -99,7 +99,7 @@ def test_another_checkout_is_measured_beside(tmp_path: Path) -> None:
     assert ["the other checkout" in line for line in results.failures] == [True]
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_a_run_that_is_stopped_leaves_no_process(tmp_path: Path) -> None:
     """The census around this test looks for processes."""
     command = [sys.executable, "-m", "benchmarks", "--json", str(tmp_path / "figures"), "--executors", BASELINE]
@@ -128,7 +128,7 @@ def test_the_core_is_measured_over_runners_and_queued_calls() -> None:
     assert lines[-1].startswith("burst of 20 boots: ")
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("way", main_script.WAYS)
 def test_calls_of_a_script_are_measured_in_each_way(way: str) -> None:
     command = [sys.executable, main_script.__file__, way, str(time.monotonic())]
@@ -138,7 +138,7 @@ def test_calls_of_a_script_are_measured_in_each_way(way: str) -> None:
     assert all(figure > 0 for figure in figures.values())
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_a_burst_is_measured_on_two_backends_and_on_each_alone() -> None:
     command = [sys.executable, "-m", "benchmarks.tiers", "--calls", "40", "--boot", "0.5", "--seconds", "0.1"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True, timeout=50)
@@ -148,7 +148,7 @@ def test_a_burst_is_measured_on_two_backends_and_on_each_alone() -> None:
     assert rows[2].endswith("slow 40")
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_calls_by_value_are_measured_in_a_program_without_a_file() -> None:
     names = [name for name in by_value.CASES if not name.startswith("64")]
     text = Path(by_value.__file__).read_text(encoding="utf-8")

@@ -109,7 +109,7 @@ def test_the_wheel_holds_every_module_and_nothing_else(wheel: Path) -> None:
     assert {name.partition("/")[2] for name in metadata} >= {"METADATA", "licenses/LICENSE"}
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.timeout(300)
 def test_the_wheel_installs_and_works_in_a_clean_environment(wheel: Path, tmp_path: Path) -> None:
     clean = tmp_path / "clean"
@@ -124,7 +124,7 @@ def test_the_wheel_installs_and_works_in_a_clean_environment(wheel: Path, tmp_pa
     assert "3 passed" in run(clean / "bin" / "python", "-m", "pytest", "-W", "error", cwd=tmp_path)
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.timeout(300)
 @pytest.mark.skipif(
     not (find_spec("mypy") and find_spec("basedpyright")), reason="mypy and basedpyright come with the extra dev"

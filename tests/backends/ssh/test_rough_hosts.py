@@ -72,10 +72,10 @@ def test_a_disk_that_has_no_room_for_the_users_files(
 ) -> None:
     """Checklist 56: told in the words of that disk; less is taken, and nothing of the attempt stays."""
     monkeypatch.chdir(tmp_path)
-    Path("large.bin").write_bytes(os.urandom(24 << 20))
+    Path("large.bin").write_bytes(os.urandom(48 << 20))
     Path("small.bin").write_bytes(b"small")
     # Enough for all modules of the tests, which a full run has imported: they are sent, too.
-    with small_disk(host.cache, "size=16m"):
+    with small_disk(host.cache, "size=32m"):
         executor = make(make_backend(host, sync=Sync(["large.bin"])), max_boot_failures=1)
         error = error_of(executor.submit(pow, 2, 10))
         assert isinstance(error, BootError)

@@ -285,7 +285,9 @@ def test_a_process_that_cannot_be_launched_fails_as_a_boot() -> None:
 # -- interrupts --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("each_opcode", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["lines", "opcodes"])
+@pytest.mark.parametrize(
+    "each_opcode", [False, pytest.param(True, marks=pytest.mark.exhaustive)], ids=["lines", "opcodes"]
+)
 @pytest.mark.parametrize("what", ["submit", "map"])
 def test_a_first_use_that_is_interrupted_anywhere(each_opcode: bool, what: str) -> None:
     backends: list[LaunchingBackend] = []

@@ -78,14 +78,14 @@ def run(program: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run([program], cwd=program.parent, capture_output=True, text=True, check=False, timeout=60)
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.timeout(BUILD_PATIENCE + 80)
 def test_a_frozen_program_runs_once_and_its_calls_run_on_runners(programs: Path) -> None:
     ran = run(programs / "entered")
     assert (ran.stdout, ran.stderr, ran.returncode) == ("begun\n[0, 2, 4, 6] 2 2\n", "", 0)
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.timeout(BUILD_PATIENCE + 80)
 def test_a_frozen_program_without_the_entrance_gets_one_error_and_runs_once(programs: Path) -> None:
     ran = run(programs / "barred")

@@ -34,7 +34,7 @@ from tests.support.helpers import PATIENCE
 
 FUTURES = concurrent.futures._base.__file__
 lines_and_opcodes = pytest.mark.parametrize(
-    "each_opcode", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["lines", "opcodes"]
+    "each_opcode", [False, pytest.param(True, marks=pytest.mark.exhaustive)], ids=["lines", "opcodes"]
 )
 
 
@@ -428,7 +428,7 @@ ENDS: dict[str, Callable[[DragonflyExecutor], object]] = {
     ("how", "used", "each_opcode"),
     [
         *((how, used, False) for how in ENDS for used in (True, False)),
-        pytest.param("shutdown", True, True, marks=pytest.mark.slow),
+        pytest.param("shutdown", True, True, marks=pytest.mark.exhaustive),
     ],
 )
 def test_the_end(how: str, used: bool, each_opcode: bool) -> None:

@@ -234,6 +234,7 @@ def test_any_course_of_events_keeps_the_promises() -> None:
     check_courses(SchedulerAndWorld, count=500, length=40)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize(
     "seed",
     [

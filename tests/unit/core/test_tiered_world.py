@@ -22,6 +22,7 @@ def test_many_courses_of_events_keep_the_invariants() -> None:
     check_courses(DependentTieredMachineAndWorld, count=25_000, length=30)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize(
     "seed",
     [
