@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from dragonfly_executor.api.placed_process import PlacedProcess
     from dragonfly_executor.api.placed_worker import PlacedWorker
     from dragonfly_executor.api.pool import Pool
+    from dragonfly_executor.api.remote_object import RemoteObject
     from dragonfly_executor.backends.base import Backend, BootRequest, Node
     from dragonfly_executor.backends.budget import Budget
     from dragonfly_executor.backends.dask.backend import DaskBackend
@@ -75,6 +76,7 @@ if TYPE_CHECKING:
     from dragonfly_executor.runner.drain_notice import on_drain
     from dragonfly_executor.runner.progress_reports import progress
     from dragonfly_executor.serialization.process_result import ProcessResult
+    from dragonfly_executor.serialization.remote_object import Remote
     from dragonfly_executor.serialization.shared_object import SharedObject
 
 __all__ = [
@@ -118,7 +120,9 @@ __all__ = [
     "ProtocolError",
     "QueueFullError",
     "RayBackend",
+    "Remote",
     "RemoteCallError",
+    "RemoteObject",
     "RequirementsError",
     "ResultDeserializationError",
     "ResultSerializationError",
@@ -166,6 +170,8 @@ _ROOMS = {
     "Pool": "api.pool",
     "ProcessResult": "serialization.process_result",
     "RayBackend": "backends.ray.backend",
+    "Remote": "serialization.remote_object",
+    "RemoteObject": "api.remote_object",
     "SSHBackend": "backends.ssh.backend",
     "SSHHost": "backends.ssh.hosts",
     "SharedObject": "serialization.shared_object",

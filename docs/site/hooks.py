@@ -33,8 +33,8 @@ API = {
     "Calls": (
         "dragonfly_executor",
         [
-            "CallOptions", "Future", "CallStream", "PlacedWorker", "PlacedProcess", "ProcessResult", "CallProgress",
-            "OutputLine", "SharedObject", "progress",
+            "CallOptions", "Future", "CallStream", "PlacedWorker", "PlacedProcess", "ProcessResult", "Remote",
+            "RemoteObject", "CallProgress", "OutputLine", "SharedObject", "progress",
         ],
     ),
     "In a runner": ("dragonfly_executor", ["Parent", "on_drain", "freeze_support"]),
@@ -86,12 +86,13 @@ INTERNAL = {
         "start", "submit_in_task",
         "submit_with", "unlink", "unnamed",
     ],
+    "PlacedWorker": ["submit_call"],
     "SharedObject": ["content_for"],
 }  # fmt: skip
 """Members without an underscore that other parts of the package use, and that users do not."""
 NOT_MADE_BY_USERS = [
     "AsyncResult", "BootRequest", "CallProgress", "CallStream", "FakeNode", "Future", "OutputLine", "Parent",
-    "PlacedProcess", "PlacedWorker", "ProcessResult", "SharedObject",
+    "PlacedProcess", "PlacedWorker", "ProcessResult", "RemoteObject", "SharedObject",
 ]  # fmt: skip
 """Classes whose constructors are for the package alone."""
 LINK = re.compile(r"(\]\()(?!https?:|mailto:|#)([^)#\s]+)((?:#[^)\s]*)?\))")

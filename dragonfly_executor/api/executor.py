@@ -16,7 +16,7 @@ from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from typing import Self, TypeVarTuple, Unpack
+    from typing import Any, Self, TypeVarTuple, Unpack
 
     from dragonfly_executor.backends.base import Backend
     from dragonfly_executor.engine.option_keywords import CallKeywords, ExecutorKeywords
@@ -62,6 +62,9 @@ class PoolExecutor(Submitter, Executor):  # type: ignore[misc]  # `map` checks m
 
     def _repr_html_(self) -> str:
         return self._pool.html(type(self).__name__)
+
+    def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> dict[str, Any]:
+        return self._pool.live_bundle(type(self).__name__)
 
     @property
     def pool(self) -> Pool:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Generic, TypeVar
 
+from dragonfly_executor.api.remote_object import RemoteLease
 from dragonfly_executor.engine.call_name import call_name
 from dragonfly_executor.engine.placed.channel_reference import ChannelReference
 from dragonfly_executor.engine.placed.restart_policy import ALWAYS, NEVER, RestartPolicy
@@ -104,19 +106,25 @@ class PlacedWorker(Generic[T]):
             CallSerializationError: an argument cannot be pickled.
             FrameTooLargeError: the arguments are larger than ``max_payload``.
         """
+        return self.submit_call(call_method, name, (name, *args), kwargs)
+
+    def submit_call(
+        self, fn: Callable[..., Any], name: str, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Future[Any]:
+        """Submit a call of a function that gets the object first; see `call_method`. For this package alone."""
         self._driver.check_open()
         engine, options = self._engine, self._options
         if options.has_setting:
             from dragonfly_executor.api.call_settings import with_setting
 
-            parts = engine.codec.encode_call(
-                with_setting(call_method, options), (name, *args), kwargs, options.retry_on
-            )
-        elif kwargs:
-            parts = engine.codec.encode_call(call_method, (name, *args), kwargs, options.retry_on)
+            fn = with_setting(fn, options)
+            parts = engine.codec.encode_call(fn, args, kwargs, options.retry_on)
+        elif kwargs or fn is not call_method:
+            parts = engine.codec.encode_call(fn, args, kwargs, options.retry_on)
         else:
-            parts = self._encode((name, *args))
-        return self._driver.submit(name, engine.payloads.snapshot(parts), options.limits())
+            parts = self._encode(args)
+        payload, limits = engine.payloads.snapshot(parts), options.limits()
+        return self._driver.submit(name, payload, limits, partial(RemoteLease, self))
 
     def options(self, **changes: Unpack[CallKeywords]) -> PlacedWorker[T]:
         """Return a view of this worker whose method calls have other options.

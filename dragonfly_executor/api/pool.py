@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Coroutine, Mapping, Sequence
     from typing import Any, ParamSpec, Self, TypeVar, Unpack
 
+    from dragonfly_executor.api.live_view import LiveView
     from dragonfly_executor.backends.base import Backend
     from dragonfly_executor.core.stats import PoolStats
     from dragonfly_executor.engine.future import Future
@@ -121,6 +122,7 @@ class Pool(PoolCalls):
 
     __signature__ = OptionSignature(PoolOptions, CallOptions, **DRAGONFLY_DEFAULTS)
     _has_warned_of_loop = False
+    _view: LiveView | None = None
 
     def __init__(
         self,
@@ -192,6 +194,22 @@ class Pool(PoolCalls):
 
     def _repr_html_(self) -> str:
         return self.html("Pool")
+
+    def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> dict[str, Any]:
+        return self.live_bundle("Pool")
+
+    def live_bundle(self, title: str) -> dict[str, Any]:
+        """Return what a notebook shows of the pool while it lives, by media type; empty where there are no widgets.
+
+        Args:
+            title: the title of the view.
+        """
+        if "ipykernel" not in sys.modules:
+            return {}
+        from dragonfly_executor.api.live_view import widget_bundle
+
+        self._view, bundle = widget_bundle(self, self._view, title)
+        return bundle
 
     @property
     def dashboard_url(self) -> str | None:

@@ -390,9 +390,12 @@ class Submitter:
             from dragonfly_executor.api.call_settings import items_with_setting
 
             fn, iterables = items_with_setting(fn, iterables, self._options)
+        make_calls: Callable[..., MapCalls] = self._map_calls
         if self._carrier is not None:
-            fn = self._carrier.carried(fn)
-        return map_calls(self._map_calls, fn, iterables, options, self._slots, lambda: self._begin(self._options))
+            from dragonfly_executor.api.traced_calls import traced
+
+            fn, make_calls = traced(self._carrier, fn, make_calls)
+        return map_calls(make_calls, fn, iterables, options, self._slots, lambda: self._begin(self._options))
 
     @overload
     def amap(
@@ -442,9 +445,12 @@ class Submitter:
             fn, iterables = items_with_setting(fn, iterables, self._options)
         if buffersize is None:
             buffersize = self._options.max_queued
+        make_calls = self._awaited_calls
         if self._carrier is not None:
-            fn = self._carrier.carried(fn)
-        return map_async(self._awaited_calls, fn, iterables, buffersize, ordered=ordered)
+            from dragonfly_executor.api.traced_calls import traced
+
+            fn, make_calls = traced(self._carrier, fn, make_calls)
+        return map_async(make_calls, fn, iterables, buffersize, ordered=ordered)
 
     def _awaited_calls(self, fn: Callable[..., Any], calls_type: Any) -> Any:
         return self._calls_of_map(self._options, fn, self._fails_in_its_future, None, calls_type)

@@ -22,7 +22,7 @@ def assign(pool: PoolState, now: float) -> None:
     is_capped = workers is not None and runners.slots > workers
     if is_capped or len(calls.queues) > 1:
         # At most `room` calls, because more slots are up than `max_workers` lets run calls at once.
-        room = workers - runners.in_flight if is_capped and workers is not None else calls.total.queued
+        room = workers - runners.in_flight + runners.lent if is_capped and workers is not None else calls.total.queued
         assign_in_turn(pool, room, now)
     else:
         assign_in_order(pool, now)

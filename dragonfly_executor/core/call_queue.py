@@ -24,11 +24,18 @@ SLACK: Final = 64
 LOOKAHEAD: Final = 32
 """Number of calls among which a runner with a free slot looks for a call of a key that ran there."""
 Entry: TypeAlias = tuple[float, int, Call]
-"""An entry of a heap: the negative priority of a call, its id, and the call."""
+"""An entry of a heap: the negative priority of a call, its place among those of this priority, and the call."""
+DEPTH: Final = 2**64
+"""Difference in place between calls of one depth and those of the next. It is larger than any id."""
+
+
+def _place(call: Call) -> int:
+    """Return the place of a call among those of its priority: the deepest first, then in order of arrival."""
+    return call.id - call.depth * DEPTH if call.depth else call.id
 
 
 class CallQueue(QueueCounts):
-    """Calls that wait: larger priority first, and in order of arrival within one priority.
+    """Calls that wait: larger priority first. Within one priority, child calls first, and others in order of arrival.
 
     Settling a call lowers the counts of its queue. The call's entry stays in the queue until it comes up.
 
@@ -67,7 +74,7 @@ class CallQueue(QueueCounts):
         self.total.queued += len(calls)
 
     def add_by_priority(self, call: Call) -> None:
-        """Add a call that arrived after all others and has a priority. The caller has set its `queue` and `state`."""
+        """Add a call that has a priority or a depth, and came after all others. Its `queue` and `state` are set."""
         self.queued += 1
         self.total.queued += 1
         self._push(call)
@@ -82,7 +89,7 @@ class CallQueue(QueueCounts):
         if call.limits.key:
             self.note_key(call.limits.key)
         self._drop_settled()
-        if not call.limits.priority and self._fresh and self._fresh[0].id < call.id:
+        if not (call.limits.priority or call.depth) and self._fresh and self._fresh[0].id < call.id:
             self._return_to_fresh(call)
         else:
             self._push(call)
@@ -95,7 +102,7 @@ class CallQueue(QueueCounts):
 
     def _push(self, call: Call) -> None:
         priority = call.limits.priority
-        heappush(self._late if priority < 0 else self._early, (-priority, call.id, call))
+        heappush(self._late if priority < 0 else self._early, (-priority, _place(call), call))
 
     def _return_to_fresh(self, call: Call) -> None:
         """Return a call to its place in `_fresh`. It was taken before calls that came earlier."""
@@ -238,7 +245,7 @@ class CallQueue(QueueCounts):
     def turn(self) -> tuple[float, float]:
         """Return the place of the next call in the order of all queues: the smaller value comes first."""
         call = self.first()
-        return (inf, inf) if call is None else (-call.limits.priority, call.id)
+        return (inf, inf) if call is None else (-call.limits.priority, _place(call))
 
     def part(self) -> None:
         """Take the calls out of the counts of all queues together: they are given up."""

@@ -78,7 +78,7 @@ class CallTable:
         queue = self.queue_of(kind)
         for call in calls:
             limits = call.limits
-            if call.kind != kind or limits.has_place:
+            if call.kind != kind or limits.has_place or call.depth:
                 are_alike = False
             live[call.id] = call
             call.queue = queue
@@ -107,7 +107,7 @@ class CallTable:
                 continue
             if limits.key:
                 queue.note_key(limits.key)
-            if limits.priority:
+            if limits.priority or call.depth:
                 queue.add_by_priority(call)
             else:
                 queue.add((call,))

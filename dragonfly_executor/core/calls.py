@@ -195,6 +195,8 @@ class Call:
     is_item = False
     """True for a call that is one item of a map, or a chunk of them."""
     first_state = QUEUED
+    depth = 0
+    """Number of calls that the call is nested in: each was submitted by the one before."""
     is_stream = False
     """True for a call whose items come while it runs."""
 
@@ -224,6 +226,20 @@ class Call:
     def __repr__(self) -> str:
         where = "" if self.runner is None else f" on runner {self.runner}"
         return f"<Call {self.id}.{self.attempt} {self.state.name.lower()}{where}>"
+
+
+class ChildCall(Call):
+    """A call that a call has submitted.
+
+    Of calls with the same priority, the deepest come first. So few calls wait for others at any time: those on the
+    paths to the calls that run. In order of arrival, a tree of calls begins all its branches before it ends one.
+    """
+
+    __slots__ = ("depth",)
+
+    def __init__(self, id: int, payload: Payload, token: CallToken | None, limits: CallLimits, depth: int) -> None:  # noqa: A002
+        super().__init__(id, payload, token, limits, limits.kind)
+        self.depth = depth
 
 
 class DependentCall(Call):

@@ -228,6 +228,28 @@ class CallsStarted(Event):
         self.slots = slots
 
 
+class CallsWait(Event):
+    """Calls on a runner that begin to wait for calls that they have submitted, or go on after such a wait.
+
+    Each wait is ``(call id, attempt, whether the call waits from now on)``, in order.
+    """
+
+    __slots__ = __match_args__ = ("runner_id", "waits")
+
+    def __init__(self, runner_id: int, waits: Sequence[tuple[int, int, bool]]) -> None:
+        self.runner_id = runner_id
+        self.waits = waits
+
+
+class ChildrenSubmitted(Event):
+    """Calls that calls have submitted. They are accepted as long as calls are started, during a shutdown as well."""
+
+    __slots__ = __match_args__ = ("calls",)
+
+    def __init__(self, calls: Sequence[Call]) -> None:
+        self.calls = calls
+
+
 class ResultsArrived(Event):
     """Calls that ended by themselves.
 

@@ -30,14 +30,15 @@ class LeastLoaded:
             self._order = [
                 (-each.tier, len(each.in_flight), -each.id)
                 for each in runners.values()
-                if each.state is up and not each.retiring
+                if each.state is up and not each.retiring and not each.lent
             ]
             heapify(self._order)
         self._changes_left = len(runners)
         while count and self._order:
             _, load, number = heappop(self._order)
             runner = runners.get(-number)
-            if runner is None or runner.state is not UP or runner.retiring:
+            if runner is None or runner.state is not UP or runner.retiring or runner.lent:
+                # If a call there waits for its child calls, these may need the runner.
                 continue
             if len(runner.in_flight) == load:
                 yield runner

@@ -161,6 +161,9 @@ def give_runner(pool: PoolState, groups: Sequence[RunnerGroup], taker: RunnerGro
     givers: list[tuple[int, RunnerGroup]] = []
     for group in groups:
         count = group.up - len(group.yielding)
+        if pool.runner_table.lent:
+            # A runner with a call that waits for its child calls is not given.
+            count -= sum([bool(runner.lent) for runner in group.runners.values()])
         if count:
             first = pool.call_table.queue_of(group.kind).first()
             if first is None or first.id > gate:

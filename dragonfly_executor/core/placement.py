@@ -110,6 +110,7 @@ class CallPlacement:
             runner.extra += required.slots_of(runner.slots, runner.capacity) - 1
             runner.gpus_used += required.gpus
             runner.memory_used += required.memory
+            runner.is_uneven = runner.extra != 0 or bool(runner.lent)
 
     def give_back(self, runner: Runner) -> None:
         """Return the share that a call of this kind took of a runner."""
@@ -119,6 +120,18 @@ class CallPlacement:
             runner.extra -= required.slots_of(runner.slots, runner.capacity) - 1
             runner.gpus_used -= required.gpus
             runner.memory_used -= required.memory
+            runner.is_uneven = runner.extra != 0 or bool(runner.lent)
+
+    def lend(self, runner: Runner, sign: int) -> None:
+        """Have a call of this kind lend its share of a runner (`sign` -1), or take it again (1)."""
+        required = self.requirements
+        if required is None or not self.shares:
+            runner.extra += sign
+        else:
+            runner.extra += sign * required.slots_of(runner.slots, runner.capacity)
+            runner.gpus_used += sign * required.gpus
+            runner.memory_used += sign * required.memory
+        runner.is_uneven = runner.extra != 0 or bool(runner.lent)
 
     def room(self, runner: Runner) -> int:
         """Return how many calls of this kind can begin now on a member."""
@@ -143,7 +156,7 @@ class CallPlacement:
         return room > 0 or (
             not self.shares
             and runner.cost is not None
-            and runner.load < runner.slots + (0 if runner.extra else runner.prefetch)
+            and runner.load < runner.slots + (0 if runner.is_uneven else runner.prefetch)
             and not runner.retiring
             and runner.held_for in (None, self.kind)
         )
@@ -261,7 +274,7 @@ class CallPlacement:
 
     def _prefetch(self, runner: Runner) -> int:
         # A call with a share leaves slots free that must stay free, and the agent does not know that.
-        if self._single_use or runner.extra:
+        if self._single_use or runner.is_uneven:
             return 0
         return prefetch(runner.cost, runner.slots, runner.round_trip)
 

@@ -37,7 +37,8 @@ class Runner:
         state: its state.
         slots: number of calls that it runs at once.
         capacity: its CPUs, GPUs, memory and labels; None if unknown.
-        extra: number of slots that its calls take beyond one each.
+        extra: number of slots that its calls take beyond one each, less those of calls that wait for child calls.
+        lent: by id, those calls. They have lent what they take of the runner.
         gpus_used, memory_used: sums over its calls: GPUs and bytes of memory that they require.
         counted_load: its load as it is counted in the sums over runners.
         held_for: the kind whose next call waits for room on this runner. No call of another kind is sent here. Or None.
@@ -54,6 +55,7 @@ class Runner:
         is_queued: True if it boots, and its boot waits in a queue of the backend.
         is_short: True if it has returned calls that it could not begin though slots seemed free, and no call has ended
             there since. Calls go to other runners first.
+        is_uneven: True if a call there takes more than one slot, or has lent its own. Then none is sent ahead.
         done: number of calls that ended here.
         ends_at: monotonic seconds at which its platform ends it; None = not known.
         replace_at: monotonic seconds at which its slots are not counted on any more, a boot time before `drains_at`.
@@ -64,8 +66,8 @@ class Runner:
 
     __slots__ = (
         "capacity", "cost", "counted_load", "done", "drains_at", "ended_by", "ends_at", "extra", "gpus_used",
-        "held_for", "id", "idle_since", "in_flight", "is_queued", "is_short", "kind", "lifetime", "memory_used",
-        "prefetch", "replace_at", "retiring", "round_trip", "sent_at", "slots", "state", "tier", "trips",
+        "held_for", "id", "idle_since", "in_flight", "is_queued", "is_short", "is_uneven", "kind", "lent", "lifetime",
+        "memory_used", "prefetch", "replace_at", "retiring", "round_trip", "sent_at", "slots", "state", "tier", "trips",
     )  # fmt: skip
 
     def __init__(self, id: int, kind: str, tier: int = 0) -> None:  # noqa: A002
@@ -76,6 +78,7 @@ class Runner:
         self.slots = 0
         self.capacity: Capacity | None = None
         self.extra = 0
+        self.lent: dict[int, Call] = {}
         self.gpus_used = 0
         self.memory_used = 0
         self.counted_load = 0
@@ -90,6 +93,7 @@ class Runner:
         self.retiring = False
         self.is_queued = False
         self.is_short = False
+        self.is_uneven = False
         self.done = 0
         self.ends_at: float | None = None
         self.replace_at = 0.0
@@ -99,7 +103,7 @@ class Runner:
 
     @property
     def load(self) -> int:
-        """Return how many slots its calls take, those of prefetched calls included."""
+        """Return how many slots its calls take, those of prefetched calls included, and those that are lent not."""
         return len(self.in_flight) + self.extra
 
     def __repr__(self) -> str:

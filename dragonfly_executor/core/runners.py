@@ -43,6 +43,7 @@ class RunnerTable(GroupTable):
         up: number of runners that are up.
         slots, busy, in_flight: sums over runners that are up: slots, slots with a call, calls.
         load: likewise, number of slots that the calls take, those of prefetched calls included.
+        lent: likewise, number of calls that wait for child calls.
         idle: number of runners without a call that are not being asked whether they may go.
         retiring: runners that are up and take no more calls, because they are beyond `max`.
         retired: without a call, those of the runners that take no more calls.
@@ -66,6 +67,7 @@ class RunnerTable(GroupTable):
         self.busy = 0
         self.in_flight = 0
         self.load = 0
+        self.lent = 0
         self.idle = 0
         self.retiring: dict[int, Runner] = {}
         self.retired: dict[int, Runner] = {}
@@ -176,6 +178,8 @@ class RunnerTable(GroupTable):
     def _discount(self, runner: Runner) -> None:
         self.unqueue(runner)
         group = self.groups[runner.kind][runner.tier]
+        for call in list(runner.lent.values()):
+            self._end_lending(runner, call)
         if runner.state is RunnerState.UP:
             load = runner.counted_load
             busy = min(load, runner.slots)
@@ -262,9 +266,41 @@ class RunnerTable(GroupTable):
 
     def left(self, runner: Runner, before: int, now: float) -> None:
         """Update the counts after calls have left a runner that had `before` calls."""
+        if runner.lent:
+            for call in [call for number, call in runner.lent.items() if number not in runner.in_flight]:
+                self._end_lending(runner, call)
         if not runner.in_flight and before:
             self.rest(runner, now)
         self._count(runner, before, self.groups[runner.kind][runner.tier])
+
+    def lend(self, runner: Runner, call: Call) -> None:
+        """Have a call, which waits for its child calls, lend its share of a runner that is up.
+
+        Such a runner does not retire: the child calls may need it.
+        """
+        if call.id in runner.lent:
+            return
+        runner.lent[call.id] = call
+        self.lent += 1
+        self.placements.by_kind[call.kind].lend(runner, -1)
+        group = self.groups[runner.kind][runner.tier]
+        if runner.retiring:
+            if group.yielding.pop(runner.id, None) is not None:
+                self.placements.count_yielding(runner, -1)
+            self.retiring.pop(runner.id, None)
+            self._serve_again(runner)
+        self._count(runner, len(runner.in_flight), group)
+
+    def go_on(self, runner: Runner, call: Call) -> None:
+        """Have a call take its share of a runner again. For a while, the calls there may take more than there is."""
+        if call.id in runner.lent:
+            self._end_lending(runner, call)
+            self._count(runner, len(runner.in_flight), self.groups[runner.kind][runner.tier])
+
+    def _end_lending(self, runner: Runner, call: Call) -> None:
+        del runner.lent[call.id]
+        self.lent -= 1
+        self.placements.by_kind[call.kind].lend(runner, 1)
 
     def rest(self, runner: Runner, now: float) -> None:
         """Mark the runner as idle from `now` on."""

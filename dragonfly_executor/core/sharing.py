@@ -162,7 +162,7 @@ def slots_allowed(pool: PoolState, group: RunnerGroup) -> int | None:
     workers = pool.limits.max_workers
     if workers is None:
         return None
-    others = pool.runner_table.in_flight - group.in_flight
+    others = pool.runner_table.in_flight - group.in_flight - pool.runner_table.lent
     return max(workers - group.slots + group.ending.slots - others, 0 if pool.is_served(group) else 1)
 
 

@@ -72,6 +72,8 @@ def make_slot(table: SlotTable, call: SlotCall, now: float) -> bool:
     shared: set[int] = set()
     idle: list[SlotRecord] = []
     for slot in table.slots.values():
+        if slot.is_lending and not slot.is_dying:
+            continue
         held = slot.gpus or frozenset()
         free -= held
         if not slot.in_flight or slot.is_dying:

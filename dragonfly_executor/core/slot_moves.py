@@ -195,6 +195,8 @@ def finish_check(table: SlotTable, slot: SlotRecord | None, *, may_stop: bool) -
     table.extra = 0
     if slot is not None:
         slot.is_checking = False
+    if table.is_lending:
+        return  # the extra slot may run a call that waits: `slot_lending` decides which slots stay
     for extra in filter(table.is_extra, table.slots.values()):
         # The extra slot goes, and not the slot of the check, so that numbers stay below `max_slots`.
         if not extra.is_retired:

@@ -22,6 +22,8 @@ FULL: Final = 4
 """A flag of `SlotRecord.blocked`: the slot refused a call. It is tried again after its next answer, or at a tick."""
 RESERVED: Final = 8
 """A flag of `SlotRecord.blocked`: the slot ran the idle check, and an extra slot still runs a call in its place."""
+PARKED: Final = 16
+"""A flag of `SlotRecord.blocked`: as many calls run as may, because calls of other slots wait for their child calls."""
 
 
 class EndReason(IntEnum):
@@ -123,15 +125,16 @@ class SlotRecord:
         is_ready: True once its initializer is done.
         is_stuck: True if its running call is slow, or must be certain: then no call is queued behind it.
         is_checking: True if the user's idle check is among its calls.
+        is_lending: True while its running call waits for calls that it has submitted.
         handed: calls that were handed to it, without those that were taken back and without idle checks.
-        blocked: the reasons for which it gets no call: `RETIRED`, `DYING`, `FULL`, `RESERVED`.
+        blocked: the reasons for which it gets no call: `RETIRED`, `DYING`, `FULL`, `RESERVED`, `PARKED`.
         limit_at: the time at which the limits of its running call must be checked.
         started_before: the value of `SlotTable.last_start` before the first call became the first.
     """
 
     __slots__ = (
-        "blocked", "gpus", "handed", "in_flight", "is_checking", "is_ready", "is_stuck", "limit_at", "number", "pid",
-        "since", "started_before",
+        "blocked", "gpus", "handed", "in_flight", "is_checking", "is_lending", "is_ready", "is_stuck", "limit_at",
+        "number", "pid", "since", "started_before",
     )  # fmt: skip
 
     def __init__(self, pid: int, now: float, number: int = 0, gpus: frozenset[int] | None = None) -> None:
@@ -143,6 +146,7 @@ class SlotRecord:
         self.is_ready = False
         self.is_stuck = False
         self.is_checking = False
+        self.is_lending = False
         self.handed = 0
         self.blocked = 0
         self.limit_at = NEVER

@@ -8,6 +8,7 @@ free. So two calls that wait for each other always meet, even if they came in on
 from __future__ import annotations
 
 from dragonfly_executor.core import slot_gpus
+from dragonfly_executor.core import slot_lending as lending
 from dragonfly_executor.core import slot_moves as moves
 from dragonfly_executor.core.slot_actions import (
     AnswerCheck,
@@ -178,6 +179,8 @@ class SlotScheduler:
                 table.actions.append(HideCall(slot))
         table.cost = cost
         self._next_is_first(slot, now)
+        if table.is_lending:
+            lending.review(table)
 
     def check_answered(self, slot: SlotRecord, may_stop: bool, now: float) -> None:
         """Record that the idle check, which is the slot's first call, has returned `may_stop`."""
@@ -186,6 +189,8 @@ class SlotScheduler:
             check = slot.in_flight.popleft()
             check.slot = None
             self._next_is_first(slot, now)
+            if self.table.is_lending:
+                lending.review(self.table)
 
     def _next_is_first(self, slot: SlotRecord, now: float) -> None:
         """Record that calls in front of the slot's calls have ended."""
@@ -198,6 +203,12 @@ class SlotScheduler:
             moves.became_first(self.table, slot, now)
         else:
             moves.became_idle(self.table, slot)
+
+    def waits_for_children(self, slot: SlotRecord, ref: Ref, *, waits: bool) -> None:
+        """Record that a slot's running call waits for calls that it has submitted, or that it goes on after that."""
+        if slot.in_flight and slot.in_flight[0].ref == ref:
+            lending.lend(self.table, slot, slot.in_flight[0]) if waits else lending.go_on(self.table, slot)
+            self.is_due = True
 
     def declined(self, slot: SlotRecord) -> None:
         """Put the slot's calls back into the queue and retire the slot: it has loaded files that have changed since."""
@@ -224,6 +235,8 @@ class SlotScheduler:
         slot.blocked &= ~FULL
         moves.put_back(self.table, moves.take_from(self.table, slot, refs))
         moves.expect_end(self.table, slot)
+        if self.table.is_lending:
+            lending.review(self.table)
         self.is_due = True
 
     def hand_refused(self, slot: SlotRecord, calls: Sequence[SlotCall]) -> None:
@@ -343,6 +356,8 @@ class SlotScheduler:
             moves.lose(table, slot, call)
         moves.put_back(table, unstarted)
         moves.release_reserved(table, slot)
+        if table.is_lending:
+            lending.review(table)
         self.is_due = True
 
     # -- the whole runner ---------------------------------------------------------------------------------------------

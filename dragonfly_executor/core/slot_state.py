@@ -57,6 +57,9 @@ class SlotTable:
         starting: slots that are not ready, by process id, in the order of their forks.
         max_slots: number of calls that may run at once.
         extra: slots beyond `max_slots`, as a replacement for a slot that is busy with an idle check.
+        is_lending: True from the time at which a call waits for its child calls until that has no more effect here.
+        lenders: the calls that have waited so, by id and attempt.
+        lent: slots beyond `max_slots` that there are, or may be, because calls wait or have waited so.
         calls_per_slot: calls after which a slot is replaced; 0 for no limit.
         gpus: number of GPUs that are given to calls which require some; 0 if each slot keeps its usual share.
         gives_gpus: True once a call has required GPUs: then only such calls see GPUs.
@@ -86,6 +89,9 @@ class SlotTable:
         self.starting: dict[int, SlotRecord] = {}
         self.max_slots = 1
         self.extra = 0
+        self.is_lending = False
+        self.lenders: dict[Ref, SlotCall] = {}
+        self.lent = 0
         self.calls_per_slot = 0
         self.gpus = 0
         self.gives_gpus = False
@@ -125,12 +131,12 @@ class SlotTable:
     @property
     def may_grow(self) -> bool:
         """Return True if the limit on slots allows another."""
-        return len(self.slots) < self.max_slots + self.extra
+        return len(self.slots) < self.max_slots + self.extra + self.lent
 
     @property
     def room(self) -> int:
         """Return the number of slots by which the limit on slots lets the runner grow."""
-        return self.max_slots + self.extra - len(self.slots)
+        return self.max_slots + self.extra + self.lent - len(self.slots)
 
     def free_numbers(self, count: int) -> list[int]:
         """Return the lowest numbers that no living slot has."""
@@ -138,7 +144,7 @@ class SlotTable:
         return [number for number in range(len(taken) + count) if number not in taken][:count]
 
     def is_extra(self, slot: SlotRecord) -> bool:
-        """Return True if the slot was forked beyond `max_slots`, in place of a slot that is busy with an idle check."""
+        """Return True if the slot was forked beyond `max_slots`: another's call waits, or it has the idle check."""
         return slot.number >= self.max_slots
 
     @property

@@ -184,7 +184,11 @@ class PoolState:
         """
         coming = sum([len(group.booting) * self.slots_hint(group) for group in self.runner_table.groups[kind]])
         workers = self.limits.max_workers
-        return coming if workers is None else max(0, min(coming, workers - self.runner_table.in_flight))
+        return (
+            coming
+            if workers is None
+            else max(0, min(coming, workers - self.runner_table.in_flight + self.runner_table.lent))
+        )
 
     def add_kind(self, kind: str, requirements: Requirements | None) -> None:
         """Add a kind of calls; see `RunnerTable.add_kind`. If there are many kinds, drop those that are not in use."""

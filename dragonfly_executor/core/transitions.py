@@ -5,11 +5,11 @@ A message about an unknown runner or call is counted as stale and changes nothin
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 from dragonfly_executor.core import call_errors, events
 from dragonfly_executor.core.actions import CANCELLED, Stop
-from dragonfly_executor.core.calls import CallState
+from dragonfly_executor.core.calls import Call, CallState
 from dragonfly_executor.core.departures import find_runner, gone_from, note_departures, take_off
 from dragonfly_executor.core.idle_limits import idle_until, stop_idle
 from dragonfly_executor.core.losses import lose
@@ -45,15 +45,25 @@ def transition(event: type[E]) -> Callable[[Callable[[PoolState, E, float], None
 
 @transition(events.Submitted)
 def _submitted(pool: PoolState, event: events.Submitted, now: float) -> None:
-    kinds, groups = pool.call_table.accept(event.calls, now), pool.runner_table.groups
+    # The driver refuses calls after a shutdown. A call that slipped in between must not wait for ever.
+    _accept(pool, event.calls, now, is_open=pool.broken is None and pool.mode is None)
+
+
+def _accept(pool: PoolState, calls: Sequence[Call], now: float, *, is_open: bool) -> None:
+    """Queue new calls. `is_open`: whether the pool takes them; otherwise they fail."""
+    kinds, groups = pool.call_table.accept(calls, now), pool.runner_table.groups
     for kind, requirements in kinds.items():
         if kind not in groups:
             pool.add_kind(kind, requirements)
-    if pool.broken is not None or pool.mode is not None:
-        # The driver refuses these. A call that slipped in between must not wait for ever.
-        pool.fail(event.calls, pool.broken or RuntimeError("cannot schedule new futures after shutdown"))
-    elif event.calls:
+    if not is_open:
+        pool.fail(calls, pool.broken or RuntimeError("cannot schedule new futures after shutdown"))
+    elif calls:
         _demand(pool, kinds)
+
+
+@transition(events.ChildrenSubmitted)
+def _children_submitted(pool: PoolState, event: events.ChildrenSubmitted, now: float) -> None:
+    _accept(pool, event.calls, now, is_open=pool.starts_calls)
 
 
 def _demand(pool: PoolState, kinds: Iterable[str]) -> None:
@@ -107,6 +117,22 @@ def _calls_started(pool: PoolState, event: events.CallsStarted, now: float) -> N
             pool.call_table.start(call, now, slots[place] if slots else None)
             if costs is not None:
                 costs.began(now)
+
+
+@transition(events.CallsWait)
+def _calls_wait(pool: PoolState, event: events.CallsWait, _now: float) -> None:
+    runner = find_runner(pool, event.runner_id)
+    # A runner of single use takes no second call. One that is not up takes none at all.
+    if runner is None or runner.state is not RunnerState.UP or pool.limits.single_use:
+        return
+    for call_id, attempt, waits in event.waits:
+        call = runner.in_flight.get(call_id)
+        if call is None or call.attempt != attempt:
+            pool.counters.stale += 1
+        elif waits:
+            pool.runner_table.lend(runner, call)
+        else:
+            pool.runner_table.go_on(runner, call)
 
 
 @transition(events.ResultsArrived)

@@ -110,7 +110,7 @@ class EngineComponents:
                 self._codec.objects,
                 self.worker_groups,
                 self.loop.call_soon_threadsafe,
-                self._engine.options.max_payload,
+                self._engine,
             )
         return self._object_server
 

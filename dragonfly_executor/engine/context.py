@@ -48,6 +48,8 @@ class EngineContext(Protocol):
     tiers: tuple[TierSettings, ...]
     payloads: PayloadStore
     object_server: Callable[[], ObjectServer]
+    ids: Iterator[int]
+    """The numbers of the next calls."""
 
     def handle(self, event: Any) -> None:
         """Hand the core an event, and carry out the actions."""

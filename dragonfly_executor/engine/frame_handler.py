@@ -185,6 +185,8 @@ class FrameHandler:
             case Kind.STARTED:
                 said.started.append(ref)
                 said.started_in.append(frame.detail)
+            case Kind.WAIT:
+                said.waits.append((*ref, not frame.flags & Flag.END))
             case Kind.RETURNED:
                 self._forget(ref)
                 said.returned.append(ref)

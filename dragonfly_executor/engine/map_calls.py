@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from _thread import TIMEOUT_MAX, allocate_lock
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import CancelledError
 
 from dragonfly_executor.core.actions import CANCELLED
@@ -146,10 +146,12 @@ class MapCalls:
         settled: number of them that were settled. Only the engine thread changes it.
         refill_at: the number of settled calls at which the thread is woken to submit more; -1 for never.
         name: the name of the map's function, for people.
+        caller: the trace context of the map's caller, as the W3C's headers; None in pools without tracing.
     """
 
     call_type: ClassVar[type[MapCall]] = MapCall
     _relay: ProgressRelay | None = None
+    caller: Mapping[str, str] | None = None
 
     def __init__(
         self,

@@ -42,6 +42,11 @@ class Outcome:
         return self._opened[0]
 
     @property
+    def encoded(self) -> bytes | bytearray | memoryview | None:
+        """The outcome as the slot has sent it; None if there is none, or once a thread has opened it."""
+        return self._data
+
+    @property
     def size(self) -> int:
         """Bytes of the encoded outcome; 0 once a thread has opened it."""
         return 0 if self._data is None else len(self._data)

@@ -42,6 +42,8 @@ class RunnerMessages:
         self.started: list[Ref] = []
         self.started_in: list[int] = []
         """The number of the slot of each of these."""
+        self.waits: list[tuple[int, int, bool]] = []
+        """Calls that wait for their child calls from then on, or go on; see `events.CallsWait`."""
         self.returned: list[Ref] = []
         self.lost: list[tuple[Ref, dict[str, Any]]] = []
         self.timed_out: list[tuple[Ref, float]] = []
@@ -69,6 +71,8 @@ def events_of(runner_id: int, said: RunnerMessages, node: Node) -> Iterator[even
         yield events.RunnerLeaving(runner_id)
     if said.started:
         yield events.CallsStarted(runner_id, said.started, said.started_in)
+    if said.waits:
+        yield events.CallsWait(runner_id, said.waits)
     if said.returned:
         # Ahead of the results, so that free slots take these calls before later ones.
         yield events.CallsReturned(runner_id, said.returned)

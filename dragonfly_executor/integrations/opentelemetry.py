@@ -31,7 +31,8 @@ class OpenTelemetryTracing:
     the call makes hang under it, if the runner has OpenTelemetry. At the end of the call its span gets two children:
     the time that it waited, and the time that its function ran. A boot is a span of its own.
 
-    The calls of a `map` have no spans of their own. They get the context of the caller of `map`.
+    The calls of a `map` are encoded together, before any of them has a span. So each gets its span when it ends, under
+    the caller of `map`, and spans that it makes hang under that caller as well.
 
     Args:
         tracer_provider: makes the spans; by default the global one.
@@ -48,7 +49,7 @@ class OpenTelemetryTracing:
             advice = "needs opentelemetry-api: pip install 'dragonfly-executor[opentelemetry]'"
             raise ImportError(f"OpenTelemetryTracing {advice}") from error
         self._api = trace
-        self._inject = propagate.inject
+        self._inject, self._extract = propagate.inject, propagate.extract
         self._root = Context()
         self._tracer = trace.get_tracer("dragonfly_executor", __version__, tracer_provider)
         self._lock = Lock()
@@ -81,11 +82,11 @@ class OpenTelemetryTracing:
         finally:
             self._submitted(None if future is None or future.call is None else (pool, future.call.id), span)
 
-    def carried(self, fn: Callable[..., T]) -> Callable[..., T]:
+    def carried(self, fn: Callable[..., Any]) -> ContextCall:
         """Return a function that runs `fn` in the context of the caller."""
         return self._carried(fn, None)
 
-    def _carried(self, fn: Callable[..., T], context: Context | None) -> Callable[..., T]:
+    def _carried(self, fn: Callable[..., Any], context: Context | None) -> ContextCall:
         validation.refuse(fn)
         headers: dict[str, str] = {}
         self._inject(headers, context)
@@ -108,7 +109,9 @@ class OpenTelemetryTracing:
     def __call__(self, event: Mapping[str, Any]) -> None:
         """Make the spans that an event of a pool completes."""
         what = event["event"]
-        if what in ENDS:
+        if what in ENDS and "caller" in event:
+            self._map_call_ended(event)
+        elif what in ENDS:
             call = event["name"], event["call_id"]
             with self._lock:
                 span = self._spans.pop(call, None)
@@ -146,6 +149,17 @@ class OpenTelemetryTracing:
         if event["event"] != "call done":
             self._set_failed(span, event.get("error") or "cancelled")
         span.end(_nanoseconds(end))
+
+    def _map_call_ended(self, event: Mapping[str, Any]) -> None:
+        attributes = {"dragonfly.pool": event["name"], "code.function.name": event["function"]}
+        span = self._tracer.start_span(
+            f"call {event['function']}",
+            self._extract(event["caller"], self._root),
+            kind=self._api.SpanKind.CLIENT,
+            start_time=_nanoseconds(event["time"] - event["seconds"]),
+            attributes=attributes,
+        )
+        self._end(span, event)
 
     def _set_failed(self, span: Span, text: str) -> None:
         span.set_status(self._api.Status(self._api.StatusCode.ERROR, text))

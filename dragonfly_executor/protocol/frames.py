@@ -26,7 +26,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dragonfly_executor.errors import ProtocolError
 from dragonfly_executor.util.plain_enum import IntEnum
 
-PROTOCOL_VERSION = 6
+PROTOCOL_VERSION = 7
 """Version of the protocol: the kinds and flags below, and the modules of this package that payloads name.
 
 Every change to these raises the number. Ends with different versions refuse each other in the handshake. So an unknown
@@ -47,6 +47,8 @@ LONG_FRAME = 128 * 1024
 TRUST = 4
 """Memory for a long frame, as a multiple of its bytes that have arrived, that its claimed length may allocate."""
 MAX_DETAIL = 2**32 - 1
+POOL = 0
+"""The number of the pool itself in an OBJECT_REQUEST. The numbers of multiprocessing's objects begin with 1."""
 FORGOTTEN_AT_ONCE = 64
 """Maximum number of shared objects in one SHARED_FORGET to a slot. The agent may take it back from the slot's queue."""
 CALL_OPTIONS = struct.Struct("!ddQQI")
@@ -145,12 +147,15 @@ class Kind(IntEnum):
     # pieces have arrived. Flag.END: no more items are wanted
     ITEMS = 41
     PROGRESS = 42  # slot -> agent -> parent: how far the call is; see `call_progress`
-    # slot -> agent -> parent: a method call on one of multiprocessing's objects, which the parent serves; detail =
-    # process id of the slot; `call id` = number of the request, 0 for no reply. Flag.LARGE: a part of a long one;
-    # Flag.MORE: not the last part
+    # slot -> agent -> parent: a method call on one of multiprocessing's objects, which the parent serves, or on its
+    # pool; detail = process id of the slot; `call id` = number of the request, 0 for no reply. Flag.LARGE: a part of a
+    # long one; Flag.MORE: not the last part
     OBJECT_REQUEST = 43
     # parent -> agent -> slot: the outcome; the fields and flags are those of the request. Flag.ERROR: an exception
     OBJECT_REPLY = 44
+    # slot -> agent -> parent: the call waits for calls that it has submitted, so another one may run in its place.
+    # Flag.END: it goes on
+    WAIT = 45
 
 
 class ScriptImport:
@@ -182,7 +187,7 @@ class Flag:
     ITEM = 64  # a CALL is one item of a map: its error says which
     LOG = 64  # an OUTPUT is a log record: JSON
     PIECES = 128  # a CALL's payload lacks pieces that its runner gets once: `protocol/piece_table.py`
-    END = 128  # an OUTPUT is empty: the output of this call is complete. An ITEMS ends a stream
+    END = 128  # an OUTPUT is empty: the output of this call is complete. An ITEMS ends a stream, a WAIT a wait
 
 
 KIND_NUMBERS = frozenset(int(kind) for kind in Kind)

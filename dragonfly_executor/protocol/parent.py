@@ -12,7 +12,45 @@ from dragonfly_executor.protocol.stdlib_json import json
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from typing import Any
+    from collections.abc import Callable, Coroutine, Generator
+    from concurrent.futures import Executor, Future
+    from datetime import timedelta
+    from typing import Any, ClassVar, ParamSpec, TypeVar, overload
+
+    T = TypeVar("T")
+    P = ParamSpec("P")
+    Seconds = float | timedelta
+
+    class ChildFuture(Future[T]):
+        """The future of a call that a call has submitted."""
+
+        def __await__(self) -> Generator[Any, None, T]: ...
+
+    class ParentPool(Executor):
+        """The pool that runs this call. `runner/child_executor.py` has the class; slots alone load it."""
+
+        def options(
+            self,
+            *,
+            timeout: Seconds | None = ...,
+            queue_timeout: Seconds | None = ...,
+            run_timeout: Seconds | None = ...,
+            retries: int = ...,
+            retry_on: type[BaseException] | tuple[type[BaseException], ...] = ...,
+            requires: dict[str, Any] | None = ...,
+            priority: float = ...,
+            key: object = ...,
+        ) -> ParentPool: ...
+        @overload
+        def submit(
+            self, fn: Callable[P, Coroutine[Any, Any, T]], /, *args: P.args, **kwargs: P.kwargs
+        ) -> ChildFuture[T]: ...
+        @overload
+        def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> ChildFuture[T]: ...
+        def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> ChildFuture[Any]: ...
+        def call(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T: ...
+        async def acall(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T: ...
+
 
 VARIABLE = "DRAGONFLY_PARENT"
 """Name of the environment variable of a runner that holds its encoded `Parent`."""
@@ -32,11 +70,54 @@ _Fields = namedtuple(  # noqa: PYI024  # typing is slow to import
 )
 
 
+class CallPoolSource:
+    """The source of the executors of `Parent.pool` in this process.
+
+    Attributes:
+        of_process: makes one; None if this process is no slot. It is no context variable, because threads of a call
+            use it as well.
+    """
+
+    of_process: ClassVar[Callable[[], Any] | None] = None
+
+
+def pool_of_call() -> ParentPool:
+    """Return an executor, inside a call, that submits calls to the pool that runs this call.
+
+    The parent schedules them like its own calls. A call that waits for such a child call, in `result`,
+    `concurrent.futures.wait`, `as_completed` or ``await``, lends its slot: another call may run in its place, so no
+    depth of nesting can deadlock. docs/nested-calls.md has the rules.
+
+    Raises:
+        RuntimeError: this code does not run in a call; or the first use in a slot is not on the call's own thread.
+    """
+    source = CallPoolSource.of_process
+    if source is None:
+        raise RuntimeError("Parent.pool() works inside calls of real runners: this code does not run in one")
+    made: ParentPool = source()
+    return made
+
+
+class PoolField:
+    """The field `Parent.pool`: of an object, the pool's name; of the class, the function `pool_of_call`."""
+
+    if TYPE_CHECKING:
+
+        @overload
+        def __get__(self, parent: None, owner: type[Parent]) -> Callable[[], ParentPool]: ...
+        @overload
+        def __get__(self, parent: Parent, owner: type[Parent]) -> str: ...
+
+    def __get__(self, parent: Parent | None, owner: type[Parent]) -> Any:
+        return pool_of_call if parent is None else parent[0]
+
+
 class Parent(_Fields):
     """The parent's description inside a runner. It holds no secret in calls: the token is used up and removed by then.
 
     Attributes:
-        pool: name of the pool that the runner belongs to.
+        pool: name of the pool that the runner belongs to. But ``Parent.pool()``, of the class, returns an executor that
+            submits calls to this pool, inside a call: see `pool_of_call`.
         runner_id: the runner's number in that pool, as in ``stats()``.
         backend: name of the backend that booted it.
         pid: process id of the parent, on its own machine.
@@ -55,7 +136,7 @@ class Parent(_Fields):
     """
 
     __slots__ = ()
-    pool: str
+    pool = PoolField()
     runner_id: int
     backend: str
     pid: int

@@ -51,7 +51,7 @@ class SlotSays:
     LEAVING = "leaving"
     """A method has ended, and its long result is on its way, behind other frames: `(number,)`."""
     DONE = "done"
-    """A method has ended: `(number, EndFlags, microseconds, payload)`."""
+    """A method has ended: `(number, EndFlags, microseconds, payload)`, and the numbers of the objects that stay."""
     AGAIN = "again"
     """The slot cannot open the shared memory of this method call, and wants the bytes: `(number,)`."""
 

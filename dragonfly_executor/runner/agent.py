@@ -11,6 +11,7 @@ from __future__ import annotations
 import gc
 import os
 import sys
+from importlib import import_module
 
 from dragonfly_executor.protocol import handshake
 from dragonfly_executor.protocol.frames import SETUP_HEAD, Flag, Frame, Kind, encode
@@ -42,10 +43,17 @@ if TYPE_CHECKING:
     from dragonfly_executor.runner.shared_files import SharedFiles
     from dragonfly_executor.runner.sync_receiver import SyncedFiles
 
+CHILD_CALLS = (
+    "dragonfly_executor.runner.child_calls",
+    "dragonfly_executor.runner.child_executor",
+    "dragonfly_executor.serialization.child_codec",
+)
+"""The modules that slots need for calls that submit calls."""
 LEASE_CHECKS = 4
 """Checks of the lease within one lease."""
 # Plain module names, because an enum lookup takes longer than the comparison.
 CALL, RESULT, CHUNK, IDLE, RETURNED = map(int, (Kind.CALL, Kind.RESULT, Kind.CHUNK, Kind.IDLE, Kind.RETURNED))
+WAIT = int(Kind.WAIT)
 LARGE, MORE = Flag.LARGE, Flag.MORE
 
 
@@ -87,6 +95,8 @@ class Agent:
         self._shown = loop.time()
         self._starts_memory: int | None = None
         self._starter: int | None = None
+        self._has_child_calls = False
+        """True once a call has waited for calls that it has submitted."""
 
     # -- life ---------------------------------------------------------------------------------------------------------
 
@@ -218,7 +228,9 @@ class Agent:
                 self._link.send_bulk(raw)
                 if not flags & MORE:
                     times.append(0.0)
-            elif kind in (IDLE, RETURNED):
+            elif kind in (IDLE, RETURNED, WAIT):
+                if kind == WAIT:
+                    queue(raw)
                 earlier.append((times, frame))
                 times = []
             else:
@@ -228,10 +240,7 @@ class Agent:
         for before, frame in earlier:
             if before:
                 self._dispatcher.answered(slot, before)
-            if frame.kind == RETURNED:
-                self._dispatcher.declined(slot)
-            else:
-                self._dispatcher.check_answered(slot, may_stop=bool(frame.detail))
+            self._note_answer(slot, frame)
         if times:
             self._dispatcher.answered(slot, times)
         if self._link.queued_bulk > SLOT_BACKLOG:
@@ -240,6 +249,18 @@ class Agent:
         # The next call often follows the answer. While calls run here, spinning takes processor time from them.
         self._loop.expects_news = self._may_linger and self._dispatcher.is_idle
         self._graceful_exit.exit_if_done()
+
+    def _note_answer(self, slot: Slot, frame: Frame) -> None:
+        """Note an answer that is no result, after the results before it."""
+        if frame.kind == RETURNED:
+            self._dispatcher.declined(slot)
+        elif frame.kind == Kind.WAIT:
+            self._dispatcher.waits_for_children(slot, frame)
+            if not self._has_child_calls:
+                self._has_child_calls = True
+                self._loop.call_soon(_load_child_calls)
+        else:
+            self._dispatcher.check_answered(slot, may_stop=bool(frame.detail))
 
     def _on_slot_results(self, slot: Slot, data: bytes, times: list[float]) -> None:
         """Forward small results, which come without other frames between them, as one piece."""
@@ -369,6 +390,15 @@ class Agent:
             from dragonfly_executor.runner.slot_output_forwarder import maker
 
             self._make_output = maker(welcome, self._loop, self._link, self._dispatcher)
+
+
+def _load_child_calls() -> None:
+    """Import what calls need to submit calls, so that slots which are forked from now on have it."""
+    try:
+        for name in CHILD_CALLS:
+            import_module(name)
+    except Exception as error:  # there is no memory or no descriptor for it: each slot tries for itself
+        sys.stderr.write(f"dragonfly runner: cannot import what child calls need: {error}\n")
 
 
 def run(

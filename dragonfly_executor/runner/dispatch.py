@@ -139,6 +139,11 @@ class Dispatcher:
                 self.memory_groups = self.on_memory_required()
         self._scheduler.call_arrived(call)
 
+    def waits_for_children(self, slot: Slot, frame: Frame) -> None:
+        """Record that a slot's running call waits for calls that it has submitted, or goes on after that."""
+        ref, waits = (frame.call_id, frame.attempt), not frame.flags & Flag.END
+        self._scheduler.waits_for_children(slot.record, ref, waits=waits)
+
     def payload_arrived(self, call: SlotCall, size: int) -> None:
         """Record that `size` more bytes of a large payload are in the slot."""
         self._scheduler.payload_arrived(call, size, self._loop.time())

@@ -18,6 +18,7 @@ from dragonfly_executor.protocol.memory_bounds import max_result_bytes
 from dragonfly_executor.protocol.placed_messages import METHOD, NUMBER, EndFlag, MethodFlag, ParentSays, SlotSays
 from dragonfly_executor.runner import slot_shutdown
 from dragonfly_executor.serialization.layout import BOX, NOTHING, WITH_SHARED
+from dragonfly_executor.serialization.remote_object import RemoteStore
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -98,6 +99,7 @@ class MethodChannel:
         self._next = 1
         self._partial = bytearray()
         self._on_due: Callable[[], object] | None = None
+        self._store = RemoteStore(self._call[0])
         self._again: SimpleQueue[MethodMessage] = SimpleQueue()
         """The bytes of calls that could not be opened in shared memory."""
         self.on_signal: Callable[[int], object] | None = None
@@ -109,12 +111,14 @@ class MethodChannel:
 
     def open(self) -> None:
         """See `WorkerChannel`."""
+        RemoteStore.of_worker.set(self._store)
         self._client.tell(self._number, "adopt")
         self._token = self._client.listen(self._on_frame)
         self.say(SlotSays.OPEN, self._token, self._call[0])
 
     def close(self) -> None:
         """See `WorkerChannel`."""
+        RemoteStore.of_worker.set(None)
         self._client.stop_listening(self._token)
         self._client.tell(self._number, "drop")
 
@@ -304,15 +308,21 @@ class MethodChannel:
         self._send_end(number, flags, microseconds, parts, total)
 
     def _send_end(self, number: int, flags: int, microseconds: int, parts: list[Any], total: int) -> None:
+        stay: tuple[int, ...] = ()
+        if self._store.fresh:
+            stay = self._store.take_fresh()
+            if flags & EndFlag.ERROR:
+                self._store.release(stay)
+                stay = ()
         if total > MAX_INLINE:
             place = self._payloads.put_shared(parts, total)
             if place is not None:
                 # The parent may use the arguments' memory again as soon as it has the result.
                 parts.clear()
-                self.say(SlotSays.DONE, number, flags | EndFlag.SHARED, microseconds, (*place, total))
+                self.say(SlotSays.DONE, number, flags | EndFlag.SHARED, microseconds, (*place, total), *stay)
                 return
             self.say(SlotSays.LEAVING, number)
-        self.say(SlotSays.DONE, number, flags, microseconds, b"".join(parts))
+        self.say(SlotSays.DONE, number, flags, microseconds, b"".join(parts), *stay)
 
 
 def _unopened(error: BaseException) -> UnopenedCallError:

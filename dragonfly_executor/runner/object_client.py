@@ -1,4 +1,4 @@
-"""The slot's side of multiprocessing's objects: requests to the parent, which has the real ones."""
+"""A slot's requests to the parent: method calls on multiprocessing's objects, which the parent has, and on its pool."""
 
 from __future__ import annotations
 
@@ -23,20 +23,37 @@ if TYPE_CHECKING:
     from dragonfly_executor.runner.stand_ins import StandIn
 
 
-class ReplyWaiter:
-    """A thread that waits for a reply."""
+class ReplyTarget:
+    """The receiver of a reply."""
 
-    __slots__ = ("arrived", "data", "is_error", "lock", "request")
+    __slots__ = ("arrived", "data", "is_error")
 
-    def __init__(self, request: tuple[StandIn, str]) -> None:
-        self.lock = allocate_lock()
-        self.lock.acquire()
+    def __init__(self) -> None:
         self.arrived = bytearray()
         """The parts of a long reply that have arrived."""
         self.data: bytes | None = None
         self.is_error = False
+
+    def wake(self) -> None:
+        """Go on: the reply is complete. Called on the thread of the `ReplyReader`."""
+        raise NotImplementedError
+
+
+class ReplyWaiter(ReplyTarget):
+    """A thread that waits for a reply."""
+
+    __slots__ = ("lock", "request")
+
+    def __init__(self, request: tuple[StandIn, str]) -> None:
+        super().__init__()
+        self.lock = allocate_lock()
+        self.lock.acquire()
         self.request = request
         """The stand-in, which the parent serves at least until the reply has come, and the method."""
+
+    def wake(self) -> None:
+        """Go on: the reply is complete."""
+        self.lock.release()
 
 
 class ObjectClient:
@@ -45,6 +62,9 @@ class ObjectClient:
     Args:
         agent: the stream to the agent.
         max_payload: maximum size of a request in bytes.
+
+    Attributes:
+        on_call_end: called when a call ends, before its result is sent; None if there is nothing to do then.
     """
 
     def __init__(self, agent: AgentStream, max_payload: int) -> None:
@@ -52,7 +72,8 @@ class ObjectClient:
         self._max_payload = max_payload
         self._pid = os.getpid()
         self._numbers = count(1)
-        self._waiting: dict[int, ReplyWaiter] = {}
+        self.on_call_end: Callable[[], object] | None = None
+        self._waiting: dict[int, ReplyTarget] = {}
         self._given_up: dict[int, ReplyWaiter] = {}
         self._listeners: dict[int, Callable[[Frame], object]] = {}
         self._stand_ins: weakref.WeakValueDictionary[int, Any] = weakref.WeakValueDictionary()
@@ -93,6 +114,36 @@ class ObjectClient:
         """Send a request that has no reply."""
         if os.getpid() == self._pid:
             self._send(0, number, method, args)
+
+    def end_call(self) -> None:
+        """Tell the parent what has changed during the call that ends now."""
+        self.flush()
+        if self.on_call_end is not None:
+            self.on_call_end()
+
+    def begin(self, waiter: ReplyTarget, number: int, method: str, *args: Any) -> int:
+        """Send a request whose reply goes to `waiter`, and return the number of the request.
+
+        Raises:
+            RuntimeError: this is a forked child of the slot.
+            FrameTooLargeError: the arguments are larger than ``max_payload``.
+        """
+        if os.getpid() != self._pid:
+            raise RuntimeError(
+                "this process was started by a call: only the process of the call itself can submit calls"
+            )
+        token = next(self._numbers)
+        self._waiting[token] = waiter
+        try:
+            self._send(token, number, method, args)
+        except BaseException:
+            self._waiting.pop(token, None)
+            raise
+        return token
+
+    def forget(self, token: int) -> bool:
+        """Drop the reply to a request of `begin`. Returns False if it has come."""
+        return self._waiting.pop(token, None) is not None
 
     def listen(self, callback: Callable[[Frame], object]) -> int:
         """Call `callback`, on the reading thread, with each answer to a number, and return the number."""
@@ -183,7 +234,7 @@ class ObjectClient:
         if listener is not None:
             listener(frame)
             return
-        waiter = self._waiting.get(token) or self._given_up.get(token)
+        waiter: ReplyTarget | None = self._waiting.get(token) or self._given_up.get(token)
         if waiter is None:
             return
         waiter.arrived += frame.payload
@@ -192,6 +243,6 @@ class ObjectClient:
         waiter.is_error = frame.flags & Flag.ERROR != 0
         waiter.data = bytes(waiter.arrived)
         if self._waiting.pop(token, None) is not None:
-            waiter.lock.release()
-        elif self._given_up.pop(token, None) is not None:
-            self._undo(waiter)
+            waiter.wake()
+        elif (given_up := self._given_up.pop(token, None)) is not None:
+            self._undo(given_up)

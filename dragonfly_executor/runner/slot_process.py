@@ -11,6 +11,7 @@ import gc
 import os
 import sys
 import time
+from _thread import get_ident
 from collections.abc import Callable
 
 from dragonfly_executor import errors
@@ -28,6 +29,7 @@ from dragonfly_executor.protocol.frames import (
     encode,
 )
 from dragonfly_executor.protocol.memory_bounds import max_result_bytes
+from dragonfly_executor.protocol.parent import CallPoolSource
 from dragonfly_executor.runner import process_tree, slot_shutdown
 from dragonfly_executor.runner import slot_progress as phases
 from dragonfly_executor.runner.agent_stream import NO_CALL, AgentStream
@@ -46,6 +48,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import Any
 
+    from dragonfly_executor.runner.child_calls import ChildCalls
+    from dragonfly_executor.runner.child_executor import ChildExecutor
     from dragonfly_executor.runner.object_client import ObjectClient
     from dragonfly_executor.runner.result_ring import ResultRing
     from dragonfly_executor.runner.slot_calls import SlotQueue
@@ -149,12 +153,16 @@ class _Slot:
         self._max_payload, self._max_inline = template.max_payload, template.max_inline
         self._loaded = template.loaded
         self._codec = template.codec
+        self._thread = get_ident()
         self._mark = template.codec.mark
         self._payloads = SlotPayloads(agent, template.codecs, calls.sock, rendezvous)
         self._shared = SlotShared(agent, template.codec)
         self._objects: ObjectClient | None = None
-        """Makes the stand-ins of multiprocessing's objects; None until a call has one."""
+        """Makes the stand-ins of multiprocessing's objects; None until a call has one, or submits a call."""
         OBJECT_SOURCE.set(self._stand_in)
+        self._children: ChildCalls | None = None
+        """Submits calls to the pool; None until a call does."""
+        CallPoolSource.of_process = self._pool
         self._memory_limit: MemoryLimit | None = None
         self._ref: tuple[int, int] | None = None
         """The call whose limits the agent watches; None if it has no limits."""
@@ -282,7 +290,7 @@ class _Slot:
         if self._loaded is not None:
             self._loaded.note()
         if self._objects is not None:
-            self._objects.flush()
+            self._objects.end_call()
         self._ended = time.perf_counter()
         microseconds = int((self._ended - self._since) * 1e6)
         if self._output is not None and self._output.end_call(call_id, attempt):
@@ -295,17 +303,37 @@ class _Slot:
 
     def _stand_in(self, kind: str, number: int, detail: Any) -> Any:
         """Return the stand-in of an object of multiprocessing. See `served_object`."""
-        if self._objects is None:
-            # Imported for the first such object.
-            from dragonfly_executor.runner.object_client import ObjectClient
-
-            self._objects = ObjectClient(self._agent, self._max_payload)
+        client = self._object_client()
         if kind == PLACED_WORKER:
             from dragonfly_executor.runner.method_channel import MethodChannel, SlotParts
 
             parts = SlotParts(self._codec, self._payloads, self._shared, self._max_payload, self._agent.running)
-            return MethodChannel(self._objects, number, parts)
-        return self._objects.stand_in(kind, number, detail)
+            return MethodChannel(client, number, parts)
+        return client.stand_in(kind, number, detail)
+
+    def _object_client(self) -> ObjectClient:
+        if self._objects is None:
+            # Imported for the first request.
+            from dragonfly_executor.runner.object_client import ObjectClient
+
+            self._objects = ObjectClient(self._agent, self._max_payload)
+        return self._objects
+
+    def _pool(self) -> ChildExecutor:
+        """Return an executor for the pool that runs this slot's calls. See `Parent.pool`."""
+        if self._children is None:
+            if get_ident() != self._thread or self._agent.running == NO_CALL:
+                raise RuntimeError(
+                    "the first Parent.pool() in a slot must be called by a call, on the call's own thread: call it"
+                    " there, and hand the executor to other threads"
+                )
+            # Imported for the first call that submits a call.
+            from dragonfly_executor.runner.child_calls import ChildCalls
+
+            self._children = ChildCalls(self._agent, self._object_client(), self._codec.child_codec())
+        from dragonfly_executor.runner.child_executor import ChildExecutor
+
+        return ChildExecutor(self._children)
 
     def _fetch_shared(self, call_id: int, attempt: int, data: Buffer) -> bool:
         """Get the shared objects of a call. If that is impossible, fail the call and return False."""

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from dragonfly_executor.serialization.shared_object import SharedContent
 
     # Maps the names of a definition to a version number, which grows when the bytes change, and to the bytes.
-    Versions: TypeAlias = dict[tuple[str, ...], tuple[int, bytes]]
+    Versions: TypeAlias = dict[tuple[str, ...], tuple[float, bytes]]
 
 
 class Definition:

@@ -218,6 +218,16 @@ class CallCodec:
         """
         return self._packer.keep(parts)
 
+    def travel_from_slot(self, version_step: float, refer: Callable[[Any, list[object]], Any]) -> None:
+        """Encode calls in a slot; see `child_codec`.
+
+        Args:
+            version_step: difference between the versions of definitions.
+            refer: returns the reduction of an object of multiprocessing.
+        """
+        self._main.version_step = version_step
+        self._format.refer = refer
+
     def close(self) -> None:
         """Free the contents that runners get once: no runner is left, or this is a forked child of the process."""
         self.contents.close()

@@ -46,6 +46,7 @@ class ParentMain(MainView):
 
     Attributes:
         needs_script: True if a call that was encoded so far needs the script to be imported.
+        version_step: difference between the versions of definitions.
     """
 
     def __init__(self, define: Define, *, script_travels: bool = True) -> None:
@@ -54,7 +55,8 @@ class ParentMain(MainView):
         self._script_travels = script_travels
         # An RLock taken by `holding`, because Ctrl-C may interrupt a caller.
         self._lock = RLock()
-        self._counter = 0
+        self.version_step: float = 1
+        self._counter: float = 0
         self._versions: Versions = {}
         self._known: dict[str, Definition] = {}
         self._plans: dict[frozenset[str], Plan] = {}
@@ -218,12 +220,12 @@ class ParentMain(MainView):
         found = unpicklable.of_value("the globals", [*values.values()], lambda value: self._define(value, owners))
         return found.advice(str(exc)) if found is not None else ""
 
-    def _version(self, group: tuple[str, ...], data: bytes) -> tuple[int, bytes]:
+    def _version(self, group: tuple[str, ...], data: bytes) -> tuple[float, bytes]:
         return holding(self._lock, lambda: self._version_of(group, data))
 
-    def _version_of(self, group: tuple[str, ...], data: bytes) -> tuple[int, bytes]:
+    def _version_of(self, group: tuple[str, ...], data: bytes) -> tuple[float, bytes]:
         known = self._versions.get(group)
         if known is None or known[1] != data:
-            self._counter += 1
+            self._counter += self.version_step
             known = self._versions[group] = self._counter, data
         return known

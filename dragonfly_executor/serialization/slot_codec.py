@@ -58,6 +58,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from dragonfly_executor.serialization.layout import Buffer, BufferSource, Received
+    from dragonfly_executor.serialization.parent_codec import CallCodec
     from dragonfly_executor.serialization.slot_loop import SlotLoop
     from dragonfly_executor.serialization.stream_run import ItemSink
     from dragonfly_executor.serialization.working_directory import WorkingDirectory
@@ -174,6 +175,13 @@ class SlotCodec:
             text = exceptions.one_line(exc)
             what = f"the call, of {len(data)} bytes," if isinstance(exc, MemoryError) else "the call"
             raise UnopenedCallError(f"{what} cannot be unpickled on the runner: {text}") from exc
+
+    def child_codec(self) -> CallCodec:
+        """Return an encoder of calls that a call submits to the pool, which also opens their results."""
+        # Imported for the first such call.
+        from dragonfly_executor.serialization.child_codec import child_codec
+
+        return child_codec(self._format, script_travels=self.main.file is not None)
 
     @property
     def pickles_plainly(self) -> bool:

@@ -273,6 +273,8 @@ EVENTS: list[object] = [
     events.RunnerEnding(1, 9.0, "its platform"),
     events.RunnerGone(1),
     events.CallsStarted(1, []),
+    events.CallsWait(1, []),
+    events.ChildrenSubmitted([]),
     events.ResultsArrived(1, []),
     events.CallsReturned(1, []),
     events.CallLost(1, 1, 1, OSError(), True),

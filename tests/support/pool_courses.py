@@ -369,3 +369,33 @@ class DependentMachineAndWorld(MachineAndWorld):
             self.world.feed(events.ArgumentsFailed(call_id, outcome[how]))
         else:
             self.world.feed(events.ArgumentsReady(call_id))
+
+
+class NestingMachineAndWorld(MachineAndWorld):
+    """The same, with calls that submit calls and wait for them."""
+
+    @step(which=SMALL, call=SMALL, limits=LIMITS)
+    def call_waits_for_a_child(self, which: int, call: int, limits: CallLimits) -> None:
+        """The child call is of the same kind, so it fits where its call runs."""
+        runner_id = self.busy_runner(which)
+        flying = self.flying(runner_id)
+        if flying and not self.world.limits.single_use:
+            self.world.wait_for_child(runner_id, *flying[call % len(flying)], limits)
+
+    @step(which=SMALL, call=SMALL)
+    def call_submits_a_child(self, which: int, call: int) -> None:
+        """It does not wait for it."""
+        flying = self.flying(self.busy_runner(which))
+        if flying:
+            self.world.submit_child(flying[call % len(flying)][0], CallLimits())
+
+    @step(which=SMALL, call=SMALL, waits=BOTH)
+    def something_is_said_of_a_wait(self, which: int, call: int, waits: bool) -> None:
+        """A call goes on, or is said to wait again; or that is said of a call that is not there."""
+        runner_id = self.busy_runner(which)
+        flying = self.flying(runner_id) or [(call, 1)]
+        ref = flying[call % len(flying)]
+        if not waits:
+            self.world.waits_for.pop(ref, None)
+        self.world.has_lent = True
+        self.world.feed(events.CallsWait(runner_id, [(*ref, waits), (call, 7, waits)]))

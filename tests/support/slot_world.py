@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from dragonfly_executor.core import slot_actions as actions
-from dragonfly_executor.core.slot_records import FULL, RunLimits, SlotCall, SlotRecord
+from dragonfly_executor.core.slot_records import FULL, PARKED, RunLimits, SlotCall, SlotRecord
 from dragonfly_executor.core.slot_scheduler import SlotScheduler
 from dragonfly_executor.core.slot_state import REVIEW_AFTER, STARVED_FOR, SlotTable
 from dragonfly_executor.core.slot_titles import SHOWN_AFTER
@@ -46,6 +46,8 @@ class PlayedSlot:
     is_starved: bool = False
     """Whether it lacks processor time."""
     ran: int = 0
+    waits_for: Ref | None = None
+    """The child call for which its running call waits."""
     shows: SlotCall | None = None
     """The call in its title."""
     expects_end: bool = False
@@ -248,11 +250,18 @@ class SlotWorld:
         assert not slot.is_closed, "a call goes to a slot that is retired"
         assert not slot.record.is_dying
         assert not slot.record.blocked & FULL, "a call goes to a slot that has refused one"
+        self._check_that_not_too_many_run(slot.record)
         assert all(call.is_check or not self.outcomes[call.ref] for call in calls), "a call that has ended is started"
         taken = 0 if slot.is_dead else len(calls) if slot.room is None else min(len(calls), slot.room)
         slot.queue.extend(calls[:taken])
         if taken < len(calls):
             self.tell("hand_refused", slot.record, calls[taken:])
+
+    def _check_that_not_too_many_run(self, record: SlotRecord) -> None:
+        """No call is started while as many run as may: those that wait for their child calls do not count."""
+        others = [each for each in self.table.slots.values() if each is not record and each.in_flight]
+        running = sum(not each.is_lending for each in others)
+        assert running < self.table.max_slots + self.table.extra, "too many calls run"
 
     def _take_back(self, action: actions.TakeBack) -> None:
         slot = self._slot(action.slot)
@@ -286,7 +295,10 @@ class SlotWorld:
             self._pids += 1
             slot = PlayedSlot(SlotRecord(self._pids, self.now, number, action.gpus))
             self.slots[self._pids] = slot
-            assert len(self.slots) <= self.table.max_slots + bool(self.table.check.call), "too many slots"
+            waiting = sum(each.record.is_lending for each in self.slots.values())
+            parked = sum(bool(each.record.blocked & PARKED) for each in self.slots.values())
+            most = self.table.max_slots + bool(self.table.check.call) + waiting + parked
+            assert len(self.slots) <= most, "too many slots"
             self.tell("slot_forked", slot.record)
 
     def _end_runner(self, action: actions.EndRunner) -> None:
@@ -460,7 +472,8 @@ class SlotWorld:
         assert gpus <= set(range(self.table.gpus))
         for other in self.slots.values():
             old = other.running is not None and not other.running.gpus and other.record.is_retired
-            if other is not slot and other.running is not None and not old:
+            lends = {each.running.ref for each in (slot, other) if each.running} & self.table.lenders.keys()
+            if other is not slot and other.running is not None and not old and not lends:
                 assert not gpus & (other.record.gpus or frozenset()), "two calls have the same GPU"
 
     def begin(self, slot: PlayedSlot) -> None:
@@ -481,11 +494,32 @@ class SlotWorld:
         call = slot.running
         if call is None or slot.is_dead:
             return
+        slot.waits_for = None
         slot.unread.append(("check" if call.is_check else "result", seconds, call))
         slot.running = None
         slot.began.pop(call.ref, None)
         if takes_next:
             self.take(slot)
+
+    def wait_for(self, slot: PlayedSlot, child: int) -> None:
+        """The running call submits another call, and waits for it."""
+        call = slot.running
+        if call is None or call.is_check or slot.is_dead or slot.waits_for is not None:
+            return
+        self.begin(slot)
+        if call.missing <= 0:
+            slot.waits_for = (child, 1)
+            self.arrive(child)
+            self.read(slot)
+            self.tell("waits_for_children", slot.record, call.ref, waits=True)
+            self.run()
+
+    def go_on(self, slot: PlayedSlot) -> None:
+        """The running call waits no longer."""
+        if slot.waits_for is not None and slot.running is not None and not slot.is_dead:
+            slot.waits_for = None
+            self.tell("waits_for_children", slot.record, slot.running.ref, waits=False)
+            self.run()
 
     def starve(self, slot: PlayedSlot, *, is_starved: bool) -> None:
         """The slot lacks processor time from now on, or gets some."""
@@ -571,6 +605,9 @@ class SlotWorld:
         if slot.running is not None:
             slot.running.missing = 0
         self.take(slot)
+        if slot.waits_for is not None and not self.outcomes[slot.waits_for]:
+            return
+        self.go_on(slot)
         self.finish(slot)
         self.read(slot)
         if slot.is_closed and slot.running is None and not slot.queue:

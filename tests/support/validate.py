@@ -101,11 +101,17 @@ class Survey:
         self.first_deadline = min(deadlines, default=None)
 
 
-def validate(machine: Machine, now: float) -> Survey:
-    """Check all that can be seen in a state. `now`: the time of the last event."""
+def validate(machine: Machine, now: float, *, lends: bool = False) -> Survey:
+    """Check all that can be seen in a state.
+
+    Args:
+        machine: the machine.
+        now: the time of the last event.
+        lends: whether calls have waited for child calls. After that, runners may have too many calls for a while.
+    """
     pool = machine.pool
     survey = Survey(pool)
-    check_sums(pool, survey)
+    check_sums(pool, survey, lends=lends)
     check_what_is_told(pool, survey)
     check_meter(pool)
     check_places(pool, survey)
@@ -120,7 +126,7 @@ def validate(machine: Machine, now: float) -> Survey:
     return survey
 
 
-def check_sums(pool: PoolState, survey: Survey) -> None:
+def check_sums(pool: PoolState, survey: Survey, *, lends: bool) -> None:
     """Check that the table's sums and orders are what the survey finds."""
     table, groups = pool.runner_table, pool.runner_table.groups
     assert groups.keys() == table.placements.by_kind.keys()
@@ -132,7 +138,7 @@ def check_sums(pool: PoolState, survey: Survey) -> None:
     for tier in table.tiers:
         assert tier.count == sum(runner.tier == tier.index for runner in survey.runners)
     for runner, kinds in survey.calls_on:
-        check_shares(pool, runner, kinds)
+        check_shares(pool, runner, kinds, lends=lends)
     assert table.up == len(survey.up)
     assert list(table.booting.values()) == survey.booting
     assert (table.slots, table.in_flight) == (survey.slots, survey.in_flight)
@@ -188,22 +194,30 @@ def check_placement(pool: PoolState, survey: Survey, kind: str) -> None:
     assert kind == DEFAULT_KIND or placement.in_flight == survey.in_flight_of[kind]
     if placement._packed is not None:
         free = [runner for runner in members if placement.room(runner) > 0]
-        free = [runner for runner in free if not (runner.is_short and runner.in_flight)]
+        free = [runner for runner in free if not (runner.is_short and runner.load)]
         free = [runner for runner in free if placement._packs[runner.tier]]
         listed = {i: load % RANK for i, load in placement._packed._load_of.items()}
         assert listed == {runner.id: runner.load for runner in free}
 
 
-def check_shares(pool: PoolState, runner: Runner, kinds: dict[str, int]) -> None:
+def check_shares(pool: PoolState, runner: Runner, kinds: dict[str, int], *, lends: bool) -> None:
     """Check that what the calls of a runner require fits in it together, and is what a walk over them finds.
 
     Args:
         pool: the state.
         runner: the runner.
         kinds: the number of its calls of each kind.
+        lends: whether calls have waited for child calls.
     """
     placements, capacity = pool.runner_table.placements.by_kind, runner.capacity
     extra = gpus = memory = 0
+    assert runner.lent.keys() <= runner.in_flight.keys()
+    assert not runner.lent or (runner.state is UP and not runner.retiring), "a call there waits for its child calls"
+    if runner.lent:
+        extra -= len(runner.lent)
+        kinds = dict(kinds)
+        for call in runner.lent.values():
+            kinds[call.kind] -= 1
     for kind, count in kinds.items():
         placement = placements[kind]
         assert placement.fits(runner), "a call is on a runner on which it does not fit"
@@ -212,8 +226,9 @@ def check_shares(pool: PoolState, runner: Runner, kinds: dict[str, int]) -> None
             gpus += count * placement.requirements.gpus
             memory += count * placement.requirements.memory
     assert (runner.extra, runner.gpus_used, runner.memory_used) == (extra, gpus, memory)
-    assert not extra or runner.load <= runner.slots, "calls take more than the slots of their runner"
-    assert capacity is None or (gpus <= capacity.gpus and memory <= capacity.memory)
+    if not lends:
+        assert not extra or runner.load <= runner.slots, "calls take more than the slots of their runner"
+        assert capacity is None or (gpus <= capacity.gpus and memory <= capacity.memory)
     is_held = runner is pool.runner_table.placements.held
     assert (runner.state is UP and runner.held_for is not None) == is_held
     assert not is_held or placements[runner.held_for or ""].members.get(runner.id) is runner
@@ -280,7 +295,9 @@ def check_order(queue: CallQueue) -> None:
     """Check that each call is in the part of the queue that its priority asks for."""
     fresh = [call.id for call in queue._fresh]
     assert fresh == sorted(fresh)
-    sent_before = [call.id for priority, _, call in queue._early if not priority and call.state is QUEUED]
+    plain = [call for priority, _, call in queue._early if not (priority or call.depth)]
+    sent_before = [call.id for call in plain if call.state is QUEUED]
+    assert not any(call.depth for call in queue._fresh), "a child call waits behind others"
     assert not fresh or max(sent_before, default=0) < fresh[0], "a call that came back is before one that it overtook"
     entries = [*queue._fresh, *(entry[2] for entry in (*queue._early, *queue._late))]
     assert queue.settled == sum(call.state is not QUEUED for call in entries)
@@ -385,6 +402,8 @@ def check_bounds(pool: PoolState, survey: Survey) -> None:
     runner_table = pool.runner_table
     excess = runner_table.up + len(runner_table.booting) - pool.max
     going = len(runner_table.retiring) + sum(len(group.yielding) for group in runner_table.all_groups)
+    assert runner_table.lent == sum(len(runner.lent) for runner in survey.runners)
+    going += sum(bool(runner.lent) for runner in survey.up)  # it stays while child calls may need it
     assert excess <= 0 or (len(runner_table.retiring) <= excess <= going and not runner_table.booting)
     for runner in survey.runners:
         if runner.state is UP:
@@ -421,7 +440,8 @@ def check_nobody_waits_for_nothing(pool: PoolState, now: float) -> None:
 
 def check_slots_are_full(pool: PoolState, group: RunnerGroup, now: float) -> None:
     runner_table, workers = pool.runner_table, pool.limits.max_workers
-    binds = workers is not None and runner_table.slots > workers and runner_table.in_flight >= workers
+    running = runner_table.in_flight - runner_table.lent
+    binds = workers is not None and runner_table.slots > workers and running >= workers
     queue = pool.call_table.queues[group.kind]
     if queue.queued and not binds:
         placement = runner_table.placements.by_kind[group.kind]
@@ -491,6 +511,7 @@ def cannot_boot(pool: PoolState, group: RunnerGroup, now: float) -> bool:
 def has_slots_enough(pool: PoolState, group: RunnerGroup) -> bool:
     """Whether more slots of this kind would be of no use, because of max_workers."""
     workers, others = pool.limits.max_workers, pool.runner_table.in_flight - group.in_flight
+    others -= pool.runner_table.lent
     has_one = pool.is_served(group)
     return (
         workers is not None
@@ -530,6 +551,7 @@ def check_room_is_made(pool: PoolState, now: float) -> None:
         assert not is_idle or ahead or kept <= pool.keep_of(group), f"calls wait, and a runner of {group} is idle"
         starving = [each for each in others if not pool.is_served(each)]
         giving = sum(len(each.yielding) for each in groups.values()) + len(going)
+        giving += all(runner.lent or runner.state is not UP for runner in group.runners.values())
         assert not starving or not group.up or giving, f"calls of a kind without a runner wait, and {group} gives none"
 
 

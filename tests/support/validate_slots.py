@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dragonfly_executor.core.slot_records import DYING, FULL, NEVER, RESERVED, RETIRED, SlotCall
+from dragonfly_executor.core.slot_records import DYING, FULL, NEVER, PARKED, RESERVED, RETIRED, SlotCall
 from dragonfly_executor.core.slot_scheduler import SlotScheduler
 from dragonfly_executor.core.slot_state import SlotTable, prefetch_depth
 
@@ -28,8 +28,9 @@ def check_slots(table: SlotTable) -> list[SlotCall]:
     for pid, slot in table.slots.items():
         assert slot.pid == pid
         blocked, counted = slot.blocked, 0
-        assert 0 <= blocked <= RETIRED | DYING | FULL | RESERVED
-        useful += not blocked & (RETIRED | DYING)
+        assert 0 <= blocked <= RETIRED | DYING | FULL | RESERVED | PARKED
+        useful += not (blocked & (RETIRED | DYING | PARKED) or slot.is_lending)
+        assert not blocked & PARKED or (table.is_lending and not slot.is_lending)
         is_checking = False
         for call in slot.in_flight:
             assert call.slot is slot
@@ -53,6 +54,7 @@ def check_slots(table: SlotTable) -> list[SlotCall]:
     assert table.is_closed or useful <= table.max_slots + (table.check.call is not None), "too many slots"
     assert table.extra == 0 or table.check.call is not None
     check_numbers(table)
+    check_lending(table)
     return checks
 
 
@@ -68,17 +70,25 @@ def check_numbers(table: SlotTable) -> None:
     """Check that no two slots have one number, and that an extra slot stays no longer than the check that it is for."""
     numbers = {slot.number for slot in table.slots.values()}
     assert len(numbers) == len(table.slots), "two slots have the same number"
-    assert max(numbers, default=0) <= table.max_slots
+    assert table.is_lending or max(numbers, default=0) <= table.max_slots
     busy = reserved = 0
     is_extra_busy = False
     for slot in table.slots.values():
-        busy += bool(slot.in_flight) and not slot.is_checking
+        busy += bool(slot.in_flight) and not slot.is_checking and not table.is_lending
         reserved += bool(slot.blocked & RESERVED)
         if table.is_extra(slot):
-            assert slot.is_retired or table.check.call is not None, "an extra slot stays"
+            assert slot.is_retired or table.check.call is not None or table.is_lending, "an extra slot stays"
             is_extra_busy |= bool(slot.in_flight)
     assert busy <= table.max_slots, "more calls run at once than slots were asked for"
     assert reserved <= is_extra_busy, "a slot waits for nothing"
+
+
+def check_lending(table: SlotTable) -> None:
+    """Check which slots have lent their place, and that nothing is left of that once it is over."""
+    for slot in table.slots.values():
+        assert not slot.is_lending or (slot.in_flight and slot.in_flight[0].ref in table.lenders)
+        assert not slot.is_lending or slot.is_stuck or slot.blocked, "a call is queued behind one that waits"
+    assert table.is_lending or not (table.lent or table.lenders)
 
 
 def check_queues(table: SlotTable) -> list[SlotCall]:

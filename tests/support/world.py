@@ -17,7 +17,7 @@ from dragonfly_executor import errors
 from dragonfly_executor.core import actions, events
 from dragonfly_executor.core.call_queue import LOOKAHEAD
 from dragonfly_executor.core.call_table import Call, CallLimits
-from dragonfly_executor.core.calls import DEFAULT_KIND, QUEUED, DependentCall
+from dragonfly_executor.core.calls import DEFAULT_KIND, QUEUED, ChildCall, DependentCall
 from dragonfly_executor.core.capacity import Capacity, Requirements
 from dragonfly_executor.core.events import ShutdownMode
 from dragonfly_executor.core.machine import Machine, PoolLimits
@@ -96,9 +96,9 @@ class TrackedCall:
     """Later calls that were sent before it."""
 
     @property
-    def turn(self) -> tuple[float, int]:
+    def turn(self) -> tuple[float, int, int]:
         """Its place in the order of calls."""
-        return -self.call.limits.priority, self.call.id
+        return -self.call.limits.priority, -self.call.depth, self.call.id
 
 
 class World:
@@ -136,6 +136,10 @@ class World:
         """Calls that may still be sent after a shutdown that cancels what waits: those that a boot will take."""
         self.dependent: set[int] = set()
         """Calls that have yet to get their arguments, or never will."""
+        self.waits_for: dict[tuple[int, int], int] = {}
+        """By call and attempt, the child call for which it waits."""
+        self.has_lent = False
+        """Whether a call has waited for a child call."""
         self.given_up: dict[int, Prospects] = {}
         """Calls whose end is decided, and that are settled at one of the next events."""
         self.flown: list[tuple[int, int, int]] = []
@@ -183,6 +187,34 @@ class World:
         self.feed(event, make())
         return [call.id for call in event.calls]
 
+    def submit_child(self, outer: int, limits: CallLimits, kind: str = DEFAULT_KIND) -> int:
+        """A call submits another one."""
+        number, depth = len(self.accounts) + 1, self.accounts[outer].call.depth + 1
+
+        def make() -> events.ChildrenSubmitted:
+            call = ChildCall(number, b"", None, self._required(limits, kind), depth)
+            call.kind = kind
+            return events.ChildrenSubmitted([call])
+
+        event = make()
+        self.accounts[number] = self.pending[number] = TrackedCall(event.calls[0])
+        self.feed(event, make())
+        return number
+
+    def wait_for_child(self, runner_id: int, outer: int, attempt: int, limits: CallLimits) -> None:
+        """A call submits another one like itself, and waits for it."""
+        self.has_lent = True
+        self.waits_for[outer, attempt] = self.submit_child(outer, limits, self.accounts[outer].call.kind)
+        self.feed(events.CallsWait(runner_id, [(outer, attempt, True)]))
+
+    def is_waiting(self, node: TrackedRunner, ref: tuple[int, int]) -> bool:
+        """Whether a call waits for a child call that has yet to end, and nothing but that ends the wait."""
+        return not node.leaving and self.waits_for.get(ref) in self.pending
+
+    def lent(self, runner_id: int) -> set[int]:
+        """The calls on a runner of which the machine knows that they wait."""
+        return {*self.machine.pool.runner_table.runners[runner_id].lent}
+
     def feed(self, event: events.Event, again: events.Event | None = None) -> list[actions.Action]:
         """Hand the machine an event now, carry out the actions, and check everything.
 
@@ -222,7 +254,7 @@ class World:
         for action in result:
             if isinstance(action, actions.Boot):
                 assert boots_are_needed(self.machine.pool, action)
-        self._give_up(validate(self.machine, self.now).given_up)
+        self._give_up(validate(self.machine, self.now, lends=self.has_lent).given_up)
         self._check_accounts()
         return result
 
@@ -252,6 +284,7 @@ class World:
             (len(node.flying), -runner_id)
             for runner_id, node in self.nodes.items()
             if node.up and not node.stopped and not node.leaving and runner_id not in retiring
+            if not self.lent(runner_id)
         ]
         return [-number for _, number in sorted(loads)]
 
@@ -421,6 +454,7 @@ class World:
         if node.flying.get(call_id) != attempt:
             return False
         del node.flying[call_id]
+        self.waits_for.pop((call_id, attempt), None)
         if may_have_run:
             self.accounts[call_id].attempts_begun.add(attempt)
         return True
@@ -505,7 +539,7 @@ class World:
             self.flown.append((action.runner_id, call.id, call.attempt))
         node.asked = False
         runner = self.machine.pool.runner_table.runners[action.runner_id]
-        assert len(node.flying) <= node.slots + runner.prefetch, "more calls than slots and credit"
+        assert len(node.flying) - len(runner.lent) <= node.slots + runner.prefetch, "more calls than slots and credit"
         self._check_shares(node)
         if self.limits.single_use:
             assert node.had == 1, "a single-use runner has a second call"
@@ -513,7 +547,8 @@ class World:
         slots = len(up) if self.limits.single_use else sum(other.slots for other in up)
         workers = self.limits.max_workers
         if workers is not None and slots > workers:
-            assert sum(len(other.flying) for other in up) <= workers, "more calls than max_workers"
+            flying = sum(len(other.flying) for other in up) - self.machine.pool.runner_table.lent
+            assert flying <= workers, "more calls than max_workers"
 
     def _has_the_time(self, runner_id: int, call: Call) -> bool:
         node, seconds = self.nodes[runner_id], call.limits.run_timeout
@@ -530,16 +565,18 @@ class World:
 
     def _check_shares(self, node: TrackedRunner) -> None:
         """What the calls of a node require fits there together."""
-        kinds = [self.accounts[call_id].call.kind for call_id in node.flying]
+        runner_id = next(number for number, each in self.nodes.items() if each is node)
+        kinds = [self.accounts[call_id].call.kind for call_id in node.flying.keys() - self.lent(runner_id)]
         shares = [required for kind in kinds if (required := REQUIREMENTS.get(kind)) is not None]
         # Calls beyond the number of slots wait there, and each of the others has a slot's share.
-        may_run_at_once = len(kinds) <= node.slots
+        may_run_at_once = len(kinds) <= node.slots and not self.has_lent
         if node.capacity is not None and may_run_at_once and any(required.cpus for required in shares):
             share = node.capacity.cpus / (1 if self.limits.single_use else node.slots)
             cpus = sum(max(required.cpus, share) for required in shares) + (len(kinds) - len(shares)) * share
             # A call that requires more than the share of a slot may not keep another one from a CPU.
             assert cpus <= max(node.capacity.cpus, *(required.cpus for required in shares)) + 1e-6
-        if node.capacity is not None:
+        # A call that goes on after a wait takes its share again at once. Until others end, that may be too much.
+        if node.capacity is not None and not self.has_lent:
             assert sum(required.gpus for required in shares) <= node.capacity.gpus
             assert sum(required.memory for required in shares) <= node.capacity.memory
 
@@ -749,8 +786,9 @@ class World:
                 return events.RunnerGone(runner_id)
             if not node.up:
                 return events.BootSucceeded(runner_id, 2, None, self.least_capacity(node.kind))
-            if node.flying:
-                results = [(i, n, 0.01, token_of(i, n), False) for i, n in node.flying.items()]
+            flying = [ref for ref in node.flying.items() if not self.is_waiting(node, ref)]
+            if flying:
+                results = [(i, n, 0.01, token_of(i, n), False) for i, n in flying]
                 return events.ResultsArrived(runner_id, results)
             if node.asked:
                 return events.IdleChecked(runner_id, idle=True)

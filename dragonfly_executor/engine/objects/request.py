@@ -5,15 +5,40 @@ from __future__ import annotations
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
     from typing import Any, TypeAlias
 
+    from dragonfly_executor.core.calls import Call
+    from dragonfly_executor.engine.options import PoolOptions
+    from dragonfly_executor.engine.payload_store import PayloadStore
     from dragonfly_executor.serialization.object_registry import ServedEntry
+
+    class Child(Protocol):
+        """A call that a call of the slot has submitted."""
+
+        is_detached: bool
+
+        def cancel(self) -> None:
+            """Stop the call: nothing waits for it any more."""
 
     class Held(Protocol):
         """A semaphore, or connections, that threads of slots hold."""
 
         def slot_is_gone(self, session: Session) -> None:
             """Release what the slot held."""
+
+    class ChildContext(Protocol):
+        """An engine as the calls that calls submit use it. It belongs to the engine thread."""
+
+        options: PoolOptions
+        ids: Iterator[int]
+        payloads: PayloadStore
+
+        def handle(self, event: Any) -> None:
+            """Hand the core an event, and carry out the actions."""
+
+        def cancel(self, calls: Sequence[Call]) -> None:
+            """Stop calls."""
 
     Owner: TypeAlias = "tuple[Session, int]"
 
@@ -29,6 +54,10 @@ class RequestPeer(Protocol):
     """The link of the runner that a request came from."""
 
     id: int
+
+    def call(self, call_id: int) -> Call | None:
+        """Return a call that is on this runner."""
+        ...
 
     def reply(self, frame: bytes) -> None:
         """Send an answer to a request of the runner."""
@@ -46,6 +75,7 @@ class Session:
         requests: its requests that are not answered, by number.
         long: the number of the long request that is arriving, and its parts.
         held: what its threads hold: semaphores, and connections to managers.
+        children: the calls that it has submitted and that are not settled, by the number of the request.
         is_gone: whether the slot has ended. Set by the engine thread, read by all.
     """
 
@@ -56,6 +86,7 @@ class Session:
         self.requests: dict[int, Request] = {}
         self.long: tuple[int, bytearray] | None = None
         self.held: set[Held] = set()
+        self.children: dict[int, Child] = {}
         self.is_gone = False
         self._stand_ins: dict[int, int] = {}
         """The number of stand-ins of each object in the slot: a new one may be made before the end of one is told."""

@@ -5,10 +5,11 @@ from __future__ import annotations
 import pickle
 
 from dragonfly_executor.engine.objects import pipes, proxies, queues, synchronization, values
+from dragonfly_executor.engine.objects.replies import send_reply
 from dragonfly_executor.engine.objects.request import LATER, Cancelled, Request, RequestPeer, Session
 from dragonfly_executor.engine.objects.semaphores import HeldSemaphores
 from dragonfly_executor.errors import MultiprocessingObjectError, ProtocolError
-from dragonfly_executor.protocol.frames import CHUNK_SIZE, HEADER, MAX_INLINE, Flag, Frame, Kind, encode
+from dragonfly_executor.protocol.frames import MAX_INLINE, POOL, Flag, Frame
 from dragonfly_executor.serialization.plain_unpickler import load_plain
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
@@ -16,7 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from typing import Any
 
-    from dragonfly_executor.engine.objects.request import ServedObject
+    from dragonfly_executor.engine.objects.child_calls import ChildCallServer
+    from dragonfly_executor.engine.objects.request import ChildContext, ServedObject
     from dragonfly_executor.engine.worker_threads import WorkerThreadGroups
     from dragonfly_executor.serialization.object_registry import ObjectRegistry, ServedEntry
 
@@ -42,7 +44,7 @@ class ObjectServer:
         registry: the objects.
         groups: makes the threads on which requests wait.
         on_engine: runs a callback on the engine thread. Any thread may call it.
-        max_payload: the pool's.
+        engine: the pool's, for the calls that calls submit.
     """
 
     def __init__(
@@ -50,11 +52,13 @@ class ObjectServer:
         registry: ObjectRegistry,
         groups: WorkerThreadGroups,
         on_engine: Callable[[Callable[[], object]], object],
-        max_payload: int,
+        engine: ChildContext,
     ) -> None:
         self._registry = registry
         self._on_engine = on_engine
-        self._max_payload = max_payload
+        self._engine = engine
+        self._max_payload = engine.options.max_payload
+        self._children: ChildCallServer | None = None
         self._semaphores = HeldSemaphores()
         self._sessions: dict[tuple[int, int], Session] = {}
         self._is_closed = False
@@ -85,6 +89,8 @@ class ObjectServer:
                 session.adopt(entry)
         elif method == "drop":
             session.drop(number)
+        elif number == POOL:
+            self._child_calls().requested(session, frame.call_id, method, args)
         elif method == "cancel":
             if (pending := session.requests.get(number)) is not None:
                 pending.is_cancelled = True
@@ -150,17 +156,15 @@ class ObjectServer:
         except Exception as unpicklable:  # the error is of the user's own type
             error = MultiprocessingObjectError(f"{type(error).__name__}: {error} ({unpicklable})")
             data = pickle.dumps(error, 5)
-        flags = 0 if error is None else Flag.ERROR
-        if len(data) <= MAX_INLINE:
-            session.runner.reply(encode(Kind.OBJECT_REPLY, request.number, data, flags=flags, detail=session.pid))
-            return
-        for start in range(0, len(data), CHUNK_SIZE):
-            piece = data[start : start + CHUNK_SIZE]
-            more = Flag.MORE if start + CHUNK_SIZE < len(data) else 0
-            header = HEADER.pack(
-                Kind.OBJECT_REPLY, flags | Flag.LARGE | more, 0, session.pid, request.number, len(piece)
-            )
-            session.runner.say_bulk(header, piece)
+        send_reply(session, request.number, data, is_error=error is not None)
+
+    def _child_calls(self) -> ChildCallServer:
+        if self._children is None:
+            # Imported for the first call that submits a call.
+            from dragonfly_executor.engine.objects.child_calls import ChildCallServer
+
+            self._children = ChildCallServer(self._engine, self._on_engine)
+        return self._children
 
     def slot_is_down(self, runner: int, pid: int) -> None:
         """Let go of what a slot held that has ended."""
@@ -186,6 +190,9 @@ class ObjectServer:
                 held.slot_is_gone(session)
             session.entries.clear()
             session.requests.clear()
+            for child in list(session.children.values()):
+                if not child.is_detached:
+                    child.cancel()
 
 
 def _outcome(method: Callable[[Request], Any], request: Request) -> tuple[Any, BaseException | None]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING, Protocol
 
@@ -14,6 +14,20 @@ if TYPE_CHECKING:
     T = TypeVar("T")
 
 
+class CarriedCall(Protocol):
+    """A function in the context of its caller.
+
+    Attributes:
+        headers: the context, as the W3C's headers.
+    """
+
+    headers: Mapping[str, str]
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the function."""
+        ...
+
+
 class CallCarrier(Protocol):
     """An observer with the methods of `integrations.opentelemetry.OpenTelemetryTracing`."""
 
@@ -23,6 +37,6 @@ class CallCarrier(Protocol):
         """Submit a call by `submit`, which gets the function that travels in the place of `fn`."""
         ...
 
-    def carried(self, fn: Callable[..., Any]) -> Callable[..., Any]:
-        """Return a function that runs `fn` in the context of the caller."""
+    def carried(self, fn: Callable[..., Any]) -> CarriedCall:
+        """Return a function that runs `fn` in the context of the caller: of a map."""
         ...

@@ -68,7 +68,7 @@ class CallEvents:
         """Note what an event of the core and the actions that it led to mean for calls."""
         notes: list[Note] = []
         costs: dict[int, float] = {}
-        if isinstance(event, events.Submitted):
+        if isinstance(event, (events.Submitted, events.ChildrenSubmitted)):
             notes += [
                 ("call submitted", call.id, 1, call.name, now, {"argument_bytes": _size(call.payload)})
                 for call in event.calls
@@ -136,6 +136,10 @@ class CallEvents:
 def _ended(call: Call, outcome: object, cost: float | None, now: float) -> Note:
     """Return the note of a call's end. `cost`: seconds that its function ran; None if no slot has said them."""
     more: dict[str, Any] = {"runner_id": call.runner, "seconds": max(0.0, now - call.submitted_at)}
+    # Only the calls of a map have an owner.
+    caller = getattr(getattr(call, "owner", None), "caller", None)
+    if caller is not None:
+        more["caller"] = caller
     if cost is not None:
         more["run_seconds"] = cost
         more["wait_seconds"] = max(0.0, now - call.waits_since - cost)

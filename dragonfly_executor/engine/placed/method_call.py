@@ -33,10 +33,23 @@ class MethodCall:
         timers: the timers of its limits.
         attempt: 1, plus one for each time that it was begun again.
         is_abandoned: whether its future is settled, and the slot has not answered.
+        lease: makes what keeps the objects of its result that stay in the slot. It keeps the worker alive meanwhile.
         expired: its error, if its time is over and the slot has not dropped it yet.
     """
 
-    __slots__ = ("attempt", "expired", "future", "is_abandoned", "limits", "name", "payload", "size", "state", "timers")
+    __slots__ = (
+        "attempt",
+        "expired",
+        "future",
+        "is_abandoned",
+        "lease",
+        "limits",
+        "name",
+        "payload",
+        "size",
+        "state",
+        "timers",
+    )
 
     def __init__(self, name: str, payload: Payload, limits: CallLimits, future: Future[Any]) -> None:
         self.name = name
@@ -49,6 +62,7 @@ class MethodCall:
         self.attempt = 1
         self.is_abandoned = False
         self.expired: Exception | None = None
+        self.lease: Callable[..., Any] | None = None
 
     def settle(self, outcome: object) -> None:
         """Settle the future, on the engine thread. The slot does not need the payload any more."""
@@ -69,6 +83,7 @@ class MethodCall:
             timer.cancel()
         self.timers.clear()
         self.payload = b""
+        self.lease = None
         self.future.call = None
 
 

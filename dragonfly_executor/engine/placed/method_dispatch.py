@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from dragonfly_executor.engine.context import WorkerContext
     from dragonfly_executor.engine.placed.method_call import MethodCall
+    from dragonfly_executor.serialization import CallCodec
     from dragonfly_executor.transport.loop import Loop
 
 DROP_GRACE = 0.5
@@ -146,14 +147,22 @@ class MethodDispatch:
         if call is not None and call.limits.run_timeout is not None:
             self._limit(call, loop, call.limits.run_timeout, f"its run_timeout of {call.limits.run_timeout:g} s")
 
-    def ended(self, number: int, flags: int, seconds: float, payload: Any, loop: Loop) -> None:
-        """Settle a call, or put it back if the slot has dropped it."""
+    def ended(
+        self, number: int, flags: int, seconds: float, payload: Any, loop: Loop, codec: CallCodec | None = None
+    ) -> None:
+        """Settle a call, or put it back if the slot has dropped it.
+
+        Args:
+            number, flags, seconds, payload: see `SlotReports.method_ended`.
+            loop: the engine's.
+            codec: opens the result; None for the pool's codec.
+        """
         call = self.queue.answered(number, None if flags & EndFlag.DROPPED else seconds)
         if call is None or self._link is None:
             return
         self._link.answered(call.payload)
         if not flags & EndFlag.DROPPED:
-            self._settle(call, flags, payload, loop)
+            self._settle(call, flags, payload, loop, codec)
         elif call.is_abandoned:
             call.forget()
         elif call.expired is not None:
@@ -165,7 +174,7 @@ class MethodDispatch:
         self.send()
         self._after_end()
 
-    def _settle(self, call: MethodCall, flags: int, payload: Any, loop: Loop) -> None:
+    def _settle(self, call: MethodCall, flags: int, payload: Any, loop: Loop, codec: CallCodec | None) -> None:
         is_error = bool(flags & EndFlag.ERROR)
         if flags & EndFlag.RETRYABLE and call.attempt <= call.limits.retries and not call.is_abandoned:
             delays = call.limits.retry_delays
@@ -179,7 +188,7 @@ class MethodDispatch:
                 memory = self._engine.payloads.shared_memory()
                 number, index, length = payload
                 payload = b"" if memory is None else memory.result(number, index, length)
-            outcome = Outcome(self._engine.codec, payload, is_error)
+            outcome = Outcome(codec or self._engine.codec, payload, is_error)
         except Exception as error:  # there is no such memory, or none is left here
             outcome = Outcome.failed(error)
         call.settle(outcome)

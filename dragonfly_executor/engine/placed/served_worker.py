@@ -34,8 +34,8 @@ class SlotReports(Protocol):
     def method_leaving(self, number: int) -> None:
         """Note that a method has ended, and that its result follows."""
 
-    def method_ended(self, number: int, flags: int, seconds: float, payload: Any) -> None:
-        """Handle the end of a method."""
+    def method_ended(self, number: int, flags: int, seconds: float, payload: Any, stay: tuple[int, ...]) -> None:
+        """Handle the end of a method. `stay`: the numbers of the objects of its result that stay in the slot."""
 
     def bytes_wanted(self, number: int) -> None:
         """Send the bytes of a call: the slot cannot have its shared memory."""
@@ -66,8 +66,8 @@ class ServedWorker(ServedObject):
         elif not worker.is_current(request.session):
             return
         elif request.method == SlotSays.DONE:
-            number, flags, microseconds, payload = args
-            worker.method_ended(int(number), int(flags), microseconds * 1e-6, payload)
+            number, flags, microseconds, payload, *stay = args
+            worker.method_ended(int(number), int(flags), microseconds * 1e-6, payload, tuple(map(int, stay)))
         elif request.method == SlotSays.BEGAN:
             worker.method_began(int(args[0]))
         elif request.method == SlotSays.LEAVING:

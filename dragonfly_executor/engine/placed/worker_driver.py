@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable
 
 from dragonfly_executor import errors
 from dragonfly_executor.core.actions import CANCELLED
+from dragonfly_executor.core.calls import CallLimits
 from dragonfly_executor.core.events import CancelRequested
 from dragonfly_executor.core.shutdown_mode import ShutdownMode
 from dragonfly_executor.engine.future import Future
@@ -14,18 +14,20 @@ from dragonfly_executor.engine.outcome import Outcome
 from dragonfly_executor.engine.placed.method_call import MethodCall, MethodContext
 from dragonfly_executor.engine.placed.method_dispatch import MethodDispatch
 from dragonfly_executor.engine.placed.method_frames import WorkerLink
+from dragonfly_executor.engine.placed.method_inbox import MethodInbox
 from dragonfly_executor.engine.placed.placed_call import PlacedCall
 from dragonfly_executor.engine.placed.restart_policy import RestartPolicy
 from dragonfly_executor.engine.placed.served_worker import ServedWorker
 from dragonfly_executor.engine.placed.worker_errors import LostWorker, stopped_worker
 from dragonfly_executor.protocol.placed_messages import NUMBER, ParentSays
+from dragonfly_executor.serialization.remote_object import StoreReference, release_held
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import Any
 
-    from dragonfly_executor.core.calls import CallLimits, Payload
+    from dragonfly_executor.core.calls import Payload
     from dragonfly_executor.engine.context import FutureContext, WorkerContext
     from dragonfly_executor.engine.objects.request import Session
     from dragonfly_executor.serialization.object_registry import ServedEntry
@@ -60,7 +62,7 @@ class WorkerDriver:
         self._restarts = restarts
         self._limits = limits
         self._payload: Payload = b""
-        self._inbox: deque[MethodCall] = deque()
+        self._inbox = MethodInbox(engine, self._take)
         # Its attributes are read-only, and those of the protocol may be set.
         context: Any = MethodContext(engine, self._cancelled)
         self._context: FutureContext = context
@@ -80,8 +82,6 @@ class WorkerDriver:
         """The status with which the process has ended; 0 for a worker that is an object."""
         self.returns_value = False
         self._is_stopping = False
-        self._refusal: Callable[[], Exception] | None = None
-        """Makes the error of calls from now on. Set by the engine thread, read by all."""
 
     # -- any thread ----------------------------------------------------------------------------------------------------
 
@@ -100,8 +100,16 @@ class WorkerDriver:
             self._engine.at_shut_down.remove(self.pool_ends)
             raise
 
-    def submit(self, name: str, payload: Payload, limits: CallLimits) -> Future[Any]:
+    def submit(
+        self, name: str, payload: Payload, limits: CallLimits, lease: Callable[..., Any] | None = None
+    ) -> Future[Any]:
         """Accept a method call, and return its future.
+
+        Args:
+            name: the name of the method.
+            payload: the encoded call.
+            limits: its limits.
+            lease: keeps the objects of the result that stay in the slot, and opens the result; None to keep none.
 
         Raises:
             WorkerLostError: the worker has ended.
@@ -112,30 +120,13 @@ class WorkerDriver:
         call = MethodCall(name, payload, limits, future)
         made: Any = call
         future.call = made
-        self.check_open()
-        try:
-            self._inbox.append(call)
-            self._engine.on_thread(lambda _: self._take())
-            # The engine thread sets the refusal first, and takes the inbox for the last time after that.
-            if self._refusal is not None and self._withdraw(call):
-                self.check_open()
-        except BaseException:
-            self._withdraw(call)
-            raise
+        call.lease = lease
+        self._inbox.accept(call)
         return future
 
     def check_open(self) -> None:
         """Raise the error that a method call would raise now."""
-        if self._refusal is not None:
-            raise self._refusal()
-        self._engine.check_open()
-
-    def _withdraw(self, call: MethodCall) -> bool:
-        try:
-            self._inbox.remove(call)
-        except ValueError:
-            return False
-        return True
+        self._inbox.check_open()
 
     def stop(self) -> None:
         """Accept no more calls, and end the worker when those before have ended. Returns at once."""
@@ -155,15 +146,26 @@ class WorkerDriver:
     # -- the engine thread: calls --------------------------------------------------------------------------------------
 
     def _take(self) -> None:
-        inbox = self._inbox
-        while inbox:
-            call = inbox.popleft()
-            if self._refusal is not None:
-                call.settle(self._refusal())
+        for call in self._inbox.take_all():
+            if self._inbox.refusal is not None:
+                call.settle(self._inbox.refusal())
             else:
                 self._methods.add(call, self._engine.loop)
         self._methods.send()
         self._engine.wakers.flush()
+
+    def _let_go(self, call_id: int, numbers: tuple[int, ...]) -> None:
+        """Let the slot go of objects. A finalizer calls this, on any thread."""
+        self._engine.on_thread(lambda _: self._release(call_id, numbers))
+
+    def _release(self, call_id: int, numbers: tuple[int, ...]) -> None:
+        if self._call is None or self._call.id != call_id or self._is_stopping:
+            return
+        # As a method call, because calls before it may still use the objects. All of these were taken from the inbox.
+        parts = self._engine.codec.encode_call(release_held, (StoreReference(), numbers), {}, ())
+        call = MethodCall("release", b"".join(parts), CallLimits(), Future(self._context))
+        self._methods.add(call, self._engine.loop)
+        self._methods.send()
 
     def _drop(self, calls: Sequence[MethodCall]) -> None:
         self._take()
@@ -206,9 +208,13 @@ class WorkerDriver:
         """See `served_worker.SlotReports`."""
         self._methods.queue.leaving(number)
 
-    def method_ended(self, number: int, flags: int, seconds: float, payload: Any) -> None:
+    def method_ended(self, number: int, flags: int, seconds: float, payload: Any, stay: tuple[int, ...]) -> None:
         """See `served_worker.SlotReports`."""
-        self._methods.ended(number, flags, seconds, payload, self._engine.loop)
+        call = self._methods.queue.find(number) if stay else None
+        codec: Any = None
+        if call is not None and call.lease is not None and self._call is not None:
+            codec = call.lease(self._call.id, stay, self._engine.codec, self._let_go)
+        self._methods.ended(number, flags, seconds, payload, self._engine.loop, codec)
         self._engine.wakers.flush()
 
     def bytes_wanted(self, number: int) -> None:
@@ -265,7 +271,7 @@ class WorkerDriver:
         return not (isinstance(outcome, (Outcome, errors.RunnerLostError)) or outcome is CANCELLED)
 
     def _begin_again(self) -> None:
-        if self._call is not None or self._refusal is not None:
+        if self._call is not None or self._inbox.refusal is not None:
             return
         if self._is_stopping and self._methods.is_idle:
             self._finish(None)
@@ -295,18 +301,12 @@ class WorkerDriver:
         self._is_stopping = True
         name = self.name
         self._take()
-        self._refusal = self._refusal or (lambda: stopped_worker(name))
+        self._inbox.close(lambda: stopped_worker(name))
         # A call that was appended just before that: its thread did not see the refusal.
-        for call in self._take_inbox():
+        for call in self._inbox.take_all():
             self._methods.add(call, self._engine.loop)
         self._methods.send()
         self._check_end()
-
-    def _take_inbox(self) -> list[MethodCall]:
-        calls = []
-        while self._inbox:
-            calls.append(self._inbox.popleft())
-        return calls
 
     def _check_end(self) -> None:
         """End the worker if it was stopped and no call is left."""
@@ -334,7 +334,7 @@ class WorkerDriver:
             return
         self._is_stopping = True
         lost = LostWorker(self.name, why)
-        self._refusal = self._refusal or lost.error
+        self._inbox.close(lost.error)
         self._cause = why
         if self._call is not None:
             self._cancel_call()
@@ -364,8 +364,8 @@ class WorkerDriver:
         if self.ended.done():
             return
         name, lost = self.name, LostWorker(self.name, failure)
-        self._refusal = self._refusal or ((lambda: stopped_worker(name)) if failure is None else lost.error)
-        for call in (*self._methods.take_all(), *self._take_inbox()):
+        self._inbox.close((lambda: stopped_worker(name)) if failure is None else lost.error)
+        for call in (*self._methods.take_all(), *self._inbox.take_all()):
             call.settle(stopped_worker(name) if failure is None else lost.settled(may_have_started=False))
         if not self.ready.done():
             self.ready.settle(stopped_worker(name) if failure is None else lost.settled(may_have_started=True))

@@ -201,15 +201,15 @@ def test_200_runners_and_100000_calls_stay_fast(browser: Browser, make_pool: Mak
         first = max(_sizes(browser))
         assert first < 1_000_000
         browser.evaluate("performance.clearResourceTimings()")
-        # A refresh brings only what is new. It is drawn within a fraction of a second.
-        took = browser.evaluate(DRAWING)
+        # A refresh brings only what is new, and draws only what can be seen: 14 of the 200 runners.
+        height, drawn, kept = browser.evaluate(DRAWING)
         deadline = time.monotonic() + PATIENCE
         while not (later := _sizes(browser)):
             assert time.monotonic() < deadline
         assert max(later) < 200_000
-        assert took < 500  # milliseconds, on a busy machine
+        assert height <= 430
+        assert 0 < drawn < kept / 5
         keep(browser, "200 runners")
-        print(f"first answer {first} bytes, later {max(later)} bytes, a drawing {took:.1f} ms")
     finally:
         server.close()
         assert server.join(PATIENCE)
@@ -217,9 +217,7 @@ def test_200_runners_and_100000_calls_stay_fast(browser: Browser, make_pool: Mak
 
 DRAWING = """(async () => {
     const { timeline } = await import("./page.js");
-    const begin = performance.now();
-    for (let round = 0; round < 5; round += 1) timeline.draw();
-    return (performance.now() - begin) / 5;
+    return [document.querySelector("#timeline canvas").height, timeline.hits.length, timeline.calls.length];
 })()"""
 
 

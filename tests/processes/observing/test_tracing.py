@@ -36,7 +36,8 @@ class Tracer:
         self.tracing = OpenTelemetryTracing(self.provider)
 
     def spans(self) -> dict[str, ReadableSpan]:
-        return {span.name: span for span in self._exporter.get_finished_spans()}
+        """The first span of each name."""
+        return {span.name: span for span in reversed(self._exporter.get_finished_spans())}
 
 
 @pytest.fixture
@@ -128,6 +129,53 @@ def test_a_map_carries_the_context_of_its_caller(make_pool: MakePool, tracer: Tr
         plain = list(pool.map(record_inside, ["a", "b"]))
         chunks = list(pool.map(record_in_coroutine, ["a", "b"], chunksize="auto"))
     assert {each[:2] for each in plain + chunks} == {(here.trace_id, here.span_id)}
+
+
+def test_each_call_of_a_map_has_a_span_under_the_maps_caller(make_pool: MakePool, tracer: Tracer) -> None:
+    pool = make_pool("mapped", observers=[tracer.tracing])
+    with tracer.tracer.start_as_current_span("caller") as caller:
+        here = caller.get_span_context()
+        list(pool.map(echo, range(3)))
+        with pytest.raises(KeyError):
+            list(pool.map(fail, [KeyError("no")]))
+        list(pool.map(echo, range(8), chunksize=4))
+
+        async def amap() -> list[int]:
+            return [value async for value in pool.amap(echo, range(2))]
+
+        assert asyncio.run(amap()) == [0, 1]
+    list(pool.map(echo, [1]))  # without a caller
+    pool.shutdown()
+    finished = tracer._exporter.get_finished_spans()
+    calls = [span for span in finished if span.name.startswith("call ")]
+    assert [span.name for span in calls].count("call echo") == 3 + 2 + 2 + 1
+    assert [span.parent is None for span in calls] == [False] * 8 + [True]
+    for span in calls[:-1]:
+        assert span.context is not None
+        assert span.parent is not None
+        assert (span.context.trace_id, span.parent.span_id) == (here.trace_id, here.span_id)
+        assert span.kind is SpanKind.CLIENT
+        assert span.attributes is not None
+        assert (span.attributes["dragonfly.pool"], span.attributes["dragonfly.runner"]) == ("mapped", 1)
+        inner = {each.name: each for each in finished if each.parent and each.parent.span_id == span.context.span_id}
+        assert sorted(inner) == ["run", "wait"]
+        # All times are floats of Unix seconds, which are exact to a microsecond.
+        assert abs((span.start_time or 0) - (inner["wait"].start_time or 0)) < 10_000
+        assert inner["run"].end_time == span.end_time
+    (failed,) = [span for span in calls if span.name == "call fail"]
+    assert failed.status.status_code is StatusCode.ERROR
+    assert failed.attributes is not None
+    assert failed.attributes["error.type"] == "KeyError"
+    assert tracer.tracing._spans == tracer.tracing._ended == {}
+
+
+def test_a_map_without_tracing_has_no_caller(make_pool: MakePool) -> None:
+    events: list[Any] = []
+    pool = make_pool(on_call=events.append)
+    assert list(pool.map(echo, range(3))) == [0, 1, 2]
+    pool.shutdown()
+    assert len([event for event in events if event["event"] == "call done"]) == 3
+    assert not [event for event in events if "caller" in event]
 
 
 def test_what_fails_has_spans_that_say_so(make_pool: MakePool, tracer: Tracer) -> None:

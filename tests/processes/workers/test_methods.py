@@ -218,3 +218,16 @@ def test_a_fake_runner_says_that_it_has_no_slots(make: Make) -> None:
     worker = make(backend=FakeBackend()).place(Counter)
     with pytest.raises(WorkerLostError, match="FakeBackend"):
         worker.ready.result(PATIENCE)
+
+
+def test_a_future_keeps_no_arguments(make: Make) -> None:
+    executor = make()
+    worker = executor.place(Counter)
+    data = bytes(3_000_000)
+    futures = []
+    for _ in range(20):
+        futures.append(worker.echo(data))
+        assert len(futures[-1].result(PATIENCE)) == len(data)
+    memory = executor.pool._engine.payloads.shared_memory()
+    assert memory is not None
+    assert memory.account.taken < 10 * len(data)

@@ -2,7 +2,16 @@
 
 from typing import Any, assert_type
 
-from dragonfly_executor import DragonflyExecutor, Future, PlacedProcess, PlacedWorker, Pool, ProcessResult
+from dragonfly_executor import (
+    DragonflyExecutor,
+    Future,
+    PlacedProcess,
+    PlacedWorker,
+    Pool,
+    ProcessResult,
+    Remote,
+    RemoteObject,
+)
 
 
 class Model:
@@ -45,3 +54,8 @@ def processes(executor: DragonflyExecutor, pool: Pool) -> None:
 
 async def run(executor: DragonflyExecutor) -> None:
     assert_type(await executor.place_process(["ls"]), ProcessResult)
+
+
+def stays(handle: RemoteObject) -> Remote:
+    assert_type(handle.add(1), Future[Any])
+    return Remote(handle)

@@ -15,7 +15,7 @@ from __future__ import annotations
 import pytest
 
 from tests.support.courses import check_courses
-from tests.support.pool_courses import DependentMachineAndWorld, MachineAndWorld
+from tests.support.pool_courses import DependentMachineAndWorld, MachineAndWorld, NestingMachineAndWorld
 
 
 def test_any_course_of_events_keeps_the_invariants() -> None:
@@ -26,7 +26,12 @@ def test_spare_runners_and_calls_that_wait_for_their_arguments_keep_them_too() -
     check_courses(DependentMachineAndWorld, count=100, length=30)
 
 
+def test_calls_that_wait_for_child_calls_keep_them_too() -> None:
+    check_courses(NestingMachineAndWorld, count=200, length=30)
+
+
 @pytest.mark.soak
 def test_many_courses_of_events_keep_the_invariants() -> None:
     check_courses(MachineAndWorld, count=50_000, length=30)
     check_courses(DependentMachineAndWorld, count=50_000, length=30)
+    check_courses(NestingMachineAndWorld, count=50_000, length=30)

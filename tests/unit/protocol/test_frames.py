@@ -195,6 +195,7 @@ KINDS = [
     "PROGRESS",
     "OBJECT_REQUEST",
     "OBJECT_REPLY",
+    "WAIT",
 ]
 FLAGS = {
     "ERROR": 1,
@@ -211,7 +212,7 @@ FLAGS = {
     "PIECES": 128,
     "END": 128,
 }
-TABLE_OF_VERSION = 6
+TABLE_OF_VERSION = 7
 
 
 def test_the_version_of_the_protocol_is_that_of_its_table() -> None:

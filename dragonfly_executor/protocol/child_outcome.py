@@ -1,0 +1,12 @@
+"""The outcomes of a call that a call has submitted, as its slot is told."""
+
+from __future__ import annotations
+
+
+class ChildOutcome:
+    """The first part of the reply to a submitted call. The second part is bytes."""
+
+    VALUE = 0  # the payload of a result
+    ERROR = 1  # the payload of an exception that the call has raised
+    FAILED = 2  # the pickle of an exception of this package: the call did not run to its end
+    CANCELLED = 3

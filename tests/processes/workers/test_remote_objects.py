@@ -1,0 +1,133 @@
+"""`Remote`: objects in results of methods that stay in the slot of their worker."""
+
+from __future__ import annotations
+
+import gc
+from typing import Any
+
+import pytest
+
+from dragonfly_executor import CallDeserializationError, PlacedWorker, Remote, RemoteObject, ResultSerializationError
+from dragonfly_executor.serialization.remote_object import RemoteStore
+from tests.processes.conftest import Make
+from tests.processes.workers.objects import Counter
+from tests.support.helpers import PATIENCE, Mailbox, error_of, values
+from tests.support.payloads import echo
+
+
+class Store:
+    """Hands out objects that stay."""
+
+    def make(self, start: int) -> Remote:
+        return Remote(Counter(start))
+
+    def several(self) -> dict[str, Any]:
+        return {"first": Remote(Counter(1)), "others": [Remote(Counter(2)), 3, lambda: 4]}
+
+    def total(self, counters: list[Any], more: int) -> int:
+        assert all(type(counter) is Counter for counter in counters)
+        return sum(counter.count for counter in counters) + more
+
+    def bad(self) -> Any:
+        return [Remote(Counter()), object.__reduce_ex__, (each for each in ())]
+
+    def kept(self) -> int:
+        store = RemoteStore.of_worker.get()
+        assert store is not None
+        return len(store)
+
+
+def kept(worker: PlacedWorker[Store]) -> int:
+    gc.collect()
+    found: int = worker.kept().result(PATIENCE)
+    return found
+
+
+@pytest.mark.parametrize("concurrency", [1, 2])
+def test_calls_with_a_handle_go_to_where_the_object_is(make: Make, concurrency: int) -> None:
+    view = make().options(concurrency=concurrency)
+    if concurrency > 1:
+        return check_concurrent(view.place(Store))
+    worker = view.place(Store)
+    counter = worker.make(5).result(PATIENCE)
+    assert type(counter) is RemoteObject
+    assert "Counter" in repr(counter)
+    assert values([counter.add(number) for number in range(4)]) == [5, 6, 8, 11]
+    assert counter(4).result(PATIENCE) == 8
+    error = error_of(counter.fail(KeyError("there")))
+    assert repr(error) == "KeyError('there')"
+    assert kept(worker) == 1
+    return None
+
+
+def check_concurrent(worker: PlacedWorker[Store]) -> None:
+    counter = worker.make(5).result(PATIENCE)
+    assert counter.add().result(PATIENCE) == 6
+    del counter
+    gc.collect()
+    worker.make(1).result(PATIENCE)
+    worker.stop(timeout=PATIENCE)
+
+
+def test_handles_are_arguments_of_their_worker_at_any_depth(make: Make) -> None:
+    executor = make()
+    worker = executor.place(Store)
+    found = worker.several().result(PATIENCE)
+    first, (second, three, four) = found["first"], found["others"]
+    assert (three, four()) == (3, 4)
+    assert worker.total([first, second], more=10).result(PATIENCE) == 13
+    assert type(error_of(executor.submit(echo, first))) is CallDeserializationError
+    assert type(error_of(executor.place(Store).total([first], 0))) is CallDeserializationError
+
+
+def test_the_slot_lets_go_of_objects_without_a_handle(make: Make) -> None:
+    worker = make().place(Store)
+    for _ in range(3):
+        found = worker.several().result(PATIENCE)
+        assert kept(worker) == 2
+        del found
+        assert kept(worker) == 0
+    unread = worker.make(1)
+    assert kept(worker) == 1
+    del unread
+    assert kept(worker) == 0
+    assert type(error_of(worker.bad())) is ResultSerializationError
+    assert kept(worker) == 0
+
+
+def test_a_call_before_the_end_of_a_handle_still_finds_the_object(make: Make) -> None:
+    worker = make().place(Store)
+    futures = []
+    for number in range(50):
+        counter = worker.make(number).result(PATIENCE)
+        futures.append(counter.add())
+        del counter
+    assert values(futures) == list(range(1, 51))
+    assert kept(worker) == 0
+
+
+def test_a_worker_lives_while_a_handle_does(make: Make) -> None:
+    executor = make(1)
+    counter = executor.place(Store).make(1).result(PATIENCE)
+    gc.collect()
+    assert counter.add().result(PATIENCE) == 2
+    ended = counter._lease.worker.ended
+    del counter
+    gc.collect()
+    assert ended.result(PATIENCE) is None
+
+
+def test_an_object_is_lost_with_its_slot(make: Make, mailbox: Mailbox) -> None:
+    worker = make().options(restart="always").place(Store)
+    counter = worker.make(1).result(PATIENCE)
+    error_of(counter.exit(3))
+    worker.make(2).result(PATIENCE)
+    error = error_of(counter.add())
+    assert type(error) is CallDeserializationError
+    assert "has not begun again" in str(error)
+
+
+def test_only_methods_of_workers_return_what_stays(make: Make) -> None:
+    error = error_of(make().submit(Remote, 1))
+    assert type(error) is ResultSerializationError
+    assert "place()" in str(error)
