@@ -6,6 +6,7 @@ follows them. So a link to a file outside of docs/ is changed to the page that i
 
 from __future__ import annotations
 
+import base64
 import json
 import posixpath
 import re
@@ -24,6 +25,7 @@ PROJECT = {
     "CONTRIBUTING.md": "project/contributing.md",
     "CHANGELOG.md": "project/changelog.md",
     "SECURITY.md": "project/security-policy.md",
+    "examples/README.md": "examples/index.md",
     "LICENSE": "project/license.md",
     "examples/media/CREDITS": "project/credits.md",
 }
@@ -163,12 +165,20 @@ def command_page() -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def notebook(text: str) -> str:
-    """Return the cells of a notebook as Markdown."""
-    cells = [(cell["cell_type"], "".join(cell["source"])) for cell in json.loads(text)["cells"]]
-    return "\n\n".join(
-        f"```python\n{source}\n```" if kind == "code" else re.sub("^#", "##", source) for kind, source in cells
-    )
+def notebook(path: Path) -> tuple[str, dict[str, bytes]]:
+    """Return the cells of a notebook and their stored outputs as Markdown, and its pictures by their names."""
+    parts, pictures = [], {}
+    for cell in json.loads(path.read_text())["cells"]:
+        source = "".join(cell["source"])
+        parts.append(f"```python\n{source}\n```" if cell["cell_type"] == "code" else re.sub("^#", "##", source))
+        for output in cell.get("outputs", ()):
+            if "text" in output:
+                parts.append(f"```text\n{''.join(output['text'])}```")
+            elif "image/png" in output.get("data", {}):
+                name = f"{path.stem}-{len(pictures) + 1}.png"
+                pictures[name] = base64.b64decode(output["data"]["image/png"])
+                parts.append(f"![The picture that this cell makes]({name})")
+    return "\n\n".join(parts), pictures
 
 
 def example_pages() -> Iterator[tuple[str, str, str, list[str]]]:
@@ -185,7 +195,7 @@ def example_pages() -> Iterator[tuple[str, str, str, list[str]]]:
             source = str(path.relative_to(ROOT))
             language = {".py": "python", ".toml": "toml"}.get(path.suffix, "docker")
             text = path.read_text()
-            shown = notebook(text) if path.suffix == ".ipynb" else f"```{language}\n{text}```"
+            shown = notebook(path)[0] if path.suffix == ".ipynb" else f"```{language}\n{text}```"
             parts.append(f"`{source}`\n\n{shown}")
             sources += [source, posixpath.dirname(source)]
         output = ROOT / "docs" / "outputs" / f"{name}.txt"
@@ -240,8 +250,12 @@ def navigation(entries: list[Any]) -> list[Any]:
     """Replace the marks ``{api}``, ``{examples}`` and ``{project}`` by their pages."""
     made: dict[str, list[Any]] = {
         "api": [{title: path} for title, path, _ in api_pages()],
-        "examples": [{title: path} for title, path, _, _ in example_pages()],
-        "project": [{Path(source).stem.capitalize(): page} for source, page in PROJECT.items() if page != "index.md"]
+        "examples": ["examples/index.md", *({title: path} for title, path, _, _ in example_pages())],
+        "project": [
+            {Path(source).stem.capitalize(): page}
+            for source, page in PROJECT.items()
+            if page not in ("index.md", "examples/index.md")
+        ]
         + [{"Decisions": sorted(f"decisions/{path.name}" for path in (ROOT / "docs" / "decisions").glob("*.md"))}],
     }
 
@@ -272,6 +286,9 @@ def on_files(files: Any, config: Any) -> Any:
     pages |= {path: text for _, path, text, _ in example_pages()}
     for path, text in pages.items():
         files.append(File.generated(config, path, content=text))
+    for notebook_path in (ROOT / "examples").glob("*.ipynb"):
+        for name, picture in notebook(notebook_path)[1].items():
+            files.append(File.generated(config, f"examples/{name}", content=picture))
     return files
 
 

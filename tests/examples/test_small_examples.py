@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from tests.examples.conftest import Run
@@ -100,3 +102,29 @@ def test_progress(run_example: Run) -> None:
     assert last == "last: CallProgress(done=300000.0, total=300000.0, text='done', item=None)"
     assert primes == "152 primes"
     assert ran.stderr.startswith("primes: 2000 of 2000 (100 %) items, ")
+
+
+def test_sweep(run_example: Run) -> None:
+    pytest.importorskip("numpy", reason="NumPy is not installed here: it is in the extra 'examples'")
+    ran = run_example("sweep.py")
+    assert ran.returncode == 0
+    *table, best = ran.stdout.splitlines()
+    assert len(table) == 6
+    assert best == "best: width 0.3, penalty 0.001, error 0.1002"
+    assert ran.stderr.startswith("sweep: 25 of 25 (100 %) items, ")
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("ssh_hosts.py", "Name the hosts:  python examples/ssh_hosts.py gpu1"),
+        ("slurm_jobs.py", "There is no sbatch here."),
+    ],
+)
+def test_an_example_says_what_it_needs(
+    run_example: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str, said: str
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    ran = run_example(name)
+    assert (ran.returncode, ran.stdout) == (2, "")
+    assert ran.stderr.startswith(said)

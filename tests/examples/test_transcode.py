@@ -33,6 +33,16 @@ def frame_sizes(video: Path) -> list[tuple[str, str]]:
     return re.findall(r"showinfo.* s:(\d+)x(\d+) ", report)
 
 
+def sound(video: Path, *encoded: str | Path) -> bytes:
+    """The digest of the decoded sound; with `encoded` that of what one ffmpeg makes of it."""
+    ffmpeg = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error"]
+    if encoded:
+        subprocess.run([*ffmpeg, "-i", video, "-map", "0:a", *encoded], stdin=subprocess.DEVNULL, check=True)
+        video = Path(encoded[-1])
+    command = [*ffmpeg, "-i", video, "-map", "0:a", "-f", "md5", "-"]
+    return subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=True).stdout
+
+
 @pytest.fixture(scope="module")
 def striped_video(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Six seconds without sound, with a keyframe in each half second, at a rate that is no whole number."""
@@ -50,9 +60,11 @@ def test_the_clip_in_four_segments_on_two_slots(run_example: Run, tmp_path: Path
     assert frame_sizes(output) == [("854", "480")] * 132
     assert re.search(r"4 segments: 100%.*132/132", ran.stderr)
     assert re.search(r"runners +1 \(runner \d+ on .*\), 2 slots each", ran.stdout)
-    assert re.search(r"calls +4,", ran.stdout)
-    assert re.search(r"wall time .* one ffmpeg process with one thread", ran.stdout)
+    assert re.search(r"calls +5,", ran.stdout)  # four segments, and the sound
+    assert re.search(r"wall time .* one ffmpeg on one processor", ran.stdout)
     assert f"{output}: 132 frames, 5.28 s, as the original has" in ran.stdout
+    clip = EXAMPLES / "media" / "bigbuckbunny.mp4"
+    assert sound(output) == sound(clip, "-c:a", "aac", tmp_path / "expected.mp4")
 
 
 def test_the_clip_is_repeated_without_gaps(run_example: Run, tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from dragonfly_executor.engine.options import PoolOptions
 
 ROOT = Path(__file__).parents[2]
 PACKAGE = Path(dragonfly_executor.__file__).parent
-PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("examples/*.md")])
 DECISIONS = ROOT / "docs" / "decisions"
 OPTIONS = ROOT / "docs" / "options.md"
 INSIDE = [ROOT / "ARCHITECTURE.md", ROOT / "CONTRIBUTING.md", *sorted(DECISIONS.glob("*.md"))]

@@ -88,6 +88,23 @@ def test_each_recorded_output_is_of_an_example() -> None:
     shown = {path: text for _, path, text, _ in HOOKS["example_pages"]()}
     assert all("It prints, for example:" in shown[f"examples/{name}.md"] for name in recorded)
     assert "picture.svg" in shown["examples/transcode.md"]
+    assert "](notebook-1.png)" in shown["examples/notebook.md"]
+    assert HOOKS["notebook"](ROOT / "examples" / "notebook.ipynb")[1]["notebook-1.png"].startswith(b"\x89PNG")
+    # A backend runs nothing by itself.
+    assert set(shown) - {f"examples/{name}.md" for name in recorded} == {
+        "examples/docker_engine.md",
+        "examples/notebook.md",
+        "examples/transcode.md",
+    }
+
+
+def test_the_gallery_has_each_example() -> None:
+    linked = set(re.findall(r"\]\(([\w/.]+)\)", (ROOT / "examples" / "README.md").read_text()))
+    pages = {
+        path: {source.removeprefix("examples/") for source in sources}
+        for _, path, _, sources in HOOKS["example_pages"]()
+    }
+    assert [path for path, sources in pages.items() if not sources & linked] == []
 
 
 def test_the_diagrams_are_those_of_their_source() -> None:

@@ -17,6 +17,7 @@ from tests.backends.ssh.conftest import MakeHost
 from tests.support.sshd import namespaces
 from tests.support.sshd.host import Host
 from tests.support.sshd.namespaces import Namespace
+from tests.support.sshd.user_home import make_home
 
 EXAMPLE = Path(__file__).parents[3] / "examples" / "transcode.py"
 
@@ -40,15 +41,7 @@ def two_hosts(make_host: MakeHost) -> Iterator[list[Host]]:
 @pytest.fixture
 def home(tmp_path: Path, key: Path, two_hosts: list[Host]) -> Path:
     """A home in which these hosts have names, and are known."""
-    ssh = tmp_path / "user" / ".ssh"
-    ssh.mkdir(parents=True)
-    lines = [
-        f"Host {name}\n  HostName {host.address}\n  Port {host.port}\n  IdentityFile {key}\n  IdentitiesOnly yes\n"
-        for name, host in zip("ab", two_hosts, strict=True)
-    ]
-    (ssh / "config").write_text("".join(lines))
-    (ssh / "known_hosts").write_text("".join(host.known_as for host in two_hosts))
-    return ssh.parent
+    return make_home(tmp_path / "user", key, dict(zip("ab", two_hosts, strict=True)))
 
 
 @pytest.mark.slow
