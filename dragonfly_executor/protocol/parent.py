@@ -78,7 +78,8 @@ class CallPoolSource:
             use it as well.
     """
 
-    of_process: ClassVar[Callable[[], Any] | None] = None
+    # Any: type checkers take a callable on a class for a method.
+    of_process: ClassVar[Any] = None
 
 
 def pool_of_call() -> ParentPool:
@@ -136,7 +137,7 @@ class Parent(_Fields):
     """
 
     __slots__ = ()
-    pool = PoolField()
+    pool: PoolField = PoolField()
     runner_id: int
     backend: str
     pid: int

@@ -29,10 +29,10 @@ if TYPE_CHECKING:
 class Settled(Protocol):
     """The future of a child call, as its outcome is set."""
 
-    def set_result(self, value: Any) -> None:
+    def set_result(self, value: Any, /) -> None:
         """Set the value."""
 
-    def set_exception(self, error: BaseException) -> None:
+    def set_exception(self, error: BaseException, /) -> None:
         """Set the error."""
 
     def set_cancelled(self) -> None:

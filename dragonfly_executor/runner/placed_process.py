@@ -100,7 +100,7 @@ class SupervisedProcess:
             tails = [OutputTail(pipe, settings["max_output"]) for pipe in (process.stdout, process.stderr) if pipe]
             self._channel.on_signal, self._channel.on_stop = self._send, self._stop
             self._channel.say(SlotSays.READY, process.pid)
-            if process.stdin is not None:
+            if process.stdin is not None and given is not None:
                 self._write(process.stdin, given)
             # Not `wait`: until the process is reaped, no other one gets its number, which is that of the group.
             os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)

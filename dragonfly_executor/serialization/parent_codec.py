@@ -152,7 +152,8 @@ class CallCodec:
             nested = nested_function(call) if self._format.name == "cloudpickle" else None
             if nested is not None:
                 return self._function_call(nested, call) or self._any_call(call)
-            home = getattr(fn.func if type(fn) is partial else fn, "__module__", None)
+            inner: Any = fn.func if isinstance(fn, partial) else fn
+            home = getattr(inner, "__module__", None)
             if home not in environment.importable:
                 if home in MAIN_NAMES:
                     return self._main_call(call)
