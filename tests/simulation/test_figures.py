@@ -13,6 +13,9 @@ from tests.support.loads import LOADS, load
 from tests.support.peers import PEERS, simulate_peer
 from tests.support.public_traces import TRACES, public_trace
 
+# The figures do not depend on the Python, and take long.
+pytestmark = pytest.mark.exhaustive
+
 MACHINE_TIME = 1.3
 """Maximum machine-seconds of a thrifty pool, of those of Dask's."""
 NEARLY = {("long_among_short", 1): 1.07, ("long_among_short", 4): 1.07, ("on_and_off", 4): 1.05}

@@ -18,7 +18,7 @@ from tests.processes.sync.conftest import MakeElsewhere
 from tests.processes.sync.elsewhere import ElsewhereBackend
 from tests.support.helpers import PATIENCE, error_of, values
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.exhaustive, pytest.mark.timeout(180)]
 LONG = 150.0
 """Seconds: an environment takes some to be made, on a busy machine many."""
 
