@@ -288,7 +288,7 @@ def test_a_process_that_cannot_be_launched_fails_as_a_boot() -> None:
 @pytest.mark.parametrize(
     "each_opcode", [False, pytest.param(True, marks=pytest.mark.exhaustive)], ids=["lines", "opcodes"]
 )
-@pytest.mark.parametrize("what", ["submit", "map"])
+@pytest.mark.parametrize("what", ["submit", pytest.param("map", marks=pytest.mark.exhaustive)])
 def test_a_first_use_that_is_interrupted_anywhere(each_opcode: bool, what: str) -> None:
     backends: list[LaunchingBackend] = []
     made: list[DragonflyExecutor] = []
