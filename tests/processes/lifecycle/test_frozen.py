@@ -69,7 +69,12 @@ def programs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = Path(dragonfly_executor.__file__).parent.parent
     (folder / "both.spec").write_text(SPEC.format(root=str(root), unused=UNUSED))
     command = [sys.executable, "-m", "PyInstaller", "--log-level", "ERROR", "both.spec"]
-    built = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, timeout=BUILD_PATIENCE)
+    # PyInstaller leaves a temporary file.
+    (folder / "temporary").mkdir()
+    environment = {**os.environ, "TMPDIR": str(folder / "temporary")}
+    built = subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, text=True, check=False, timeout=BUILD_PATIENCE
+    )
     assert built.returncode == 0, built.stderr
     return folder / "dist" / "both"
 
