@@ -54,7 +54,7 @@ for name, other in ("entered", "barred"), ("barred", "entered"):
     programs.append(EXE(modules, scripts, exclude_binaries=True, name=name))
 COLLECT(*programs, found.binaries, found.datas, name="both")
 """
-UNUSED = ["ray", "dask", "distributed", "numpy", "pandas", "paramiko", "cryptography", "httpx", "joblib"]
+UNUSED = ["ray", "dask", "distributed", "numpy", "pandas", "paramiko", "cryptography", "httpx", "joblib", "matplotlib"]
 """Packages that the program does not use. PyInstaller takes long to look through those that are installed."""
 BUILD_PATIENCE = 280
 
