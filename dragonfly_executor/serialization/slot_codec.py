@@ -16,6 +16,7 @@ from dragonfly_executor.serialization.layout import (
     BOX,
     BY_CODE,
     BY_NAME,
+    IN_BAND_BELOW,
     LEAST_TEXT,
     MAIN_CALL,
     NEEDS_MAIN,
@@ -218,6 +219,8 @@ class SlotCodec:
             SystemExit: the value's own code called ``sys.exit()``, which ends the call like an exit inside the call.
         """
         sent, kind, is_custom = value, type(value), self._format.custom is not None
+        if kind is bytes and len(value) <= IN_BAND_BELOW and not is_custom:
+            return [pickle.dumps(value, 5)]
         if kind in ATOMS and not is_custom:
             if kind is not str or len(value) < LEAST_TEXT:
                 return [pickle.dumps(value, 5)]
