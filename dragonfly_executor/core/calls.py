@@ -195,6 +195,7 @@ class Call:
     is_item = False
     """True for a call that is one item of a map, or a chunk of them."""
     first_state = QUEUED
+    """The state of a new call."""
     depth = 0
     """Number of calls that the call is nested in: each was submitted by the one before."""
     is_stream = False

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dragonfly_executor.serialization.formats import MARK
 from dragonfly_executor.serialization.function_reference import LONGEST_FRAME, FunctionReference, unframed
-from dragonfly_executor.serialization.layout import MAIN_CALL, are_small_items
+from dragonfly_executor.serialization.layout import MAIN_CALL
 from dragonfly_executor.serialization.rebuild import main_attribute
+from dragonfly_executor.serialization.small_values import are_small_items
 from dragonfly_executor.util import plain_pickle as pickle
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 

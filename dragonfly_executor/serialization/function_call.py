@@ -15,9 +15,9 @@ from types import CellType, FunctionType
 
 from dragonfly_executor.serialization import rebuild
 from dragonfly_executor.serialization.function_pickler import home_of, slots_of
-from dragonfly_executor.serialization.layout import ATOMS, are_small
 from dragonfly_executor.serialization.map_chunk import run_chunk, run_items
 from dragonfly_executor.serialization.payload_parts import stand_in
+from dragonfly_executor.serialization.small_values import ATOMS, are_small
 from dragonfly_executor.util import plain_pickle as pickle
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 

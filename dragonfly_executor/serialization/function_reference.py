@@ -5,9 +5,10 @@ from __future__ import annotations
 import sys
 
 from dragonfly_executor.serialization.formats import MARK
-from dragonfly_executor.serialization.layout import FIXED_ATOMS, MAIN_CALL, are_small
+from dragonfly_executor.serialization.layout import MAIN_CALL
 from dragonfly_executor.serialization.main_pickler import MAIN_NAMES, name_in
 from dragonfly_executor.serialization.rebuild import main_module
+from dragonfly_executor.serialization.small_values import FIXED_ATOMS, are_small
 from dragonfly_executor.util import plain_pickle as pickle
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from functools import cache
 
-from dragonfly_executor.serialization.layout import LEAST_TEXT
+from dragonfly_executor.serialization.small_values import LEAST_TEXT
 from dragonfly_executor.util import large_pages
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 from dragonfly_executor.util.plain_pickle import PickleBuffer

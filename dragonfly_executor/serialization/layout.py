@@ -19,7 +19,6 @@ then the pickle.
 from __future__ import annotations
 
 from struct import Struct, error
-from types import NoneType
 
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING, Protocol
 from dragonfly_executor.util.plain_pickle import PickleBuffer
@@ -51,26 +50,8 @@ _EMPTY_HEAD = Struct("<BBHIQQ")
 """The head of a box without buffers."""
 _WRITABLE = 1 << 63
 ALIGN = 64
-ATOMS = frozenset({NoneType, bool, float, int, str})
-"""Types whose pickles refer to nothing, and hold no buffer that could travel beside the pickle.
-
-`pickle.dumps` pickles these twice as fast as a `Pickler` that writes to a `Sink`. It copies large ``bytes`` objects, so
-``bytes`` is not among the types.
-"""
-
-FIXED_ATOMS = ATOMS - {str}
-"""The atoms that cannot be large, apart from numbers of many digits."""
 # A smaller buffer is cheaper inside the pickle than beside it.
 IN_BAND_BELOW = 4096
-LEAST_TEXT = 64 * 1024
-"""Characters from which a ``str`` travels beside the pickle (`large_text`)."""
-_NUMBERS = frozenset({NoneType, bool, float, int})
-_CONTAINERS = frozenset({list, tuple, dict})
-_FEW = 64
-"""Length of a container up to which looking at the types of its values takes less time than a `Pickler`."""
-_DEPTH = 2
-_MOST_NUMBERS = 4096
-"""Length of a list up to which it takes less time to look at the types than to use a `Pickler`."""
 _FRAME = 64 * 1024
 """Size in bytes from which pickle writes content beside its frames."""
 _FRAME_BEGINS = b"\x80\x95"  # PROTO, which comes before the first frame, and FRAME
@@ -91,54 +72,6 @@ class BufferSource(Protocol):
 
 
 NOTHING: dict[int, BufferSource] = {}
-
-
-def are_small(values: Iterable[Any], depth: int = _DEPTH) -> bool:
-    """Return whether `pickle.dumps` may pickle these: each is an atom, or ``bytes`` that take no time to copy.
-
-    A list, a tuple or a dict of a few such values may stand among them. A large ``str`` is not small: it travels beside
-    the pickle.
-
-    Args:
-        values: the objects.
-        depth: how deep containers may stand in each other.
-    """
-    for value in values:
-        kind = type(value)
-        if kind is str:
-            if len(value) > IN_BAND_BELOW and (depth != _DEPTH or len(value) >= LEAST_TEXT):
-                return False
-        elif kind in ATOMS:
-            continue
-        elif kind is bytes:
-            if len(value) > IN_BAND_BELOW:
-                return False
-        elif kind not in _CONTAINERS or len(value) > _FEW:
-            return False
-        elif kind is dict:
-            if not (depth and are_small(value, depth - 1) and are_small(value.values(), depth - 1)):
-                return False
-        elif not _NUMBERS.issuperset(map(type, value)) and not (depth and are_small(value, depth - 1)):
-            return False
-    return True
-
-
-def are_small_items(values: Any) -> bool:
-    """Return whether `pickle.dumps` may pickle these items of a map: they are few, and small."""
-    kind = type(values)
-    if kind is range:
-        return True
-    return (kind is list or kind is tuple) and (
-        len(values) <= _MOST_NUMBERS and (_NUMBERS.issuperset(map(type, values)) or are_small(values, _DEPTH - 1))
-    )
-
-
-def are_numbers(values: list[Any]) -> bool:
-    """Return whether `pickle.dumps` may pickle these: they are few, and each is a number, a bool or None.
-
-    Often they are the values of a chunk of a map.
-    """
-    return len(values) <= _MOST_NUMBERS and _NUMBERS.issuperset(map(type, values))
 
 
 class Sink(list["Any"]):

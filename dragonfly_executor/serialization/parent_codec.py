@@ -14,17 +14,14 @@ from dragonfly_executor.serialization.formats import MARK, SerializerFormat
 from dragonfly_executor.serialization.function_call import function_body, function_of, home_in_call, nested_function
 from dragonfly_executor.serialization.import_environment import ImportEnvironment
 from dragonfly_executor.serialization.layout import (
-    ATOMS,
     BY_CODE,
     BY_NAME,
     IN_BAND_BELOW,
-    LEAST_TEXT,
     MAIN_CALL,
     NEEDS_MAIN,
     PICKLE,
     Buffers,
     Sink,
-    are_small,
     flat,
     join,
 )
@@ -34,6 +31,7 @@ from dragonfly_executor.serialization.payload_packer import PayloadPacker
 from dragonfly_executor.serialization.payload_parts import holding_objects
 from dragonfly_executor.serialization.rebuild import main_module
 from dragonfly_executor.serialization.shared_object import EncodedObject
+from dragonfly_executor.serialization.small_values import ATOMS, LEAST_TEXT, are_small
 from dragonfly_executor.util import plain_pickle as pickle
 from dragonfly_executor.util import validation
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING

@@ -12,12 +12,10 @@ from dragonfly_executor.serialization import authkey, exceptions, function_call,
 from dragonfly_executor.serialization.formats import MARK, SerializerFormat
 from dragonfly_executor.serialization.large_unpickler import LARGE
 from dragonfly_executor.serialization.layout import (
-    ATOMS,
     BOX,
     BY_CODE,
     BY_NAME,
     IN_BAND_BELOW,
-    LEAST_TEXT,
     MAIN_CALL,
     NEEDS_MAIN,
     NOTHING,
@@ -26,8 +24,6 @@ from dragonfly_executor.serialization.layout import (
     WITH_SHARED,
     Buffers,
     Sink,
-    are_numbers,
-    are_small,
     join,
     pack,
     split_part,
@@ -49,6 +45,7 @@ from dragonfly_executor.serialization.missing_module import explain_missing_modu
 from dragonfly_executor.serialization.module_origin import forget_replaced
 from dragonfly_executor.serialization.rebuild import main_attribute
 from dragonfly_executor.serialization.slot_main import SlotMain
+from dragonfly_executor.serialization.small_values import ATOMS, LEAST_TEXT, are_numbers, are_small
 from dragonfly_executor.util import plain_pickle as pickle
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 from dragonfly_executor.util.plain_pickle import Pickler

@@ -12,8 +12,9 @@ import pytest
 
 from dragonfly_executor.serialization import large_text
 from dragonfly_executor.serialization.large_text import LargeText, text_of
-from dragonfly_executor.serialization.layout import BOX, LEAST_TEXT, PICKLE, has_buffers
+from dragonfly_executor.serialization.layout import BOX, PICKLE, has_buffers
 from dragonfly_executor.serialization.parent_codec import CallCodec
+from dragonfly_executor.serialization.small_values import LEAST_TEXT
 from dragonfly_executor.util import large_pages, plain_pickle
 from tests.support import importable
 from tests.support.codec_pair import CodecPair

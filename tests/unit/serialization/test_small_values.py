@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from dragonfly_executor.serialization.layout import IN_BAND_BELOW, LEAST_TEXT, are_small
+from dragonfly_executor.serialization.layout import IN_BAND_BELOW
+from dragonfly_executor.serialization.small_values import LEAST_TEXT, are_small
 
 Pair = namedtuple("Pair", "a b")  # a subclass of tuple, like users' own
 
