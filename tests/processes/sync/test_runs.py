@@ -380,7 +380,7 @@ def test_a_sync_that_takes_too_long_fails_the_boot(make: MakeElsewhere, module: 
     stall = Stall()
     stall.after(200_000)
     backend = TappedBackend(home, to_runner=stall, sync=Sync(["data"]))
-    executor = make(backend=backend, boot_timeout=1.0, max_boot_failures=1)
+    executor = make(backend=backend, boot_timeout=4.0, max_boot_failures=1)
     future = executor.submit(module.version)
     assert stall.stalled.wait(PATIENCE)
     error = error_of(future)
