@@ -176,13 +176,6 @@ class MethodDispatch:
 
     def _settle(self, call: MethodCall, flags: int, payload: Any, codec: CallCodec | None) -> None:
         is_error = bool(flags & EndFlag.ERROR)
-        if flags & EndFlag.RETRYABLE and call.attempt <= call.limits.retries and not call.is_abandoned:
-            delays = call.limits.retry_delays
-            delay = delays[min(call.attempt, len(delays)) - 1] if delays else 0.0
-            call.attempt += 1
-            self._retrying.append(call)
-            call.timers.append(self._engine.loop.call_later(delay, lambda: self._retry(call)))
-            return
         try:
             if flags & EndFlag.SHARED:
                 memory = self._engine.payloads.shared_memory()
@@ -191,6 +184,14 @@ class MethodDispatch:
             outcome = Outcome(codec or self._engine.codec, payload, is_error)
         except Exception as error:  # there is no such memory, or none is left here
             outcome = Outcome.failed(error)
+        # After that: an outcome that is dropped gives its shared memory back.
+        if flags & EndFlag.RETRYABLE and call.attempt <= call.limits.retries and not call.is_abandoned:
+            delays = call.limits.retry_delays
+            delay = delays[min(call.attempt, len(delays)) - 1] if delays else 0.0
+            call.attempt += 1
+            self._retrying.append(call)
+            call.timers.append(self._engine.loop.call_later(delay, lambda: self._retry(call)))
+            return
         call.settle(outcome)
 
     def _retry(self, call: MethodCall) -> None:
