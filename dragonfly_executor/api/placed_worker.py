@@ -115,7 +115,9 @@ class PlacedWorker(PlacedHandle, RemoteMethods, Generic[T]):
         else:
             parts = self._encode(args)
         payload, limits = engine.payloads.snapshot(parts), options.limits()
-        return self._driver.submit(name, payload, limits, partial(RemoteLease, self))
+        # Another attempt sends the same bytes, so until then the handles in them must keep their objects.
+        kept = (args, kwargs) if options.retries else None
+        return self._driver.submit(name, payload, limits, partial(RemoteLease, self), kept)
 
     def options(self, **changes: Unpack[CallKeywords]) -> PlacedWorker[T]:
         """Return a view of this worker whose method calls have other options.

@@ -95,7 +95,7 @@ class WorkerDriver:
             raise
 
     def submit(
-        self, name: str, payload: Payload, limits: CallLimits, lease: Callable[..., Any] | None = None
+        self, name: str, payload: Payload, limits: CallLimits, lease: Callable[..., Any] | None, kept: object
     ) -> Future[Any]:
         """Accept a method call, and return its future.
 
@@ -104,6 +104,7 @@ class WorkerDriver:
             payload: the encoded call.
             limits: its limits.
             lease: keeps the objects of the result that stay in the slot, and opens the result; None to keep none.
+            kept: objects that live until the call is settled.
 
         Raises:
             WorkerLostError: the worker has ended.
@@ -114,7 +115,7 @@ class WorkerDriver:
         call = MethodCall(name, payload, limits, future)
         made: Any = call
         future.call = made
-        call.lease = lease
+        call.lease, call.kept = lease, kept
         self._inbox.accept(call)
         return future
 

@@ -31,6 +31,11 @@ class Store:
     def bad(self) -> Any:
         return [Remote(Counter()), object.__reduce_ex__, (each for each in ())]
 
+    def again(self) -> list[Remote]:
+        """Return the same `Remote` each time."""
+        self.remote = getattr(self, "remote", None) or Remote(Counter(1))
+        return [self.remote, self.remote]
+
     def kept(self) -> int:
         store = RemoteStore.of_worker.get()
         assert store is not None
@@ -92,6 +97,26 @@ def test_the_slot_lets_go_of_objects_without_a_handle(make: Make) -> None:
     del unread
     assert kept(worker) == 0
     assert type(error_of(worker.bad())) is ResultSerializationError
+    assert kept(worker) == 0
+
+
+def test_a_remote_that_is_returned_again_stays_for_each_result(make: Make) -> None:
+    worker = make().place(Store)
+    first, same = worker.again().result(PATIENCE)
+    assert first is same
+    second, _ = worker.again().result(PATIENCE)
+    assert values([first.add(), second.add()]) == [2, 3]
+    del first, same
+    assert kept(worker) == 1
+    assert second.add().result(PATIENCE) == 4
+    del second, _
+    assert kept(worker) == 0
+
+
+def test_another_attempt_still_finds_the_object(make: Make) -> None:
+    worker = make().place(Store).options(retries=1, retry_on=ValueError, retry_wait=lambda state: 0)
+    future = worker.make(0).result(PATIENCE).fails_once()
+    assert future.result(PATIENCE) == 2
     assert kept(worker) == 0
 
 
