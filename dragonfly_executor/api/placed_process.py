@@ -6,10 +6,10 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import PurePath
 
+from dragonfly_executor.api.placed_handle import PlacedHandle
 from dragonfly_executor.api.placed_worker import ENDLESS, restarts_of
 from dragonfly_executor.engine.placed.channel_reference import ChannelReference
 from dragonfly_executor.engine.placed.worker_driver import WorkerDriver
-from dragonfly_executor.errors import WorkerLostError
 from dragonfly_executor.serialization.placed_run import run_process
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 from dragonfly_executor.util.validation import duration, whole
@@ -17,8 +17,7 @@ from dragonfly_executor.util.validation import duration, whole
 if TYPE_CHECKING:
     from collections.abc import Generator
     from os import PathLike
-    from types import TracebackType
-    from typing import Any, Self
+    from typing import Any
 
     from dragonfly_executor.engine.engine import Engine
     from dragonfly_executor.engine.future import Future
@@ -32,7 +31,7 @@ MAX_SIGNAL = 64
 """The largest number of a signal on Linux."""
 
 
-class PlacedProcess:
+class PlacedProcess(PlacedHandle):
     """A process on a runner, in a slot of its own. Its result is a `ProcessResult`.
 
     As a context manager it is stopped at the end of the block, or killed if the block raises. It is stopped when its
@@ -88,43 +87,14 @@ class PlacedProcess:
         Raises:
             TimeoutError: it has not ended in time.
         """
-        self._driver.stop()
-        if wait:
-            self.future.exception(timeout)
+        super().stop(wait, timeout)
 
     def kill(self) -> None:
         """Kill the process and its children at once. Its result is a `WorkerLostError`. Returns at once."""
-        self._driver.kill()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        if kind is not None:
-            self.kill()
-        self.stop()
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        if kind is not None:
-            self.kill()
-        self._driver.stop()
-        try:
-            await self.future
-        except WorkerLostError:
-            return
+        super().kill()
 
     def __reduce__(self) -> Any:
         raise TypeError("a placed process cannot travel to a runner: only the program that has placed it may use it")
-
-    def __repr__(self) -> str:
-        return f"<{type(self).__name__} {self._driver.name} state={self._driver.state}>"
 
 
 def place_process(

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from functools import partial
 from typing import Generic, TypeVar
 
+from dragonfly_executor.api.placed_handle import PlacedHandle
+from dragonfly_executor.api.remote_methods import RemoteMethods
 from dragonfly_executor.api.remote_object import RemoteLease
 from dragonfly_executor.engine.call_name import call_name
 from dragonfly_executor.engine.placed.channel_reference import ChannelReference
@@ -16,8 +18,7 @@ from dragonfly_executor.serialization.repeated_call import RepeatedCall
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from types import TracebackType
-    from typing import Any, Self, Unpack
+    from typing import Any, Unpack
 
     from dragonfly_executor.engine.engine import Engine
     from dragonfly_executor.engine.future import Future
@@ -31,7 +32,7 @@ DEFAULT_RESTARTS = 3
 """Restarts of a worker with ``restart="on_failure"``."""
 
 
-class PlacedWorker(Generic[T]):
+class PlacedWorker(PlacedHandle, RemoteMethods, Generic[T]):
     """A worker: an object that stays in a slot of a runner, and runs its methods there.
 
     ``worker.method(*args)`` submits a call of that method, and returns its `Future`. A name that is taken here (`stop`,
@@ -74,7 +75,7 @@ class PlacedWorker(Generic[T]):
 
     # -- methods -------------------------------------------------------------------------------------------------------
 
-    def __getattr__(self, name: str) -> Callable[..., Future[Any]]:
+    def _check_method(self, name: str) -> None:
         if name.startswith("__"):
             raise AttributeError(
                 f"a worker has no attribute {name!r}: call_method({name!r}) calls a method of that name"
@@ -84,16 +85,6 @@ class PlacedWorker(Generic[T]):
             raise AttributeError(
                 f"{self._driver.name} has no method {name!r}. If only its instances have it, use call_method({name!r})"
             )
-
-        def method(*args: Any, **kwargs: Any) -> Future[Any]:
-            """Submit a call of the method."""
-            return self.call_method(name, *args, **kwargs)
-
-        return method
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Future[Any]:
-        """Call the object itself."""
-        return self.call_method("__call__", *args, **kwargs)
 
     def call_method(self, name: str, /, *args: Any, **kwargs: Any) -> Future[Any]:
         """Submit a call of the method `name`, and return its future.
@@ -124,7 +115,9 @@ class PlacedWorker(Generic[T]):
         else:
             parts = self._encode(args)
         payload, limits = engine.payloads.snapshot(parts), options.limits()
-        return self._driver.submit(name, payload, limits, partial(RemoteLease, self))
+        # Another attempt sends the same bytes, so until then the handles in them must keep their objects.
+        kept = (args, kwargs) if options.retries else None
+        return self._driver.submit(name, payload, limits, partial(RemoteLease, self), kept)
 
     def options(self, **changes: Unpack[CallKeywords]) -> PlacedWorker[T]:
         """Return a view of this worker whose method calls have other options.
@@ -155,39 +148,11 @@ class PlacedWorker(Generic[T]):
         Raises:
             TimeoutError: the worker has not ended in time.
         """
-        self._driver.stop()
-        if wait:
-            self.ended.exception(timeout)
+        super().stop(wait, timeout)
 
     def kill(self) -> None:
         """End the worker at once, with all processes that it has started. Its method calls fail. Returns at once."""
-        self._driver.kill()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        if kind is not None:
-            self.kill()
-        self.stop()
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        if kind is not None:
-            self.kill()
-        self._driver.stop()
-        from dragonfly_executor.errors import WorkerLostError
-
-        try:
-            await self.ended
-        except WorkerLostError:
-            return
+        super().kill()
 
     def __del__(self) -> None:
         # `__init__` may have been interrupted, and a view stops nothing.
@@ -198,9 +163,6 @@ class PlacedWorker(Generic[T]):
         raise TypeError(
             "a worker cannot travel to a runner: its methods are called from the program that has placed it"
         )
-
-    def __repr__(self) -> str:
-        return f"<{type(self).__name__} {self._driver.name} state={self._driver.state}>"
 
 
 def place(
@@ -214,10 +176,8 @@ def place(
     """Place a worker; see `Submitter.place`."""
     if not callable(make):
         raise TypeError(f"place() needs a class or a function that returns the object, not {type(make).__name__}")
-    endless: CallKeywords = {"timeout": None, "queue_timeout": None, "run_timeout": None, "retries": 0}
-    driver = WorkerDriver(
-        engine, call_name(make), options.concurrency, restarts_of(options), options.change(endless).limits()
-    )
+    limits = options.change(ENDLESS).limits()
+    driver = WorkerDriver(engine, call_name(make), options.concurrency, restarts_of(options), limits)
     given = ChannelReference(driver.entry.number), options.concurrency, make, args, kwargs
     parts = engine.codec.encode_call(run_worker, given, {}, ())
     worker: PlacedWorker[Any] = PlacedWorker(owner, engine, driver, options, _names_of(make))

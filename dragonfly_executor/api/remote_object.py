@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from dragonfly_executor.api.remote_methods import RemoteMethods
 from dragonfly_executor.serialization.remote_object import call_held, held_object, opened_with
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
@@ -43,7 +44,7 @@ class RemoteLease:
         self._release(self.call_id, self._numbers)
 
 
-class RemoteObject:
+class RemoteObject(RemoteMethods):
     """An object in the slot of a placed worker. ``handle.method(*args)`` calls it there, and returns a `Future`.
 
     Its calls are calls of the worker: they run in the order of all calls of the worker, under the worker's options. The
@@ -57,19 +58,9 @@ class RemoteObject:
         self._number = number
         self._kind = kind
 
-    def __getattr__(self, name: str) -> Callable[..., Future[Any]]:
+    def _check_method(self, name: str) -> None:
         if name.startswith("_"):
             raise AttributeError(f"a RemoteObject has no attribute {name!r}; call_method({name!r}) calls such a method")
-
-        def method(*args: Any, **kwargs: Any) -> Future[Any]:
-            """Submit a call of the method."""
-            return self.call_method(name, *args, **kwargs)
-
-        return method
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Future[Any]:
-        """Call the object itself."""
-        return self.call_method("__call__", *args, **kwargs)
 
     def call_method(self, name: str, /, *args: Any, **kwargs: Any) -> Future[Any]:
         """Submit a call of the method `name`, and return its future. Raises as `PlacedWorker.call_method` does."""

@@ -76,8 +76,9 @@ async def _run(
 
     fn, args, kwargs, retry_on = call
     value, failure = None, None
+    name = args[0] if args and type(args[0]) is str else ""  # calls of an object that stays have that object first
     try:
-        if args and iscoroutinefunction(getattr(target, str(args[0]), None)):
+        if iscoroutinefunction(getattr(target, name, None)):
             value = fn(target, *args, **kwargs)
         else:
             method = partial(_in_thread, fn, target, args, kwargs)

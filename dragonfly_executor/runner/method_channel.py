@@ -17,6 +17,7 @@ from dragonfly_executor.protocol.frames import MAX_INLINE, Flag
 from dragonfly_executor.protocol.memory_bounds import max_result_bytes
 from dragonfly_executor.protocol.placed_messages import METHOD, NUMBER, EndFlag, MethodFlag, ParentSays, SlotSays
 from dragonfly_executor.runner import slot_shutdown
+from dragonfly_executor.runner.slot_payloads import MEMORY_IDLE
 from dragonfly_executor.serialization.layout import BOX, NOTHING, WITH_SHARED
 from dragonfly_executor.serialization.remote_object import RemoteStore
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
@@ -31,10 +32,6 @@ if TYPE_CHECKING:
     from dragonfly_executor.runner.slot_shared import SlotShared
     from dragonfly_executor.serialization import SlotCodec
     from dragonfly_executor.serialization.layout import Buffer, BufferSource
-
-
-MEMORY_IDLE = 5.0
-"""Seconds without a method call after which the slot gives shared memory back."""
 
 
 class SlotParts:

@@ -119,13 +119,17 @@ class SupervisedProcess:
     # -- the reading thread --------------------------------------------------------------------------------------------
 
     def _send(self, number: int) -> None:
-        self._process.send_signal(number)
+        with self._lock:
+            if not self._is_over:
+                # Not `Popen.send_signal`: that reaps the process if it has ended, and `run` waits for it.
+                with suppress(ProcessLookupError, PermissionError):
+                    os.kill(self._process.pid, number)
 
     def _stop(self) -> None:
         """Ask the process to end, and kill it if it does not."""
         from threading import Timer
 
-        self._process.send_signal(int(signal.SIGTERM))
+        self._send(int(signal.SIGTERM))
         with self._lock:
             if not self._is_over and self._timer is None:
                 self._timer = Timer(self._settings["stop_timeout"], self._kill_group)

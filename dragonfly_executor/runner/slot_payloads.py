@@ -32,8 +32,8 @@ They are on their way at once, so their size over the round-trip time bounds the
 100 ms: 12.5 MB, and the chunks that have passed and are not requested yet. If the slot stops reading, its agent holds
 them all (14 MiB).
 """
-MEMORY_IDLE = struct.pack("@ll", 5, 0)
-"""Time without a call after which a slot gives shared memory back, as a C ``struct timeval``: 5 s."""
+MEMORY_IDLE = 5
+"""Seconds without a call after which a slot gives shared memory back."""
 
 
 class SlotPayloads:
@@ -157,7 +157,7 @@ class SlotPayloads:
                 return None  # no descriptor or memory for the import: the payload travels over the stream
 
             self._memory = SlotMemory(self._rendezvous)
-            self._calls.setsockopt(SOL_SOCKET, SO_RCVTIMEO, MEMORY_IDLE)
+            self._calls.setsockopt(SOL_SOCKET, SO_RCVTIMEO, struct.pack("@ll", MEMORY_IDLE, 0))
         return self._memory
 
     def _receive_shared(self, call_id: int, attempt: int, place: Buffer) -> tuple[Buffer, Mapping[int, BufferSource]]:

@@ -24,27 +24,33 @@ class RemoteStore:
         call_id: the number of the worker's call, which tells a worker that has begun again from the one before.
 
     Attributes:
-        fresh: the numbers of the objects in the result that is being pickled.
+        fresh: the `Remote`s in the result that is being pickled, and the numbers of their objects.
     """
 
     of_worker: ContextVar[RemoteStore | None] = ContextVar("of_worker", default=None)
 
     def __init__(self, call_id: int) -> None:
         self.call_id = call_id
-        self.fresh: list[int] = []
+        self.fresh: dict[Remote, int] = {}
         self._count = 0
         self._objects: dict[int, Any] = {}
 
-    def keep(self, value: Any) -> int:
-        """Keep an object, and return its number."""
-        self._count += 1
-        self._objects[self._count] = value
-        self.fresh.append(self._count)
-        return self._count
+    def keep(self, remote: Remote, value: Any) -> int:
+        """Keep an object for the result that is being pickled, and return its number.
+
+        Each result has a number of its own for the object, because each lets go of it on its own.
+        """
+        # Pickling may begin again: a result that plain pickle refuses is pickled by another pickler.
+        number = self.fresh.get(remote)
+        if number is None:
+            number = self._count = self._count + 1
+            self._objects[number] = value
+            self.fresh[remote] = number
+        return number
 
     def take_fresh(self) -> tuple[int, ...]:
         """Return the numbers of the objects in the last result."""
-        fresh = tuple(self.fresh)
+        fresh = tuple(self.fresh.values())
         self.fresh.clear()
         return fresh
 
@@ -72,16 +78,13 @@ class Remote:
 
     def __init__(self, value: Any) -> None:
         self._value = value
-        self._number = 0
 
     def __reduce__(self) -> Any:
         store = RemoteStore.of_worker.get()
         if store is None:
             raise TypeError("only a method of a placed worker can return a Remote: place() the function that makes it")
-        # Pickling may begin again: a result that plain pickle refuses is pickled by another pickler.
-        self._number = self._number or store.keep(self._value)
         kind = type(self._value)
-        return remote_handle, (self._number, f"{kind.__module__}.{kind.__qualname__}")
+        return remote_handle, (store.keep(self, self._value), f"{kind.__module__}.{kind.__qualname__}")
 
 
 MAKE_HANDLE: ContextVar[MakeHandle | None] = ContextVar("MAKE_HANDLE", default=None)

@@ -33,6 +33,7 @@ class MethodCall:
         timers: the timers of its limits.
         attempt: 1, plus one for each time that it was begun again.
         is_abandoned: whether its future is settled, and the slot has not answered.
+        kept: objects that live until the call is settled.
         lease: makes what keeps the objects of its result that stay in the slot. It keeps the worker alive meanwhile.
         expired: its error, if its time is over and the slot has not dropped it yet.
     """
@@ -42,6 +43,7 @@ class MethodCall:
         "expired",
         "future",
         "is_abandoned",
+        "kept",
         "lease",
         "limits",
         "name",
@@ -62,6 +64,7 @@ class MethodCall:
         self.attempt = 1
         self.is_abandoned = False
         self.expired: Exception | None = None
+        self.kept: object = None
         self.lease: Callable[..., Any] | None = None
 
     def settle(self, outcome: object) -> None:
@@ -83,7 +86,7 @@ class MethodCall:
             timer.cancel()
         self.timers.clear()
         self.payload = b""
-        self.lease = None
+        self.lease = self.kept = None
         self.future.call = None
 
 

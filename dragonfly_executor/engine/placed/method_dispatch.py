@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from dragonfly_executor.engine.context import WorkerContext
     from dragonfly_executor.engine.placed.method_call import MethodCall
     from dragonfly_executor.serialization import CallCodec
-    from dragonfly_executor.transport.loop import Loop
 
 DROP_GRACE = 0.5
 """Seconds in which a slot must drop calls that have not begun. Then it counts as stuck in the method that it runs."""
@@ -98,13 +97,13 @@ class MethodDispatch:
 
     # -- calls ---------------------------------------------------------------------------------------------------------
 
-    def add(self, call: MethodCall, loop: Loop) -> None:
+    def add(self, call: MethodCall) -> None:
         """Accept a call, behind all others."""
         limits = call.limits
         if limits.timeout is not None:
-            self._limit(call, loop, limits.timeout, f"its timeout of {limits.timeout:g} s")
+            self._limit(call, limits.timeout, f"its timeout of {limits.timeout:g} s")
         if limits.queue_timeout is not None:
-            timer = loop.call_later(limits.queue_timeout, lambda: self._waited(call, limits.queue_timeout))
+            timer = self._engine.loop.call_later(limits.queue_timeout, lambda: self._waited(call, limits.queue_timeout))
             call.timers.append(timer)
         self.queue.add(call)
 
@@ -141,20 +140,21 @@ class MethodDispatch:
 
     # -- what the slot says --------------------------------------------------------------------------------------------
 
-    def began(self, number: int, loop: Loop) -> None:
+    def began(self, number: int) -> None:
         """Begin the time of a call with a `run_timeout`."""
         call = self.queue.find(number)
         if call is not None and call.limits.run_timeout is not None:
-            self._limit(call, loop, call.limits.run_timeout, f"its run_timeout of {call.limits.run_timeout:g} s")
+            self._limit(call, call.limits.run_timeout, f"its run_timeout of {call.limits.run_timeout:g} s")
 
-    def ended(
-        self, number: int, flags: int, seconds: float, payload: Any, loop: Loop, codec: CallCodec | None = None
-    ) -> None:
+    def leaving(self, number: int) -> None:
+        """Note that a call has ended, and that its result follows."""
+        self.queue.leaving(number)
+
+    def ended(self, number: int, flags: int, seconds: float, payload: Any, codec: CallCodec | None) -> None:
         """Settle a call, or put it back if the slot has dropped it.
 
         Args:
             number, flags, seconds, payload: see `SlotReports.method_ended`.
-            loop: the engine's.
             codec: opens the result; None for the pool's codec.
         """
         call = self.queue.answered(number, None if flags & EndFlag.DROPPED else seconds)
@@ -162,7 +162,7 @@ class MethodDispatch:
             return
         self._link.answered(call.payload)
         if not flags & EndFlag.DROPPED:
-            self._settle(call, flags, payload, loop, codec)
+            self._settle(call, flags, payload, codec)
         elif call.is_abandoned:
             call.forget()
         elif call.expired is not None:
@@ -174,15 +174,8 @@ class MethodDispatch:
         self.send()
         self._after_end()
 
-    def _settle(self, call: MethodCall, flags: int, payload: Any, loop: Loop, codec: CallCodec | None) -> None:
+    def _settle(self, call: MethodCall, flags: int, payload: Any, codec: CallCodec | None) -> None:
         is_error = bool(flags & EndFlag.ERROR)
-        if flags & EndFlag.RETRYABLE and call.attempt <= call.limits.retries and not call.is_abandoned:
-            delays = call.limits.retry_delays
-            delay = delays[min(call.attempt, len(delays)) - 1] if delays else 0.0
-            call.attempt += 1
-            self._retrying.append(call)
-            call.timers.append(loop.call_later(delay, lambda: self._retry(call)))
-            return
         try:
             if flags & EndFlag.SHARED:
                 memory = self._engine.payloads.shared_memory()
@@ -191,6 +184,14 @@ class MethodDispatch:
             outcome = Outcome(codec or self._engine.codec, payload, is_error)
         except Exception as error:  # there is no such memory, or none is left here
             outcome = Outcome.failed(error)
+        # After that: an outcome that is dropped gives its shared memory back.
+        if flags & EndFlag.RETRYABLE and call.attempt <= call.limits.retries and not call.is_abandoned:
+            delays = call.limits.retry_delays
+            delay = delays[min(call.attempt, len(delays)) - 1] if delays else 0.0
+            call.attempt += 1
+            self._retrying.append(call)
+            call.timers.append(self._engine.loop.call_later(delay, lambda: self._retry(call)))
+            return
         call.settle(outcome)
 
     def _retry(self, call: MethodCall) -> None:
@@ -206,15 +207,15 @@ class MethodDispatch:
 
     # -- limits of time ------------------------------------------------------------------------------------------------
 
-    def _limit(self, call: MethodCall, loop: Loop, seconds: float, limit: str) -> None:
-        call.timers.append(loop.call_later(seconds, lambda: self._expired(call, loop, limit)))
+    def _limit(self, call: MethodCall, seconds: float, limit: str) -> None:
+        call.timers.append(self._engine.loop.call_later(seconds, lambda: self._expired(call, limit)))
 
     def _waited(self, call: MethodCall, seconds: float | None) -> None:
         if self.queue.remove(call):
             text = f"the call of {self._name}.{call.name} was not begun within its queue_timeout of {seconds:g} s"
             self._end_unsent(call, CallTimeoutError(text))
 
-    def _expired(self, call: MethodCall, loop: Loop, limit: str) -> None:
+    def _expired(self, call: MethodCall, limit: str) -> None:
         """Stop a call at its limit, wherever it is."""
         text = f"the call of {self._name}.{call.name} did not end within {limit}"
         number = self.queue.number_of(call)
@@ -228,13 +229,13 @@ class MethodDispatch:
         stopped = CallTimeoutError(f"{text}: the worker was stopped, because it ran the method")
         if number in self.queue.begun():
             call.abandon(stopped)
-            self._begin_overrun(stopped, loop)
+            self._begin_overrun(stopped)
         else:
             # It fails once the slot has dropped it: until then it may begin.
             call.expired = CallTimeoutError(f"{text}: it waited for the worker")
             if self._link is not None:
                 self._link.cancel(number)
-            loop.call_later(DROP_GRACE, lambda: self._check_dropped(call, loop, stopped))
+            self._engine.loop.call_later(DROP_GRACE, lambda: self._check_dropped(call, stopped))
         self._engine.wakers.flush()
 
     def _end_unsent(self, call: MethodCall, error: Exception) -> None:
@@ -242,7 +243,7 @@ class MethodDispatch:
         self._after_end()
         self._engine.wakers.flush()
 
-    def _check_dropped(self, call: MethodCall, loop: Loop, error: Exception) -> None:
+    def _check_dropped(self, call: MethodCall, error: Exception) -> None:
         """Stop a call that has begun just before it was to be dropped, or that the slot does not drop."""
         number = self.queue.number_of(call)
         if not number:
@@ -251,11 +252,11 @@ class MethodDispatch:
             call.abandon(call.expired or error)
             self._engine.wakers.flush()
         if number in self.queue.begun():
-            self._begin_overrun(error, loop)
+            self._begin_overrun(error)
         else:
-            loop.call_later(DROP_GRACE, lambda: self._check_dropped(call, loop, error))
+            self._engine.loop.call_later(DROP_GRACE, lambda: self._check_dropped(call, error))
 
-    def _begin_overrun(self, error: Exception, loop: Loop) -> None:
+    def _begin_overrun(self, error: Exception) -> None:
         """End the slot, once it has dropped the calls that have not begun: they are not to be lost with it."""
         if self._overrun is not None or self._link is None:
             return
@@ -266,7 +267,7 @@ class MethodDispatch:
         if not waiting:
             self._end_overrun()
         else:
-            loop.call_later(DROP_GRACE, self._end_overrun)
+            self._engine.loop.call_later(DROP_GRACE, self._end_overrun)
 
     def _end_overrun(self) -> None:
         error = self._overrun

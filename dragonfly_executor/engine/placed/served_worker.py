@@ -28,14 +28,18 @@ class SlotReports(Protocol):
     def exited(self, status: int) -> None:
         """Note that the process has ended."""
 
-    def method_began(self, number: int) -> None:
-        """Note that a method begins whose call has a `run_timeout`."""
-
-    def method_leaving(self, number: int) -> None:
-        """Note that a method has ended, and that its result follows."""
-
     def method_ended(self, number: int, flags: int, seconds: float, payload: Any, stay: tuple[int, ...]) -> None:
         """Handle the end of a method. `stay`: the numbers of the objects of its result that stay in the slot."""
+
+
+class MethodReports(Protocol):
+    """Handles the reports of methods that have not ended, on the engine thread."""
+
+    def began(self, number: int) -> None:
+        """Note that a method begins whose call has a `run_timeout`."""
+
+    def leaving(self, number: int) -> None:
+        """Note that a method has ended, and that its result follows."""
 
     def bytes_wanted(self, number: int) -> None:
         """Send the bytes of a call: the slot cannot have its shared memory."""
@@ -46,6 +50,7 @@ class ServedWorker(ServedObject):
 
     Args:
         worker: the worker.
+        methods: its methods.
     """
 
     METHODS = frozenset(
@@ -55,8 +60,9 @@ class ServedWorker(ServedObject):
         }
     )  # fmt: skip
 
-    def __init__(self, worker: SlotReports) -> None:
+    def __init__(self, worker: SlotReports, methods: MethodReports) -> None:
         self._worker = worker
+        self._methods = methods
 
     def now(self, request: Request) -> None:
         """See `ServedObject`."""
@@ -69,11 +75,11 @@ class ServedWorker(ServedObject):
             number, flags, microseconds, payload, *stay = args
             worker.method_ended(int(number), int(flags), microseconds * 1e-6, payload, tuple(map(int, stay)))
         elif request.method == SlotSays.BEGAN:
-            worker.method_began(int(args[0]))
+            self._methods.began(int(args[0]))
         elif request.method == SlotSays.LEAVING:
-            worker.method_leaving(int(args[0]))
+            self._methods.leaving(int(args[0]))
         elif request.method == SlotSays.AGAIN:
-            worker.bytes_wanted(int(args[0]))
+            self._methods.bytes_wanted(int(args[0]))
         elif request.method == SlotSays.READY:
             worker.made(int(args[0]) if args else None)
         elif request.method == SlotSays.EXITED:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from dragonfly_executor import errors
-from dragonfly_executor.core.actions import CANCELLED
 from dragonfly_executor.core.calls import CallLimits
 from dragonfly_executor.core.events import CancelRequested
 from dragonfly_executor.core.shutdown_mode import ShutdownMode
@@ -18,7 +17,7 @@ from dragonfly_executor.engine.placed.method_inbox import MethodInbox
 from dragonfly_executor.engine.placed.placed_call import PlacedCall
 from dragonfly_executor.engine.placed.restart_policy import RestartPolicy
 from dragonfly_executor.engine.placed.served_worker import ServedWorker
-from dragonfly_executor.engine.placed.worker_errors import LostWorker, stopped_worker
+from dragonfly_executor.engine.placed.worker_errors import LostWorker, StoppedWorker, another_run_helps, failure_of
 from dragonfly_executor.protocol.placed_messages import NUMBER, ParentSays
 from dragonfly_executor.serialization.remote_object import StoreReference, release_held
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
@@ -50,12 +49,7 @@ class WorkerDriver:
     """
 
     def __init__(
-        self,
-        engine: WorkerContext,
-        name: str,
-        concurrency: int,
-        restarts: RestartPolicy,
-        limits: CallLimits,
+        self, engine: WorkerContext, name: str, concurrency: int, restarts: RestartPolicy, limits: CallLimits
     ) -> None:
         self._engine = engine
         self.name = name
@@ -71,7 +65,7 @@ class WorkerDriver:
         for future in (self.ready, self.ended):
             future.set_running_or_notify_cancel()  # so that no task that awaits it cancels it
         self._methods = MethodDispatch(engine, name, concurrency, self._check_end, self._end_slot)
-        self._served = ServedWorker(self)
+        self._served = ServedWorker(self, self._methods)
         self.entry: ServedEntry = engine.codec.objects.add("PlacedWorker", self, self._served)
         self._call: PlacedCall | None = None
         self._link: WorkerLink | None = None
@@ -101,7 +95,7 @@ class WorkerDriver:
             raise
 
     def submit(
-        self, name: str, payload: Payload, limits: CallLimits, lease: Callable[..., Any] | None = None
+        self, name: str, payload: Payload, limits: CallLimits, lease: Callable[..., Any] | None, kept: object
     ) -> Future[Any]:
         """Accept a method call, and return its future.
 
@@ -110,6 +104,7 @@ class WorkerDriver:
             payload: the encoded call.
             limits: its limits.
             lease: keeps the objects of the result that stay in the slot, and opens the result; None to keep none.
+            kept: objects that live until the call is settled.
 
         Raises:
             WorkerLostError: the worker has ended.
@@ -120,7 +115,7 @@ class WorkerDriver:
         call = MethodCall(name, payload, limits, future)
         made: Any = call
         future.call = made
-        call.lease = lease
+        call.lease, call.kept = lease, kept
         self._inbox.accept(call)
         return future
 
@@ -150,7 +145,7 @@ class WorkerDriver:
             if self._inbox.refusal is not None:
                 call.settle(self._inbox.refusal())
             else:
-                self._methods.add(call, self._engine.loop)
+                self._methods.add(call)
         self._methods.send()
         self._engine.wakers.flush()
 
@@ -164,7 +159,7 @@ class WorkerDriver:
         # As a method call, because calls before it may still use the objects. All of these were taken from the inbox.
         parts = self._engine.codec.encode_call(release_held, (StoreReference(), numbers), {}, ())
         call = MethodCall("release", b"".join(parts), CallLimits(), Future(self._context))
-        self._methods.add(call, self._engine.loop)
+        self._methods.add(call)
         self._methods.send()
 
     def _drop(self, calls: Sequence[MethodCall]) -> None:
@@ -200,26 +195,14 @@ class WorkerDriver:
         """See `served_worker.SlotReports`."""
         self._exit_status = status
 
-    def method_began(self, number: int) -> None:
-        """See `served_worker.SlotReports`."""
-        self._methods.began(number, self._engine.loop)
-
-    def method_leaving(self, number: int) -> None:
-        """See `served_worker.SlotReports`."""
-        self._methods.queue.leaving(number)
-
     def method_ended(self, number: int, flags: int, seconds: float, payload: Any, stay: tuple[int, ...]) -> None:
         """See `served_worker.SlotReports`."""
         call = self._methods.queue.find(number) if stay else None
         codec: Any = None
         if call is not None and call.lease is not None and self._call is not None:
             codec = call.lease(self._call.id, stay, self._engine.codec, self._let_go)
-        self._methods.ended(number, flags, seconds, payload, self._engine.loop, codec)
+        self._methods.ended(number, flags, seconds, payload, codec)
         self._engine.wakers.flush()
-
-    def bytes_wanted(self, number: int) -> None:
-        """See `served_worker.SlotReports`."""
-        self._methods.bytes_wanted(number)
 
     # -- the engine thread: the worker's call --------------------------------------------------------------------------
 
@@ -237,9 +220,10 @@ class WorkerDriver:
         in_order = isinstance(outcome, errors.RunnerLostError) and outcome.slot_pid is not None
         doubtful = self._methods.disconnect(in_order=in_order)
         self._call = self._link = self._made_at = None
-        failure = self._failure(outcome)
+        failure = failure_of(outcome, is_stopping=self._is_stopping) if self._cause is None else self._cause
         failed = failure is not None or self._exit_status != 0
-        pause = None if self._is_final(outcome) else self._restarts.pause(failed=failed, served=served)
+        may_restart = not self._is_stopping and another_run_helps(outcome)
+        pause = self._restarts.pause(failed=failed, served=served) if may_restart else None
         self._exit_status = 0
         again = [each for each in doubtful if pause is not None and each.attempt <= each.limits.retries]
         lost = LostWorker(self.name, failure)
@@ -252,23 +236,6 @@ class WorkerDriver:
             self._finish(failure, outcome)
         else:
             self._engine.loop.call_later(pause, self._begin_again)
-
-    def _failure(self, outcome: object) -> object:
-        """Return what has ended the worker: an exception, a text, or its outcome; None if it has ended well."""
-        if self._cause is not None:
-            return self._cause
-        if isinstance(outcome, Outcome):
-            return outcome if outcome.is_error else None
-        if outcome is CANCELLED:
-            return None if self._is_stopping else "its call was cancelled"
-        return outcome
-
-    def _is_final(self, outcome: object) -> bool:
-        """Return whether the worker does not begin again, whatever its policy."""
-        if self._is_stopping or isinstance(outcome, errors.PoolBrokenError):
-            return True
-        # Another attempt does not help if no runner can be had.
-        return not (isinstance(outcome, (Outcome, errors.RunnerLostError)) or outcome is CANCELLED)
 
     def _begin_again(self) -> None:
         if self._call is not None or self._inbox.refusal is not None:
@@ -299,12 +266,11 @@ class WorkerDriver:
         if self._is_stopping:
             return
         self._is_stopping = True
-        name = self.name
         self._take()
-        self._inbox.close(lambda: stopped_worker(name))
+        self._inbox.close(StoppedWorker(self.name).error)
         # A call that was appended just before that: its thread did not see the refusal.
         for call in self._inbox.take_all():
-            self._methods.add(call, self._engine.loop)
+            self._methods.add(call)
         self._methods.send()
         self._check_end()
 
@@ -333,8 +299,7 @@ class WorkerDriver:
         if self.ended.done():
             return
         self._is_stopping = True
-        lost = LostWorker(self.name, why)
-        self._inbox.close(lost.error)
+        self._inbox.close(LostWorker(self.name, why).error)
         self._cause = why
         if self._call is not None:
             self._cancel_call()
@@ -363,20 +328,20 @@ class WorkerDriver:
         """
         if self.ended.done():
             return
-        name, lost = self.name, LostWorker(self.name, failure)
-        self._inbox.close((lambda: stopped_worker(name)) if failure is None else lost.error)
+        end = StoppedWorker(self.name) if failure is None else LostWorker(self.name, failure)
+        self._inbox.close(end.error)
         for call in (*self._methods.take_all(), *self._inbox.take_all()):
-            call.settle(stopped_worker(name) if failure is None else lost.settled(may_have_started=False))
+            call.settle(end.settled(may_have_started=False))
         if not self.ready.done():
-            self.ready.settle(stopped_worker(name) if failure is None else lost.settled(may_have_started=True))
+            self.ready.settle(end.settled(may_have_started=True))
         if failure is None and isinstance(outcome, Outcome):
             self.ended.settle(outcome)
         elif failure is None and self.returns_value:
-            self.ended.settle(LostWorker(name, "it was stopped before it began").settled(may_have_started=False))
+            self.ended.settle(LostWorker(self.name, "it was stopped before it began").settled(may_have_started=False))
         elif failure is None:
             self.ended.set_result(None)
         else:
-            self.ended.settle(lost.settled(may_have_started=True))
+            self.ended.settle(end.settled(may_have_started=True))
         self._engine.at_shut_down.remove(self.pool_ends)
         self._payload = b""
         self._engine.wakers.flush()

@@ -1,8 +1,9 @@
-"""The errors of the calls of a placed worker that has ended."""
+"""How a placed worker has ended, and the errors of its calls then."""
 
 from __future__ import annotations
 
 from dragonfly_executor import errors
+from dragonfly_executor.core.actions import CANCELLED
 from dragonfly_executor.engine.outcome import Outcome
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
@@ -62,6 +63,41 @@ class _WorkerException:
         return self._lost.error(may_have_started=self._may_have_started)
 
 
-def stopped_worker(name: str) -> RuntimeError:
-    """Return the error of a call after the worker was stopped."""
-    return RuntimeError(f"cannot call a method of the worker {name} after it was stopped: place another one")
+class StoppedWorker:
+    """The end of a worker that was stopped. It makes an error for each of its calls.
+
+    Args:
+        name: the worker's name.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def settled(self, *, may_have_started: bool) -> object:
+        """Return the outcome of a call that the worker did not end, for `Future.settle`."""
+        return self.error()
+
+    def error(self) -> RuntimeError:
+        """Return the error of a call after that."""
+        return RuntimeError(f"cannot call a method of the worker {self._name} after it was stopped: place another one")
+
+
+def failure_of(outcome: object, *, is_stopping: bool) -> object:
+    """Return what has ended a worker whose call has this outcome, for `LostWorker`; None if it has ended well.
+
+    Args:
+        outcome: the outcome, as `CallToken.settle` gets it.
+        is_stopping: whether the worker was to end.
+    """
+    if isinstance(outcome, Outcome):
+        return outcome if outcome.is_error else None
+    if outcome is CANCELLED:
+        return None if is_stopping else "its call was cancelled"
+    return outcome
+
+
+def another_run_helps(outcome: object) -> bool:
+    """Return whether a worker whose call has this outcome may begin again. It may not if no runner can be had."""
+    if isinstance(outcome, errors.PoolBrokenError):
+        return False
+    return isinstance(outcome, (Outcome, errors.RunnerLostError)) or outcome is CANCELLED

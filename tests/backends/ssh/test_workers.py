@@ -31,14 +31,22 @@ def make_counter(start: int) -> Any:
         def echo(self, value: Any) -> Any:
             return value
 
+        def here(self) -> Any:
+            from dragonfly_executor import Remote
+
+            return Remote(self)
+
     return Counter(start)
 
 
-def test_a_worker_serves_on_a_host(way: FaultyConnection, make_backend: MakeBackend, make: Make) -> None:
+def test_a_worker_serves_on_a_host_and_objects_stay_there(
+    way: FaultyConnection, make_backend: MakeBackend, make: Make
+) -> None:
     worker = make(make_backend(way)).place(free(make_counter), 5)
     data = bytes(range(256)) * 12_000
     futures = [future for _ in range(3) for future in (worker.echo(data), worker.add())]
     assert values(futures) == [data, 6, data, 7, data, 8]
+    assert worker.here().result(PATIENCE).add().result(PATIENCE) == 9
     worker.stop(timeout=PATIENCE)
 
 

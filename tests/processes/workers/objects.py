@@ -34,6 +34,21 @@ class Counter:
     def fail(self, error: Exception) -> None:
         raise error
 
+    def fails_once(self) -> int:
+        """Raise an error until the count is 2."""
+        if self.add() < 2:
+            raise ValueError
+        return self.count
+
+    def fail_until(self, count: int, size: int) -> int:
+        """Raise a long error until the count is so high."""
+        if self.add() < count:
+            raise ValueError("x" * size)
+        return self.count
+
+    def size(self, value: bytes) -> int:
+        return len(value)
+
     def exit(self, status: int) -> None:
         os._exit(status)
 

@@ -228,6 +228,36 @@ def test_a_future_keeps_no_arguments(make: Make) -> None:
     for _ in range(20):
         futures.append(worker.echo(data))
         assert len(futures[-1].result(PATIENCE)) == len(data)
+    assert taken(executor) < 10 * len(data)
+
+
+def taken(executor: DragonflyExecutor) -> int:
+    """The bytes of shared memory that the pool and its slots have."""
     memory = executor.pool._engine.payloads.shared_memory()
     assert memory is not None
-    assert memory.account.taken < 10 * len(data)
+    return memory.account.taken
+
+
+def test_the_next_call_uses_the_memory_of_the_one_before(make: Make) -> None:
+    executor = make(1)
+    worker = executor.place(Counter)
+    size = 3_000_000
+    for _ in range(10):
+        assert worker.size(bytes(size)).result(PATIENCE) == size
+    assert taken(executor) < 2 * size
+
+
+def test_the_next_result_uses_the_memory_of_the_one_before(make: Make) -> None:
+    executor = make(1)
+    worker = executor.place(Counter)
+    size = 9_000_000  # more than a segment of several blocks has
+    for _ in range(5):
+        assert len(worker.zeros(size).result(PATIENCE)) == size
+    assert taken(executor) < 2 * size
+
+
+def test_the_errors_of_attempts_give_their_memory_back(make: Make) -> None:
+    executor = make(1)
+    worker = executor.place(Counter).options(retries=30, retry_on=ValueError, retry_wait=lambda state: 0)
+    assert worker.fail_until(30, 1_000_000).result(PATIENCE) == 30
+    assert taken(executor) < 15_000_000

@@ -5,14 +5,22 @@ from __future__ import annotations
 import gc
 from typing import Any
 
-import pytest
-
 from dragonfly_executor import CallDeserializationError, PlacedWorker, Remote, RemoteObject, ResultSerializationError
 from dragonfly_executor.serialization.remote_object import RemoteStore
 from tests.processes.conftest import Make
 from tests.processes.workers.objects import Counter
-from tests.support.helpers import PATIENCE, Mailbox, error_of, values
+from tests.support.helpers import PATIENCE, Mailbox, becomes_true, error_of, values
 from tests.support.payloads import echo
+
+
+class Silent:
+    """Has no text."""
+
+    def __len__(self) -> int:
+        return 3
+
+    def __str__(self) -> str:
+        raise ValueError("no text")
 
 
 class Store:
@@ -31,7 +39,15 @@ class Store:
     def bad(self) -> Any:
         return [Remote(Counter()), object.__reduce_ex__, (each for each in ())]
 
-    def kept(self) -> int:
+    def again(self) -> list[Remote]:
+        """Return the same `Remote` each time."""
+        self.remote = getattr(self, "remote", None) or Remote(Counter(1))
+        return [self.remote, self.remote]
+
+    def silent(self) -> Remote:
+        return Remote(Silent())
+
+    async def kept(self) -> int:
         store = RemoteStore.of_worker.get()
         assert store is not None
         return len(store)
@@ -43,12 +59,8 @@ def kept(worker: PlacedWorker[Store]) -> int:
     return found
 
 
-@pytest.mark.parametrize("concurrency", [1, 2])
-def test_calls_with_a_handle_go_to_where_the_object_is(make: Make, concurrency: int) -> None:
-    view = make().options(concurrency=concurrency)
-    if concurrency > 1:
-        return check_concurrent(view.place(Store))
-    worker = view.place(Store)
+def test_calls_with_a_handle_go_to_where_the_object_is(make: Make) -> None:
+    worker = make().place(Store)
     counter = worker.make(5).result(PATIENCE)
     assert type(counter) is RemoteObject
     assert "Counter" in repr(counter)
@@ -57,16 +69,17 @@ def test_calls_with_a_handle_go_to_where_the_object_is(make: Make, concurrency: 
     error = error_of(counter.fail(KeyError("there")))
     assert repr(error) == "KeyError('there')"
     assert kept(worker) == 1
-    return None
 
 
-def check_concurrent(worker: PlacedWorker[Store]) -> None:
+def test_methods_that_run_at_once_use_objects_that_stay(make: Make) -> None:
+    executor = make()
+    worker = executor.options(concurrency=2).place(Store)
     counter = worker.make(5).result(PATIENCE)
     assert counter.add().result(PATIENCE) == 6
+    assert kept(worker) == 1
+    assert worker.silent().result(PATIENCE).call_method("__len__").result(PATIENCE) == 3
     del counter
-    gc.collect()
-    worker.make(1).result(PATIENCE)
-    worker.stop(timeout=PATIENCE)
+    assert becomes_true(executor.pool, lambda: kept(worker) == 0)
 
 
 def test_handles_are_arguments_of_their_worker_at_any_depth(make: Make) -> None:
@@ -92,6 +105,26 @@ def test_the_slot_lets_go_of_objects_without_a_handle(make: Make) -> None:
     del unread
     assert kept(worker) == 0
     assert type(error_of(worker.bad())) is ResultSerializationError
+    assert kept(worker) == 0
+
+
+def test_a_remote_that_is_returned_again_stays_for_each_result(make: Make) -> None:
+    worker = make().place(Store)
+    first, same = worker.again().result(PATIENCE)
+    assert first is same
+    second, _ = worker.again().result(PATIENCE)
+    assert values([first.add(), second.add()]) == [2, 3]
+    del first, same
+    assert kept(worker) == 1
+    assert second.add().result(PATIENCE) == 4
+    del second, _
+    assert kept(worker) == 0
+
+
+def test_another_attempt_still_finds_the_object(make: Make) -> None:
+    worker = make().place(Store).options(retries=1, retry_on=ValueError, retry_wait=lambda state: 0)
+    future = worker.make(0).result(PATIENCE).fails_once()
+    assert future.result(PATIENCE) == 2
     assert kept(worker) == 0
 
 

@@ -52,6 +52,15 @@ def running_slot(world: SlotWorld, call_id: int) -> PlayedSlot:
     return next(slot for slot in world.slots.values() if slot.running and slot.running.call_id == call_id)
 
 
+def waiting_call() -> tuple[SlotWorld, PlayedSlot, PlayedSlot]:
+    """A world of one slot whose call waits for a child, the slot of this call, and that of the child."""
+    world = SlotWorld(1)
+    world.arrive(1)
+    outer = running_slot(world, 1)
+    world.wait_for(outer, 2)
+    return world, outer, running_slot(world, 2)
+
+
 @pytest.mark.parametrize("calls_per_slot", [0, 1])
 def test_no_depth_of_nesting_stops_a_runner_of_one_slot(calls_per_slot: int) -> None:
     world = SlotWorld(1, calls_per_slot)
@@ -68,11 +77,7 @@ def test_no_depth_of_nesting_stops_a_runner_of_one_slot(calls_per_slot: int) -> 
 
 def test_the_slot_of_a_child_runs_the_next_child() -> None:
     """In place of a fork for each child."""
-    world = SlotWorld(1)
-    world.arrive(1)
-    outer = running_slot(world, 1)
-    world.wait_for(outer, 2)
-    child = running_slot(world, 2)
+    world, outer, child = waiting_call()
     world.answer(child)
     world.go_on(outer)
     assert child.record.blocked & PARKED
@@ -85,11 +90,7 @@ def test_the_slot_of_a_child_runs_the_next_child() -> None:
 
 
 def test_after_a_wait_the_call_goes_on_at_once_and_nothing_starts_until_there_is_room() -> None:
-    world = SlotWorld(1)
-    world.arrive(1)
-    outer = running_slot(world, 1)
-    world.wait_for(outer, 2)
-    other = running_slot(world, 2)
+    world, outer, other = waiting_call()
     world.go_on(outer)  # its wait had a timeout
     world.arrive(3, 4)
     world.answer(other, 0.05)
@@ -114,11 +115,7 @@ def test_calls_behind_one_that_waits_go_elsewhere() -> None:
 
 
 def test_a_slot_that_dies_while_its_call_waits_lends_nothing_any_more() -> None:
-    world = SlotWorld(1)
-    world.arrive(1)
-    outer = running_slot(world, 1)
-    world.wait_for(outer, 2)
-    child = running_slot(world, 2)
+    world, outer, child = waiting_call()
     outer.is_dead = True
     world.reap(outer)
     assert not world.table.lenders
