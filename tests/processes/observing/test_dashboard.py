@@ -196,7 +196,7 @@ def test_a_pool_that_does_not_answer_is_named_and_keeps_nobody_waiting(
     deadline = time.monotonic() + PATIENCE
     while not waiting:
         assert time.monotonic() < deadline
-    # The server ends before the pool's thread does: whoever waits is told.
+    # The server ends before the pool's thread does: the client that waits gets an error.
     components._dashboard.close()
     client.join(PATIENCE)
     assert answers[0]["silent"] == [source.ENDED]
