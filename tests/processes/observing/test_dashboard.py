@@ -203,6 +203,16 @@ def test_a_pool_that_does_not_answer_is_named_and_keeps_nobody_waiting(
     go_on.set()
 
 
+def test_a_call_that_waits_for_its_retry_does_not_run(make: Make) -> None:
+    ex = make(1, dashboard=True)
+    url = url_of(ex.pool)
+    call = ex.options(retries=1, retry_wait=lambda state: 3600.0).submit(os.abort)
+    assert becomes_true(ex.pool, lambda: ex.pool.stats().calls_retried == 1)
+    state = get(f"{url}api/state", pool="0")
+    assert (state["report"]["calls"], state["history"]["running"]) == ([], [])
+    assert call.cancel()
+
+
 def test_a_page_that_may_only_be_read(make: Make) -> None:
     ex = make(1, backend=FakeBackend(), dashboard="read-only")
     url = url_of(ex.pool)
