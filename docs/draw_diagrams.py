@@ -76,6 +76,18 @@ class Diagram(NamedTuple):
         return "\n".join([start, f"<style>{STYLE}</style>", HEAD, ground, *(p.svg() for p in self.parts), "</svg>\n"])
 
 
+def runner(y: int, title: str, work: tuple[str, ...] = ()) -> tuple[Box | Arrow, ...]:
+    """Return the parts of a runner with two slots. `work` is what its agent does."""
+    return (
+        Box(430, y, 320, 110, title, is_frame=True),
+        Box(450, y + 30, 110, 65, "agent", work),
+        Box(625, y + 25, 110, 34, "slot"),
+        Box(625, y + 68, 110, 34, "slot"),
+        Arrow(560, y + 50, 625, y + 42),
+        Arrow(560, y + 75, 625, y + 85),
+    )
+
+
 DIAGRAMS = {
     "processes": Diagram(
         760, 250,
@@ -86,18 +98,8 @@ DIAGRAMS = {
             Box(150, 45, 95, 80, "engine", ("one thread,", "owns the pool")),
             Box(30, 150, 215, 75, "backend", ("boots nodes and stops them,", "knows no calls")),
             Arrow(130, 85, 150, 85),
-            Box(430, 10, 320, 110, "runner 1", is_frame=True),
-            Box(450, 40, 110, 65, "agent", ("forks and watches", "slots")),
-            Box(625, 32, 110, 34, "slot", ()),
-            Box(625, 76, 110, 34, "slot", ()),
-            Arrow(560, 60, 625, 49),
-            Arrow(560, 85, 625, 93),
-            Box(430, 130, 320, 110, "runner 2, on another machine", is_frame=True),
-            Box(450, 160, 110, 65, "agent", ()),
-            Box(625, 157, 110, 34, "slot", ()),
-            Box(625, 200, 110, 34, "slot", ()),
-            Arrow(560, 180, 625, 174),
-            Arrow(560, 205, 625, 217),
+            *runner(10, "runner 1", ("forks and watches", "slots")),
+            *runner(130, "runner 2, on another machine"),
             Arrow(245, 75, 450, 65, "link: frames"),
             Arrow(245, 100, 450, 180, "link: frames", 30),
         ),

@@ -5,18 +5,18 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from math import isfinite
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from dragonfly_executor.cli import terminal
+from dragonfly_executor.cli.arguments import checked, seconds
 from dragonfly_executor.simulation.settings import Try, choose, settings, with_cost
 from dragonfly_executor.simulation.simulator import SimulatedNodes, simulate
 from dragonfly_executor.simulation.trace import TraceCall, TraceError, read_trace
 
 HOUR = 3600.0
-T = TypeVar("T")
 DESCRIPTION = (
     "Play the calls of a trace on simulated pools with several settings, and print how long calls wait and what the "
     "runners cost. The pool's own rules decide about boots and stops. No machine is booted."
@@ -33,16 +33,16 @@ def add_to(commands: Any) -> None:
         "simulate", help="try settings of a pool on a trace of calls", description=DESCRIPTION, epilog=EPILOG
     )
     parser.add_argument("trace", metavar="TRACE", help="a CSV file, or -")
-    parser.add_argument("--boot", type=_seconds, default=30.0, metavar="S", help="seconds that a boot takes; 30")
+    parser.add_argument("--boot", type=seconds, default=30.0, metavar="S", help="seconds that a boot takes; 30")
     parser.add_argument("--slots", type=_count, default=1, metavar="N", help="calls at once on a runner; 1")
     parser.add_argument("--max", type=_count, default=100, metavar="N", help="the pool's max; 100")
     parser.add_argument("--min", type=_number, default=0, metavar="N", help="the pool's min; 0")
     parser.add_argument("--price", type=_dollars, metavar="USD", help="US dollars for an hour of a runner")
     parser.add_argument(
-        "--billing", type=_seconds, default=0.0, metavar="S", help="seconds that are billed at once, such as 60"
+        "--billing", type=seconds, default=0.0, metavar="S", help="seconds that are billed at once, such as 60"
     )
     parser.add_argument(
-        "--wait", type=_seconds, metavar="S", help="the p99 wait that you accept, in seconds; one boot time"
+        "--wait", type=seconds, metavar="S", help="the p99 wait that you accept, in seconds; one boot time"
     )
     parser.add_argument("--json", action="store_true", help="print one JSON document instead of a table")
     parser.set_defaults(run=lambda options: _run(options, parser))
@@ -95,8 +95,8 @@ def _row(each: Try) -> dict[str, Any]:
 
 def _table(calls: Sequence[TraceCall], tries: Sequence[Try], best: Try, options: argparse.Namespace) -> list[str]:
     """Return the lines of the table, and of the choice below it."""
-    work, seconds = sum(call.seconds for call in calls), calls[-1].arrival
-    head = f"{len(calls)} calls in {seconds:.0f} s, {work:.0f} s of work; a boot takes {options.boot:g} s, "
+    work, last = sum(call.seconds for call in calls), calls[-1].arrival
+    head = f"{len(calls)} calls in {last:.0f} s, {work:.0f} s of work; a boot takes {options.boot:g} s, "
     lines = [head + f"a runner has {options.slots} slot{'s' * (options.slots > 1)}, max={options.max}", ""]
     width = max(len(str(each.setting)) for each in tries)
     names = ("p50 wait", "p95", "p99", "machine-s", "billed-s", "boots", "unused", "cost USD")
@@ -121,29 +121,13 @@ def _advice(best: Try, options: argparse.Namespace) -> list[str]:
     return lines
 
 
-def _seconds(text: str) -> float:
-    return _checked(text, float, "a number of seconds above 0", lambda value: isfinite(value) and value > 0)
-
-
 def _dollars(text: str) -> float:
-    return _checked(text, float, "a number that is not negative", lambda value: isfinite(value) and value >= 0)
+    return checked(text, float, "a number that is not negative", lambda value: isfinite(value) and value >= 0)
 
 
 def _number(text: str) -> int:
-    return _checked(text, int, "a whole number of at least 0", lambda value: value >= 0)
+    return checked(text, int, "a whole number of at least 0", lambda value: value >= 0)
 
 
 def _count(text: str) -> int:
-    return _checked(text, int, "a whole number of at least 1", lambda value: value >= 1)
-
-
-def _checked(text: str, convert: Callable[[str], T], what: str, is_good: Callable[[T], bool]) -> T:
-    """Return the value of an argument, if it is good."""
-    try:
-        value = convert(text)
-    except ValueError:
-        pass
-    else:
-        if is_good(value):
-            return value
-    raise argparse.ArgumentTypeError(f"must be {what}, not {text!r}")
+    return checked(text, int, "a whole number of at least 1", lambda value: value >= 1)

@@ -1,4 +1,4 @@
-"""The requests of the page: what may be asked, and who may ask.
+"""The requests of the page, and the checks of who may send them.
 
 A request needs the token of the server as the first part of its path. A web page of another site knows no token. It
 could still have the browser connect here under its own name (DNS rebinding), so the name in the Host header must be one
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from starlette.applications import Starlette
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
@@ -79,9 +79,9 @@ def _guarded(app: App, token: bytes) -> App:
         if scope["type"] != "http":
             return
         if not may_pass:
-            await _text(REFUSAL, 403)(scope, receive, send)
+            await _refused(REFUSAL)(scope, receive, send)
         elif scope["method"] == "POST" and not _is_from_page(headers):
-            await _text("Only the page itself may send this.", 403)(scope, receive, send)
+            await _refused("Only the page itself may send this.")(scope, receive, send)
         elif not slash:
             # The page names its files relative to this path.
             location = {**HEADERS, "Location": f"/{first}/"}
@@ -113,8 +113,10 @@ def _file(name: str, media_type: str) -> Callable[[Request], Awaitable[Response]
     return answer
 
 
-def _text(text: str, status: int) -> Response:
-    return Response(text, status, media_type="text/plain", headers=HEADERS)
+def _refused(text: str) -> Response:
+    # Without the close, a client without the token could begin a second request and keep the connection:
+    # uvicorn has no time limit there.
+    return Response(text, 403, media_type="text/plain", headers={**HEADERS, "Connection": "close"})
 
 
 def _json(answer: object, status: int = 200) -> Response:
@@ -177,15 +179,15 @@ class _Requests:
 
 
 async def _body(request: Request) -> dict[str, Any] | None:
-    """Return the body, a JSON object; None if it is none, or too long."""
+    """Return the body, a JSON object; None if the body is no JSON object, too long, or was cut off."""
     received = b""
-    async for piece in request.stream():
-        received += piece
-        if len(received) > MAX_BODY:
-            return None
     try:
+        async for piece in request.stream():
+            received += piece
+            if len(received) > MAX_BODY:
+                return None
         body = json.loads(received)
-    except (ValueError, RecursionError):
+    except (ClientDisconnect, ValueError, RecursionError):
         return None
     return body if isinstance(body, dict) else None
 

@@ -7,6 +7,7 @@ process. A library must do none of that, so this uses its protocol alone.
 from __future__ import annotations
 
 import asyncio
+import logging
 import selectors
 import socket
 from collections.abc import Callable
@@ -16,7 +17,12 @@ from uvicorn.config import Config
 from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.server import ServerState
 
+# Errors alone: uvicorn warns of each request that is no HTTP, and any user of this machine can send one. Without a
+# handler, such a warning would appear on the program's stderr.
+LOGGER = logging.getLogger("dragonfly_executor.dashboard")
+LOGGER.setLevel(logging.ERROR)
 MOST_CONNECTIONS = 32
+"""Connections that may be open at once. Later ones are closed at once."""
 IDLE = 15
 """Seconds after which a connection without a request is closed."""
 GRACE = 1.0
@@ -102,6 +108,7 @@ class HttpThread:
         protocol = H11Protocol(self._config, self._state, {}, self._loop)
         # Otherwise the paths of requests, which hold the token, are logged if the program logs at all.
         protocol.access_log = False
+        protocol.logger = LOGGER
         self._loop.call_later(IDLE, _close_unused, protocol)
         made: asyncio.Protocol = protocol
         return made

@@ -82,7 +82,7 @@ class DashboardServer:
 
     @property
     def url(self) -> str:
-        """The address of the page, with its token. Who knows it may use the page, so it belongs into no log."""
+        """The address of the page, with its token. Everyone who knows it can use the page, so keep it out of logs."""
         return f"http://127.0.0.1:{self._port}/{self._token}/"
 
     def start(self) -> None:

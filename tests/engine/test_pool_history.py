@@ -69,6 +69,30 @@ def test_calls_are_told_once_with_runner_slot_and_times(make_pool: MakePool, gat
     assert ask(pool, ask="call", call=number)["state"] == "done"
 
 
+@pytest.mark.parametrize("ending", ["runner", "error"])
+def test_an_attempt_that_is_lost_ends_before_its_call_is_tried_again(
+    make_pool: MakePool, gate: Gate, ending: str
+) -> None:
+    backend = FakeBackend()
+    pool = make_pool(backend=backend, retries=1, retry_on=(KeyError,), retry_wait=lambda state: 3600.0)
+    pool.start()
+    ask(pool, ask="history")
+    if ending == "error":
+        call = pool.submit(fail, KeyError("no"))
+    else:
+        call = pool.submit(wait_at, gate.path)
+        assert becomes_true(pool, lambda: len(ask(pool, ask="history")["running"]) == 1)
+        backend.lose_runner()
+    assert becomes_true(pool, lambda: pool.stats().calls_retried == 1)
+    history = ask(pool, ask="history")
+    assert history["running"] == []
+    ((_, _, runner, _, begin, end, outcome),) = history["calls"]
+    assert (runner, outcome, begin <= end) == (1, "failed", True)
+    assert not call.done()
+    gate.open()
+    pool.kill()
+
+
 def test_failures_have_their_traceback_and_no_code_of_the_user_runs(make_pool: MakePool) -> None:
     pool = make_pool(backend=FakeBackend(), output="capture")
     pool.start()

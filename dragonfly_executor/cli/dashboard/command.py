@@ -7,13 +7,14 @@ import sys
 from typing import Any
 
 from dragonfly_executor.cli import terminal
+from dragonfly_executor.cli.arguments import checked
 
 DESCRIPTION = (
     "Serve a web page, for this machine alone, with the pools of all programs of this user: runners, calls on a "
     "timeline, times, failures. The page can kill calls and resize pools."
 )
 EPILOG = (
-    "Who knows the address may use the page, so treat it as a password. From another machine, forward the port: "
+    "Everyone who knows the address can use the page, so treat it as a password. From another machine, forward the port: "
     "ssh -L 8700:127.0.0.1:8700 HOST dragonfly dashboard --port 8700"
 )
 ENDS_WITHIN = 5.0
@@ -31,10 +32,7 @@ def add_to(commands: Any) -> None:
 
 
 def _port(text: str) -> int:
-    value = int(text)
-    if not 0 <= value <= 65535:
-        raise argparse.ArgumentTypeError("must be between 0 and 65535")
-    return value
+    return checked(text, int, "a port between 0 and 65535", lambda value: 0 <= value <= 65535)
 
 
 def _run(options: argparse.Namespace) -> int:

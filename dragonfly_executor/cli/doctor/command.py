@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from dragonfly_executor.cli import terminal
+from dragonfly_executor.cli.arguments import seconds
 from dragonfly_executor.cli.doctor.examine import Finding, examine
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ def add_to(commands: Any) -> None:
         "--set", action="append", metavar="KEY=VALUE", dest="settings", help="an argument of an installed backend"
     )
     parser.add_argument("--python", help="the interpreter there; default: one of this minor version")
-    parser.add_argument("--timeout", type=_seconds, help="seconds for each boot; default: the backend's own")
+    parser.add_argument("--timeout", type=seconds, help="seconds for each boot; default: the backend's own")
     parser.add_argument("--json", action="store_true", help="print one JSON document instead of lines")
     ssh = parser.add_argument_group("for --backend ssh")
     ssh.add_argument("hosts", nargs="*", metavar="HOST", help="[user@]host[:port], or a name from ~/.ssh/config")
@@ -202,13 +203,3 @@ def _checked(backend: Backend, boot_timeout: float | None) -> Iterable[Finding]:
 
 PLACES: dict[str, Callable[[argparse.Namespace], Places]] = {"local": _local, "ssh": _ssh, "fly": _fly}
 """By backend: a function that returns the places to examine, with findings. Only these functions boot runners."""
-
-
-def _seconds(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds above 0")
-    return value

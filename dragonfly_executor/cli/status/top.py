@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from dragonfly_executor.cli import terminal
+from dragonfly_executor.cli.arguments import checked
 from dragonfly_executor.cli.status.client import StatusError, ask_all
 from dragonfly_executor.cli.status.top_view import Entry, TopView
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
@@ -38,10 +39,7 @@ def add_to(commands: Any) -> None:
 
 
 def _interval(text: str) -> float:
-    value = float(text)
-    if not 0.1 <= value <= 3600:
-        raise argparse.ArgumentTypeError("must be between 0.1 and 3600 seconds")
-    return value
+    return checked(text, float, "between 0.1 and 3600 seconds", lambda value: 0.1 <= value <= 3600)
 
 
 def _run(options: argparse.Namespace) -> int:

@@ -105,6 +105,7 @@ class PoolHistory:
             if isinstance(action, actions.Settle):
                 for call, outcome in action.outcomes:
                     self._settled(call, outcome, costs.get(call.id), now)
+        self._end_attempts(event, costs, now)
 
     def _started(self, event: events.CallsStarted, now: float) -> None:
         for place, (call_id, attempt) in enumerate(event.refs):
@@ -126,10 +127,27 @@ class PoolHistory:
             self._count_short(runner, cost, now)
         elif begun is not None or cost is not None:
             begin = now - cost if cost is not None else begun[3] if begun is not None else now
-            row = call.id, call.name, runner, slot, begin + self._offset, now + self._offset, word
-            self._ended.append(row)
-            self._count += 1
+            self._keep((call.id, call.name, runner, slot, begin + self._offset, now + self._offset, word))
         self.failed.ended(call, outcome if word == "failed" else None, (runner, slot, cost), now + self._offset)
+
+    def _end_attempts(self, event: object, costs: Mapping[int, float], now: float) -> None:
+        """Note attempts that have ended although their calls go on: these calls are tried again."""
+        ended: Iterable[int] = costs
+        if isinstance(event, (events.CallLost, events.CallTimedOut, events.CallGone)):
+            ended = (event.call_id,)
+        elif isinstance(event, events.RunnerLost):
+            ended = [call_id for call_id, begun in self._begun.items() if begun[1] == event.runner_id]
+        for call_id in ended:
+            if call_id not in self._begun:
+                continue
+            call = self._machine.find(call_id)
+            if call is None or call.state is not STARTED:
+                name, runner, slot, begin = self._begun.pop(call_id)
+                self._keep((call_id, name, runner, slot, begin + self._offset, now + self._offset, "failed"))
+
+    def _keep(self, row: Ended) -> None:
+        self._ended.append(row)
+        self._count += 1
 
     def _count_short(self, runner: int, cost: float, now: float) -> None:
         tick = int((now + self._offset) / TICK)

@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import CancelledError
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -124,6 +125,27 @@ def test_only_loopback_is_bound_and_idle_connections_are_bounded(make: Make, mon
     assert get(url_of(ex.pool) + "api/state")["report"]["pool"] == ex.pool.name
 
 
+def test_bad_clients_keep_no_connection_and_print_nothing(make: Make, caplog: pytest.LogCaptureFixture) -> None:
+    """Any user of this machine can connect. What uvicorn logs appears on the program's stderr without a handler."""
+    caplog.set_level(1)
+    ex = make(1, backend=FakeBackend(), dashboard=True)
+    where = urlsplit(url_of(ex.pool))
+    host = f"Host: 127.0.0.1:{where.port}\r\n"
+    refused = f"GET /wrong/ HTTP/1.1\r\n{host}Upgrade: websocket\r\nConnection: Upgrade\r\n\r\n"
+    for request in ("GARBAGE\r\n\r\n", refused):
+        with socket.create_connection(("127.0.0.1", where.port or 0), PATIENCE) as client, suppress(ConnectionError):
+            client.sendall(request.encode())
+            while answer := client.recv(1000):
+                if b"token" in answer:
+                    client.sendall(b"G")  # another request, which never ends
+    body = "Content-Type: application/json\r\nContent-Length: 100\r\n\r\n{"
+    with socket.create_connection(("127.0.0.1", where.port or 0)) as client:
+        client.sendall(f"POST {where.path}api/kill HTTP/1.1\r\n{host}{body}".encode())
+    assert get(f"{where.geturl()}api/state")["report"]["pool"] == ex.pool.name
+    ex.shutdown()
+    assert [record for record in caplog.records if record.name.startswith(("uvicorn", http_thread.LOGGER.name))] == []
+
+
 @pytest.mark.parametrize("ending", ["shutdown", "kill", "collected", "exit of the block"])
 def test_nothing_of_it_outlives_the_pool(ending: str) -> None:
     """The census looks for threads and descriptors. A client is connected, and another one waits for an answer."""
@@ -174,11 +196,21 @@ def test_a_pool_that_does_not_answer_is_named_and_keeps_nobody_waiting(
     deadline = time.monotonic() + PATIENCE
     while not waiting:
         assert time.monotonic() < deadline
-    # The server ends before the pool's thread does: whoever waits is told.
+    # The server ends before the pool's thread does: the client that waits gets an error.
     components._dashboard.close()
     client.join(PATIENCE)
     assert answers[0]["silent"] == [source.ENDED]
     go_on.set()
+
+
+def test_a_call_that_waits_for_its_retry_does_not_run(make: Make) -> None:
+    ex = make(1, dashboard=True)
+    url = url_of(ex.pool)
+    call = ex.options(retries=1, retry_wait=lambda state: 3600.0).submit(os.abort)
+    assert becomes_true(ex.pool, lambda: ex.pool.stats().calls_retried == 1)
+    state = get(f"{url}api/state", pool="0")
+    assert (state["report"]["calls"], state["history"]["running"]) == ([], [])
+    assert call.cancel()
 
 
 def test_a_page_that_may_only_be_read(make: Make) -> None:
@@ -201,7 +233,8 @@ def test_bad_options_and_missing_packages_are_refused_at_the_call(monkeypatch: p
         Pool("none", min=0, max=1, dashboard="read-only")
     with DragonflyExecutor(1, backend=FakeBackend()) as ex:
         assert ex.pool.dashboard_url is None
-        assert ex.pool._engine._components._dashboard is None if ex.submit(echo, 1).result(PATIENCE) else False
+        assert ex.submit(echo, 1).result(PATIENCE) == 1
+        assert ex.pool._engine._components._dashboard is None
 
 
 def test_a_start_that_fails_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -305,5 +338,7 @@ def test_the_command_says_what_is_wrong(capsys: pytest.CaptureFixture[str], monk
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     assert main(["dashboard"]) == 1
     assert "pip install 'dragonfly-executor[dashboard]'" in capsys.readouterr().err
-    with pytest.raises(SystemExit):
-        main(["dashboard", "--port", "70000"])
+    for bad in ("70000", "-1", "http"):
+        with pytest.raises(SystemExit):
+            main(["dashboard", "--port", bad])
+        assert f"must be a port between 0 and 65535, not '{bad}'" in capsys.readouterr().err

@@ -113,7 +113,7 @@ def test_without_ipywidgets_a_kernel_shows_html(make_pool: MakePool, monkeypatch
 
 
 def test_a_view_ends_with_its_pool_and_with_its_widget(make_pool: MakePool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without a kernel a widget has nobody to talk to, and works all the same."""
+    """Without a kernel a widget has no front end, and works all the same."""
     monkeypatch.setattr(live_view, "PERIOD", 0.01)
     for end in ("shutdown", "widget", "close"):
         pool = make_pool(backend=FakeBackend())
