@@ -33,6 +33,7 @@ from dragonfly_executor.transport.payload_buffer import ChunkBuffers
 from dragonfly_executor.transport.sockets import Socket
 from dragonfly_executor.transport.streams import DescriptorPair
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
+from dragonfly_executor.util.partner_processor import PartnerProcessor
 from dragonfly_executor.util.usable_cpus import usable_cpus
 
 if TYPE_CHECKING:
@@ -92,6 +93,7 @@ class Agent:
         self._synced: SyncedFiles | None = None
         self._shared: SharedFiles | None = None
         self._may_linger = usable_cpus() > 1
+        self._partner = PartnerProcessor(self._may_linger)
         self._shown = loop.time()
         self._starts_memory: int | None = None
         self._starter: int | None = None
@@ -272,7 +274,14 @@ class Agent:
         self._link.flush()
         self._dispatcher.answered(slot, times)
         self._dispatcher.dispatch()
-        self._loop.expects_news = self._may_linger and self._dispatcher.is_idle
+        if self._may_linger and self._dispatcher.is_idle:
+            self._loop.expects_news = True
+            # With one call at a time, the agent and the slot work in turn.
+            self._partner.partner = slot.pid
+            if (now := self._loop.time()) >= self._partner.due:
+                self._partner.review(now)
+        else:
+            self._loop.expects_news = False
         self._graceful_exit.exit_if_done()
 
     def _on_slot_control(self, slot: Slot, frame: Frame) -> None:

@@ -1,4 +1,4 @@
-"""The files of /proc that `CallerProcessor` reads have what it looks for."""
+"""The files of /proc that `PartnerProcessor` reads have what it looks for."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import threading
 
 import pytest
 
-from dragonfly_executor.engine import caller_processor
-from dragonfly_executor.engine.caller_processor import PERIOD, CallerProcessor
+from dragonfly_executor.util import partner_processor
+from dragonfly_executor.util.partner_processor import PERIOD, PartnerProcessor
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux has these files")
 
@@ -18,8 +18,8 @@ def test_a_thread_ends_up_on_the_processor_of_the_caller(monkeypatch: pytest.Mon
     usable = sorted(os.sched_getaffinity(0))
     if len(usable) < 2:
         pytest.skip("there is one processor")
-    caller = CallerProcessor(is_useful=True)
-    caller.thread = threading.get_native_id()
+    caller = PartnerProcessor(is_useful=True)
+    caller.partner = threading.get_native_id()
     moves: list[set[int]] = []
     places: list[int] = []
     restrict = os.sched_setaffinity
@@ -27,19 +27,19 @@ def test_a_thread_ends_up_on_the_processor_of_the_caller(monkeypatch: pytest.Mon
     def note(thread: int, processors: set[int]) -> None:
         restrict(thread, processors)
         moves.append(processors)
-        places.append(caller_processor._processor_of("thread-self"))
+        places.append(partner_processor._processor_of("thread-self"))
 
     def engine() -> None:
         restrict(0, {usable[1]})
         restrict(0, set(usable))
         monkeypatch.setattr(os, "sched_setaffinity", note)
         caller.review(100.0)
-        monkeypatch.setattr(caller_processor, "_waited", lambda: 3600.0)
+        monkeypatch.setattr(partner_processor, "_waited", lambda: 3600.0)
         caller.review(100.0 + PERIOD)
 
     restrict(0, {usable[0]})
     try:
-        assert caller_processor._waited() >= 0.0
+        assert partner_processor._waited() >= 0.0
         thread = threading.Thread(target=engine, name="engine-of-a-test")
         thread.start()
         thread.join()

@@ -1,42 +1,46 @@
-"""`CallerProcessor`: while processors are scarce, has the engine thread run where the thread runs that submits."""
+"""`PartnerProcessor`: while processors are scarce, has a thread run on the processor of its partner."""
 
 from __future__ import annotations
 
 import os
-from contextlib import suppress
 
 PERIOD = 0.02
-"""Seconds of an engine with events between two reviews."""
+"""Seconds between two reviews."""
 SCARCE = 0.05
-"""Share of the time in which the engine thread was ready and had no processor. From here on processors are scarce."""
+"""Share of the time in which the thread was ready and had no processor. From here on processors are scarce."""
 _PROCESSOR = 36
 """The place of the processor in ``/proc/PID/stat``, counted from 0 behind the name of the program (proc(5))."""
 _NEVER = float("inf")
 
 
-class CallerProcessor:
-    """The processor of the thread that submits. It belongs to the engine thread, but for `thread`.
+class PartnerProcessor:
+    """The processor of a partner: of a thread that this thread works with in turn. The two never run at the same time.
 
-    The two threads share the interpreter lock, so they never run at the same time. If the kernel has them on two
-    processors, and the agent or a slot runs on the engine's, then all wait for the engine: it has the lock and no
-    processor, and the other processor is idle until the engine has released the lock. The kernel leaves threads where
-    they are, so a program stays in that state for seconds. It stays as long in the other one after a single move.
+    If the kernel has them on two processors, and others run where this thread is ready to run, then both wait for this
+    thread, and the partner's processor is idle. The kernel leaves threads where they are, so a program stays in that
+    state for seconds. It stays as long in the other one after a single move.
 
     Only Linux tells threads where they run. Elsewhere nothing happens.
 
+    Args:
+        is_useful: False if there is only one processor.
+
     Attributes:
-        thread: the native id of the thread that has woken the engine last; 0 for none.
+        partner: the number of the partner, which is the process id for a main thread; 0 for none. Any thread may set
+            it.
         due: the time of the next review, in seconds of `time.monotonic`.
     """
 
+    __slots__ = ("_reviewed", "_waited", "due", "partner")
+
     def __init__(self, is_useful: bool) -> None:
-        self.thread = 0
+        self.partner = 0
         self.due = 0.0 if is_useful and hasattr(os, "sched_setaffinity") else _NEVER
         self._reviewed = 0.0
         self._waited = 0.0
 
     def review(self, now: float) -> None:
-        """Move this thread if it lacks processor time on another processor than the thread that submits."""
+        """Move this thread if it lacks processor time on another processor than its partner's."""
         since, self._reviewed = now - self._reviewed, now
         self.due = now + PERIOD
         try:
@@ -45,9 +49,11 @@ class CallerProcessor:
             self.due = _NEVER  # this system has no such file
             return
         lacked, self._waited = waited - self._waited, waited
-        if lacked > SCARCE * since and self.thread:
-            with suppress(OSError):  # the other thread has ended, or may run nowhere where this one may
-                _move_to(_processor_of(f"self/task/{self.thread}"))
+        if lacked > SCARCE * since and self.partner:
+            try:
+                _move_to(_processor_of(str(self.partner)))
+            except OSError:
+                return  # the partner has ended, or the processors that may be used change just now
 
 
 def _waited() -> float:

@@ -1,4 +1,4 @@
-"""The engine thread moves to the processor of the thread that submits, while it lacks processor time elsewhere."""
+"""A thread moves to the processor of its partner while it lacks processor time elsewhere."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import os
 
 import pytest
 
-from dragonfly_executor.engine import caller_processor
-from dragonfly_executor.engine.caller_processor import PERIOD, CallerProcessor
+from dragonfly_executor.util import partner_processor
+from dragonfly_executor.util.partner_processor import PERIOD, PartnerProcessor
 
 
 class Kernel:
-    """What the kernel says of two threads, and the processors that the engine thread was restricted to."""
+    """What the kernel says of two threads, and the processors that the first was restricted to."""
 
     def __init__(self) -> None:
         self.waited, self.caller, self.engine = 0.0, 0, 1
@@ -24,7 +24,7 @@ class Kernel:
             raise FileNotFoundError(name)
         if name.endswith("schedstat"):
             return b"5000 %d 7\n" % int(self.waited * 1e9)
-        processor = {"thread-self/stat": self.engine, "self/task/77/stat": self.caller}[name]
+        processor = {"thread-self/stat": self.engine, "77/stat": self.caller}[name]
         return b"77 (a) b) R " + b" ".join([b"1"] * 35) + b" %d 0 0\n" % processor
 
     def restrict(self, thread: int, processors: set[int]) -> None:
@@ -35,16 +35,16 @@ class Kernel:
 @pytest.fixture
 def kernel(monkeypatch: pytest.MonkeyPatch) -> Kernel:
     kernel = Kernel()
-    monkeypatch.setattr(caller_processor, "_read", kernel.read)
+    monkeypatch.setattr(partner_processor, "_read", kernel.read)
     monkeypatch.setattr(os, "sched_getaffinity", lambda thread: kernel.usable, raising=False)
     monkeypatch.setattr(os, "sched_setaffinity", kernel.restrict, raising=False)
     return kernel
 
 
-def reviewed(kernel: Kernel, waited: float, *, thread: int = 77) -> CallerProcessor:
+def reviewed(kernel: Kernel, waited: float, *, thread: int = 77) -> PartnerProcessor:
     """Review twice: the thread had to wait that long in between."""
-    caller = CallerProcessor(is_useful=True)
-    caller.thread = thread
+    caller = PartnerProcessor(is_useful=True)
+    caller.partner = thread
     caller.review(100.0)
     assert kernel.restricted == []
     kernel.waited += waited
@@ -81,17 +81,17 @@ def test_without_a_thread_that_submits_nothing_moves(kernel: Kernel) -> None:
 
 
 def test_a_thread_that_has_ended_is_passed_over(kernel: Kernel) -> None:
-    kernel.missing.add("self/task/77/stat")
+    kernel.missing.add("77/stat")
     caller = reviewed(kernel, PERIOD / 2)
     assert (kernel.restricted, caller.due) == ([], pytest.approx(100.0 + 2 * PERIOD))
 
 
 def test_a_system_without_these_files_is_asked_once(kernel: Kernel) -> None:
     kernel.missing.add("thread-self/schedstat")
-    caller = CallerProcessor(is_useful=True)
+    caller = PartnerProcessor(is_useful=True)
     caller.review(100.0)
     assert caller.due == float("inf")
 
 
 def test_with_one_processor_there_is_no_review() -> None:
-    assert CallerProcessor(is_useful=False).due == float("inf")
+    assert PartnerProcessor(is_useful=False).due == float("inf")
