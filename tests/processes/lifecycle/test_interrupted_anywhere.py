@@ -196,7 +196,7 @@ def test_first_submit_while_another_thread_waits_for_the_same_start() -> None:
     ended(made[-1], "")
 
 
-@pytest.mark.parametrize("chunksize", [1, 2, "auto"])
+@pytest.mark.parametrize("chunksize", [1, pytest.param(2, marks=pytest.mark.exhaustive), "auto"])
 def test_map(executor: DragonflyExecutor, chunksize: Any) -> None:
     """From its begin to its last result."""
     for where in everywhere(lambda: list(executor.map(payloads.echo, range(3), chunksize=chunksize))):
@@ -427,8 +427,11 @@ ENDS: dict[str, Callable[[DragonflyExecutor], object]] = {
 @pytest.mark.parametrize(
     ("how", "used", "each_opcode"),
     [
-        *((how, used, False) for how in ENDS for used in (True, False)),
+        *((how, used, False) for how in ENDS for used in (True, False) if not (used and "exit" in how)),
         pytest.param("shutdown", True, True, marks=pytest.mark.exhaustive),
+        # These end as a shutdown does, or a shutdown that cancels, and take twice as long.
+        pytest.param("exit", True, False, marks=pytest.mark.exhaustive),
+        pytest.param("interrupted exit", True, False, marks=pytest.mark.exhaustive),
     ],
 )
 def test_the_end(how: str, used: bool, each_opcode: bool) -> None:
@@ -450,6 +453,7 @@ def test_the_end(how: str, used: bool, each_opcode: bool) -> None:
     ended(made[0], "")
 
 
+@pytest.mark.exhaustive
 def test_an_interrupted_exit_while_calls_run() -> None:
     """It stops them, wherever another interrupt comes."""
     made, futures = [make_executor()], []
@@ -493,6 +497,7 @@ def test_questions_and_changes(executor: DragonflyExecutor) -> None:
         assert executor.pool.stats().max in (1, 2)
 
 
+@pytest.mark.exhaustive
 def test_pools_with_names() -> None:
     """Their names are theirs, or free; and other threads find it so."""
     backend = FakeBackend()
