@@ -16,6 +16,7 @@ from dragonfly_executor.transport.received_segments import ReceivedSegment
 from dragonfly_executor.transport.segment_file import file_size
 from dragonfly_executor.transport.segment_pool import Segment, SegmentPool, block_count
 from dragonfly_executor.transport.sockets import PACKETS, Buffer, Socket
+from dragonfly_executor.util.freed_memory import keep_freed_memory
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -108,6 +109,8 @@ class SharedSegments:
         self._pool = SegmentPool(self, self._users)
         self._common: CommonPieces | None = None
         self._commons: dict[str, CommonPieces] = {}
+        # Results of type `bytes` and `str` are copied from the segments to the heap of the program.
+        keep_freed_memory()
         self._received: dict[int, ReceivedSegment] = {}
         self._channels: dict[int, SlotChannel] = {}
         self._loop: Loop | None = None
