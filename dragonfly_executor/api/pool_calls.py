@@ -139,10 +139,10 @@ class PoolCalls(Submitter):
             pending = engine.codec.encode_pending(run_stream, given, {}, options.retry_on)
             if pending is None:
                 raise
-            from dragonfly_executor.engine.dependent_calls import ArgumentWait, QueuedCall
+            from dragonfly_executor.engine.dependent_calls import ArgumentWait, HeldCall
 
             call = StreamCall(engine, b"", options)
-            wait = ArgumentWait(engine, pending, QueuedCall(engine, call))
+            wait = ArgumentWait(engine, pending, HeldCall(engine, call))
         call.name = call_name(fn)
         # First, so that an interrupt closes it.
         stream: CallStream[Any] = CallStream(call, engine.codec.decode_result)
