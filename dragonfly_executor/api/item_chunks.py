@@ -9,7 +9,8 @@ from dragonfly_executor import errors
 from dragonfly_executor.api.map_items import MapItems
 from dragonfly_executor.api.map_values import outcome_of
 from dragonfly_executor.core.chunk_size import ChunkSize
-from dragonfly_executor.engine.map_calls import MapCall, MapCalls
+from dragonfly_executor.engine.map_call import MapCall
+from dragonfly_executor.engine.map_calls import MapCalls, single_items
 from dragonfly_executor.serialization.map_chunk import OVERDUE
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
@@ -215,10 +216,3 @@ class ItemChunks:
             rest.append(((fn, part, first + done, limit), first + done, count))
             done += count
         return rest
-
-
-def single_items(arguments: tuple[Any, ...], first: int, size: int) -> Batch:
-    """Return a chunk as chunks of one item each: one of them cannot be sent."""
-    fn, columns, _, limit = arguments
-    numbers = range(size)
-    return [((fn, tuple(column[n : n + 1] for column in columns), first + n, limit), first + n, 1) for n in numbers]

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence, Sized
 from itertools import islice
 
-from dragonfly_executor.api.item_chunks import ItemChunks, single_items
+from dragonfly_executor.api.item_chunks import ItemChunks
 from dragonfly_executor.api.map_items import MapItems
 from dragonfly_executor.api.map_results import (
     MapResults,
@@ -17,7 +17,7 @@ from dragonfly_executor.api.map_results import (
     values_of_chunk,
 )
 from dragonfly_executor.engine.call_name import call_name
-from dragonfly_executor.engine.map_calls import MapCalls
+from dragonfly_executor.engine.map_calls import MapCalls, single_items
 from dragonfly_executor.serialization.map_chunk import run_chunk, run_items
 from dragonfly_executor.util import validation
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING

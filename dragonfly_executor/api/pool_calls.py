@@ -131,8 +131,18 @@ class PoolCalls(Submitter):
 
             run = with_setting(fn, options, of_stream=True)
         given = run, args, kwargs, options.stream_buffersize
-        parts = engine.codec.encode_call(run_stream, given, {}, options.retry_on)
-        call = StreamCall(engine, engine.payloads.snapshot(parts), options)
+        wait = None
+        try:
+            parts = engine.codec.encode_call(run_stream, given, {}, options.retry_on)
+            call = StreamCall(engine, engine.payloads.snapshot(parts), options)
+        except CallSerializationError:
+            pending = engine.codec.encode_pending(run_stream, given, {}, options.retry_on)
+            if pending is None:
+                raise
+            from dragonfly_executor.engine.dependent_calls import ArgumentWait, HeldCall
+
+            call = StreamCall(engine, b"", options)
+            wait = ArgumentWait(engine, pending, HeldCall(engine, call))
         call.name = call_name(fn)
         # First, so that an interrupt closes it.
         stream: CallStream[Any] = CallStream(call, engine.codec.decode_result)
@@ -141,6 +151,8 @@ class PoolCalls(Submitter):
             engine.accept((call,))
         else:
             engine.core_observers.queue_bound().submit((call,), options.max_queued, waits=options.when_full == "wait")
+        if wait is not None:
+            wait.begin()
         return stream
 
     def place_with(

@@ -337,7 +337,7 @@ class Future(BaseFuture[T]):
         from dragonfly_executor.serialization.pending_call import FuturePicklingError
 
         raise FuturePicklingError(
-            "a future stands for its value in the arguments of submit, call, acall and cast alone, and not with a "
+            "a future stands for its value in the arguments of calls that this program submits, and not with a "
             "serializer object of your own. Anywhere else, pass or return its value, .result()"
         )
 
