@@ -45,10 +45,10 @@ class Pool(PoolCalls):
         min: number of runners that are always kept up, and replaced when one is lost. 0 inside a runner.
         max: maximum number of runners, including those that boot, of all backends together. A backend's own `max` holds
             too.
-        spare: number of runners that are kept ahead of the load: while calls run or wait, so many more runners are up
-            or boot than the calls fill, within `max`, `max_workers` and the budget. Without calls they are idle
-            runners, and stop after `idle_shutdown_after`. 0 (the default): a runner boots when a call waits. 0 inside a
-            runner.
+        spare: number of runners that are kept ahead of the load: while calls run or wait, this number of runners is up
+            or boots beside those that the calls fill, within `max`, `max_workers` and the budget. Without calls they
+            are idle runners, and stop after `idle_shutdown_after`. 0 (the default): a runner boots when a call waits.
+            0 inside a runner.
         max_concurrency: maximum number of calls at once on one runner.
         single_use: stop a runner after its first call.
         limit_threads: whether numeric libraries in a slot use no more threads than the slot's share of the runner's
@@ -61,7 +61,7 @@ class Pool(PoolCalls):
         boot_timeout: time limit of a boot: to create, to connect, to shake hands. It also limits the set-up of each
             slot, which imports the script, if calls need it, and runs the initializer. The default is the backend's:
             30 s, by SSH 60 s, on Fly 120 s.
-        shutdown_timeout: grace for running calls when a runner is told to stop.
+        shutdown_timeout: grace for running calls when a runner is stopped.
         idle_shutdown_after: idle time after which a runner above `min` is stopped; None for never. Or a pair of that
             time and a check, which runs on the runner: the runner stops if the check returns true. A check that raises
             counts as false, and the runner prints its traceback. A check that does not end within 10 s counts as false
@@ -109,7 +109,7 @@ class Pool(PoolCalls):
             ``dragonfly replay``.
         dashboard: True for a web page that shows the pool, on this machine alone; "read-only" for one that cannot kill
             calls and resize the pool. `dashboard_url` is its address. docs/dashboard.md has more.
-        lease: seconds after which a runner that hears nothing from its parent ends; 60.
+        lease: seconds after which a runner ends if it gets no data from its parent; 60.
         heartbeat: seconds between heartbeats; 5.
         dead_after: seconds of silence after which a runner is lost; 30.
 

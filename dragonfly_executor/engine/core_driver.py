@@ -28,7 +28,7 @@ class CoreDriver:
 
     Args:
         machine: the core.
-        observers: the objects that look at the core after each event.
+        observers: the objects that read the core after each event.
         wakers: resume the tasks whose calls are settled.
         is_open: returns whether the pool still takes calls.
 
@@ -95,6 +95,6 @@ class CoreDriver:
             self.caller.review(now)
 
     def tell_observers(self) -> None:
-        """Have the observers look at the core."""
+        """Run the observers on the core."""
         self._core_observers.review(self._machine, is_open=self._is_open())
         self._wakers.flush()

@@ -13,7 +13,7 @@ from threading import get_native_id
 
 from dragonfly_executor import errors
 from dragonfly_executor.core import events
-from dragonfly_executor.core.calls import QUEUED, Call, CallLimits
+from dragonfly_executor.core.calls import DELAYED, Call, CallLimits
 from dragonfly_executor.core.machine import Machine, PoolLimits
 from dragonfly_executor.core.shutdown_mode import ShutdownMode
 from dragonfly_executor.engine.action_runner import broken_by, fail_each
@@ -235,7 +235,7 @@ class Engine:
         self.handle(event)
 
     def _cancel(self, calls: Sequence[Call], running: bool) -> None:
-        ids = [call.id for call in calls if running or (call.state is QUEUED and call.attempt == 1)]
+        ids = [call.id for call in calls if running or (call.state <= DELAYED and call.attempt == 1)]
         self.handle(events.CancelRequested(tuple(ids)))
 
     def post(self, event: object) -> None:

@@ -22,7 +22,7 @@ MAX_SLOTS = 2**16
 SPARE_SLOTS = 1000
 """Number of slots that a runner may have beyond twice the number that the parent set.
 
-An agent reports the end of a slot behind the slot's output. So many ended slots may be unreported while the parent
+An agent reports the end of a slot behind the slot's output. So some ended slots may be unreported while the parent
 consumes slowly.
 """
 ERROR_ROOM = 1024 * 1024
@@ -101,7 +101,7 @@ class Download:
     Args:
         head: the frame that announces the result.
         max_payload: maximum size of a result in bytes.
-        make_memory: makes the memory for so many bytes, of which it takes no more than it needs.
+        make_memory: makes memory of a given number of bytes; it takes only as much as it needs.
         open_chunk: returns the bytes of a compressed chunk with these flags, bytes and size; see `transport.codecs`.
 
     Raises:
