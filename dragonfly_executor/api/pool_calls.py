@@ -130,18 +130,26 @@ class PoolCalls(Submitter):
             from dragonfly_executor.api.call_settings import with_setting
 
             run = with_setting(fn, options, of_stream=True)
-        given = run, args, kwargs, options.stream_buffersize
-        parts = engine.codec.encode_call(run_stream, given, {}, options.retry_on)
-        call = StreamCall(engine, engine.payloads.snapshot(parts), options)
-        call.name = call_name(fn)
-        # First, so that an interrupt closes it.
-        stream: CallStream[Any] = CallStream(call, engine.codec.decode_result)
-        engine.streams.add(call)
-        if options.max_queued is None:
-            engine.accept((call,))
-        else:
-            engine.core_observers.queue_bound().submit((call,), options.max_queued, waits=options.when_full == "wait")
-        return stream
+        name = call_name(fn)
+
+        def submit(run: Callable[..., Any]) -> CallStream[Any]:
+            given = run, args, kwargs, options.stream_buffersize
+            parts = engine.codec.encode_call(run_stream, given, {}, options.retry_on)
+            call = StreamCall(engine, engine.payloads.snapshot(parts), options)
+            call.name = name
+            # First, so that an interrupt closes it.
+            stream: CallStream[Any] = CallStream(call, engine.codec.decode_result)
+            engine.streams.add(call)
+            if options.max_queued is None:
+                engine.accept((call,))
+            else:
+                bound = engine.core_observers.queue_bound()
+                bound.submit((call,), options.max_queued, waits=options.when_full == "wait")
+            return stream
+
+        return (
+            submit(run) if self._carrier is None else self._carrier.submit(self.name, name, run, submit, is_stream=True)
+        )
 
     def place_with(
         self,
@@ -157,7 +165,8 @@ class PoolCalls(Submitter):
 
         engine = self._ready or self.begin(options)
         self._check(engine, options)
-        return place(owner, engine, options, make, args, kwargs)
+        tracing = None if self._carrier is None else (self._carrier, self.name)
+        return place(owner, engine, options, make, args, kwargs, tracing)
 
     def place_process_with(
         self, owner: Submitter, options: CallOptions, argv: Sequence[Any], settings: Mapping[str, Any]

@@ -8,10 +8,11 @@ from _queue import SimpleQueue  # `queue` has the same class, and loads more
 from concurrent.futures import InvalidStateError
 from contextlib import suppress
 
-from dragonfly_executor.protocol.child_outcome import ChildOutcome
+from dragonfly_executor.protocol.child_outcome import CALLER, ChildOutcome
 from dragonfly_executor.protocol.frames import POOL
 from dragonfly_executor.runner.reply_reader import ReplyTarget
 from dragonfly_executor.runner.slot_loan import SlotLoan
+from dragonfly_executor.serialization.context_call import carried, headers_of_caller
 from dragonfly_executor.serialization.payload_parts import joined
 from dragonfly_executor.util import plain_pickle as pickle
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING, Protocol
@@ -95,13 +96,16 @@ class ChildCalls:
             FrameTooLargeError: the call is larger than ``max_payload``.
             RuntimeError: this is a process that a call has started.
         """
-        payload = joined(self._codec.encode_call(fn, args, kwargs, options.retry_on))
         name = getattr(fn, "__qualname__", None)
         name = name if type(name) is str else type(fn).__qualname__
+        plain, caller = options.plain, headers_of_caller()
+        if caller is not None:
+            plain, fn = {**plain, CALLER: caller}, carried(fn, caller)
+        payload = joined(self._codec.encode_call(fn, args, kwargs, options.retry_on))
         reply = ChildReply(future, self._replies.put)
         self._has_submitted = True
         return self._client.begin(
-            reply, POOL, "submit", self._agent.running[0], name, options.plain, options.retries_timeouts, payload
+            reply, POOL, "submit", self._agent.running[0], name, plain, options.retries_timeouts, payload
         )
 
     def cancel(self, number: int) -> bool:
