@@ -72,8 +72,8 @@ class ChildCalls:
         self._agent = agent
         self._client = client
         self._codec = codec
-        self._replies: SimpleQueue[ChildReply] = SimpleQueue()
-        self._callbacks: SimpleQueue[Callable[[], object]] | None = None
+        self._replies: SimpleQueue[ChildReply | None] = SimpleQueue()
+        self._callbacks: SimpleQueue[Callable[[], object] | None] | None = None
         self._lock = threading.Lock()
         self._has_submitted = False
         """True if the running call has submitted calls."""
@@ -125,6 +125,13 @@ class ChildCalls:
                 ).start()
         self._callbacks.put(callback)
 
+    def close(self) -> None:
+        """End the threads, after the outcomes that are here. A slot's threads end with its process."""
+        self._replies.put(None)
+        with self._lock:
+            if self._callbacks is not None:
+                self._callbacks.put(None)
+
     def _end_call(self) -> None:
         """Let the child calls go on that the call has left behind, whatever becomes of the slot."""
         if self._has_submitted:
@@ -132,8 +139,7 @@ class ChildCalls:
             self._client.tell(POOL, "detach")
 
     def _settle(self) -> None:
-        while True:
-            reply = self._replies.get()
+        while (reply := self._replies.get()) is not None:
             with suppress(InvalidStateError):  # it was cancelled at this very moment
                 self._settle_one(reply.future, *pickle.loads(reply.data or b""))
             del reply
@@ -158,9 +164,8 @@ class ChildCalls:
             future.set_exception(error)
 
 
-def _run_callbacks(queue: SimpleQueue[Callable[[], object]]) -> None:
-    while True:
-        callback = queue.get()
+def _run_callbacks(queue: SimpleQueue[Callable[[], object] | None]) -> None:
+    while (callback := queue.get()) is not None:
         try:
             callback()
         except Exception:
