@@ -64,7 +64,7 @@ class PoolCalls(Submitter):
         """Submit a call with these options.
 
         Raises:
-            RequirementsError: no runner can have what the call requires.
+            RequirementsError: no runner can have the resources that the call requires.
             QueueFullError: with ``when_full="raise"``, as many calls wait as may.
         """
         engine = self._ready or self.begin(options)
@@ -104,7 +104,7 @@ class PoolCalls(Submitter):
     async def submit_in_task(
         self, options: CallOptions, fn: Callable[..., T], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Future[T]:
-        """Submit a call in a task of an asyncio event loop, whose loop goes on while the task waits for room."""
+        """Submit a call in a task of an asyncio event loop, whose loop is not blocked while the task waits for room."""
         if options.max_queued is None or options.when_full != "wait":
             return self.submit_with(options, fn, args, kwargs)
         engine = self._ready or self.begin(options)
@@ -116,10 +116,6 @@ class PoolCalls(Submitter):
         self, options: CallOptions, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> CallStream[Any]:
         """Submit the call of a stream with these options; see `Submitter.stream`."""
-        # Imported for the first stream.
-        from dragonfly_executor.api.call_stream import CallStream
-        from dragonfly_executor.engine.stream_call import StreamCall
-        from dragonfly_executor.serialization.map_chunk import run_stream
         from dragonfly_executor.util.validation import refuse_stream
 
         refuse_stream(fn)
@@ -132,24 +128,43 @@ class PoolCalls(Submitter):
             run = with_setting(fn, options, of_stream=True)
         name = call_name(fn)
 
-        def submit(run: Callable[..., Any]) -> CallStream[Any]:
-            given = run, args, kwargs, options.stream_buffersize
+        def submit(carried: Callable[..., Any]) -> CallStream[Any]:
+            return self._submit_stream(engine, options, name, (carried, args, kwargs, options.stream_buffersize))
+
+        if self._carrier is None:
+            return submit(run)
+        return self._carrier.submit(self.name, name, run, submit, is_stream=True)
+
+    @staticmethod
+    def _submit_stream(engine: Engine, options: CallOptions, name: str, given: tuple[Any, ...]) -> CallStream[Any]:
+        # Imported for the first stream.
+        from dragonfly_executor.api.call_stream import CallStream
+        from dragonfly_executor.engine.stream_call import StreamCall
+        from dragonfly_executor.serialization.map_chunk import run_stream
+
+        wait = None
+        try:
             parts = engine.codec.encode_call(run_stream, given, {}, options.retry_on)
             call = StreamCall(engine, engine.payloads.snapshot(parts), options)
-            call.name = name
-            # First, so that an interrupt closes it.
-            stream: CallStream[Any] = CallStream(call, engine.codec.decode_result)
-            engine.streams.add(call)
-            if options.max_queued is None:
-                engine.accept((call,))
-            else:
-                bound = engine.core_observers.queue_bound()
-                bound.submit((call,), options.max_queued, waits=options.when_full == "wait")
-            return stream
+        except CallSerializationError:
+            pending = engine.codec.encode_pending(run_stream, given, {}, options.retry_on)
+            if pending is None:
+                raise
+            from dragonfly_executor.engine.dependent_calls import ArgumentWait, HeldCall
 
-        return (
-            submit(run) if self._carrier is None else self._carrier.submit(self.name, name, run, submit, is_stream=True)
-        )
+            call = StreamCall(engine, b"", options)
+            wait = ArgumentWait(engine, pending, HeldCall(engine, call))
+        call.name = name
+        # First, so that an interrupt closes it.
+        stream: CallStream[Any] = CallStream(call, engine.codec.decode_result)
+        engine.streams.add(call)
+        if options.max_queued is None:
+            engine.accept((call,))
+        else:
+            engine.core_observers.queue_bound().submit((call,), options.max_queued, waits=options.when_full == "wait")
+        if wait is not None:
+            wait.begin()
+        return stream
 
     def place_with(
         self,
@@ -209,7 +224,7 @@ class PoolCalls(Submitter):
         """Return the calls of a new map, which are calls of `fn` with these options; see `MapCalls` for the rest.
 
         Raises:
-            RequirementsError: no runner can have what the calls require.
+            RequirementsError: no runner can have the resources that the calls require.
         """
         self.check_open()
         engine = self._engine
@@ -225,7 +240,7 @@ class PoolCalls(Submitter):
             make, fn, kwargs: see `FunctionCalls.taken_by`.
 
         Raises:
-            RequirementsError: no runner can have what the calls require.
+            RequirementsError: no runner can have the resources that the calls require.
         """
         options = self._options
         self.check_open()
