@@ -17,10 +17,10 @@ if TYPE_CHECKING:
     from opentelemetry.context import Context
     from opentelemetry.trace import Span, TracerProvider
 
-    from dragonfly_executor.engine.observing.call_carrier import Submitted
+    from dragonfly_executor.engine.observing.call_carrier import HasCall
 
     T = TypeVar("T")
-    S = TypeVar("S", bound=Submitted)
+    S = TypeVar("S", bound=HasCall)
 
 ENDS = ("call done", "call failed", "call cancelled")
 MAX_BOOTS = 1000

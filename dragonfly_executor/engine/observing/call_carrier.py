@@ -13,10 +13,10 @@ if TYPE_CHECKING:
     from dragonfly_executor.engine.future import Future
 
     T = TypeVar("T")
-    S = TypeVar("S", bound="Submitted")
+    S = TypeVar("S", bound="HasCall")
 
 
-class Submitted(Protocol):
+class HasCall(Protocol):
     """What a submit returns: the future of a call, or its stream.
 
     Attributes:
