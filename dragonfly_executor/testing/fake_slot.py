@@ -31,7 +31,7 @@ ENDED = "the fake runner has ended this call, whose thread goes on"
 
 
 class FakeStream:
-    """What a slot's stream to its agent is for a real slot.
+    """A fake slot's stream, in the place of a slot's stream to its agent.
 
     Args:
         ref: id and attempt of the call.

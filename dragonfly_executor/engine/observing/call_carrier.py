@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class HasCall(Protocol):
-    """What a submit returns: the future of a call, or its stream.
+    """The result of a submit: the future of a call, or its stream.
 
     Attributes:
         call: the core's record of the call; None if it was not accepted.
