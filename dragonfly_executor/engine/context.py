@@ -80,7 +80,7 @@ class Actions(Protocol):
 
 
 class DriverComponents(Protocol):
-    """What the driver of a core uses. It belongs to the engine thread."""
+    """The parts of an engine that the driver of a core uses. It belongs to the engine thread."""
 
     @property
     def loop(self) -> Loop:

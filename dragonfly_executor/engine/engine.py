@@ -89,7 +89,7 @@ class Engine:
         self.at_shut_down: list[Callable[[ShutdownMode], object]] = []
         """Called on the engine thread when the pool is shut down: its placed workers, and calls that share slots."""
         self.task_engines: dict[object, TaskEngine] = {}
-        """What runs the calls that share slots, by the conditions of their slots."""
+        """The engines of the calls that share slots, by the conditions of their slots."""
         self.wakers = LoopWakers()
         self._machine = Machine(limits)
         self._submit_queue = SubmitQueue()

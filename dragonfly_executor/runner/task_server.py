@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-    class Channel(Protocol):
+    class TaskChannel(Protocol):
         """The messages of the slot, as `MethodChannel` has them."""
 
         on_end_task: Callable[[int], object] | None
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
         ) -> None: ...
 
 
-def serve_tasks(channel: Channel, concurrency: int) -> None:
+def serve_tasks(channel: TaskChannel, concurrency: int) -> None:
     """Run calls, `concurrency` at once, until the parent stops the slot."""
     channel.run_coroutine(TaskServer(channel, concurrency).serve())
 
@@ -45,7 +45,7 @@ class TaskServer:
         concurrency: number of calls that run at once.
     """
 
-    def __init__(self, channel: Channel, concurrency: int) -> None:
+    def __init__(self, channel: TaskChannel, concurrency: int) -> None:
         self._channel = channel
         self._concurrency = concurrency
         self._tasks: dict[int, asyncio.Task[None]] = {}

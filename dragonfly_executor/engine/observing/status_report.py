@@ -60,10 +60,11 @@ def pool_report(
     calls = nsmallest(MOST_CALLS, islice(_in_flight(machine), MOST_VISITED), key=_begun_first)
     reports = [call_report(call, now) for call in calls]
     if engine.task_pools:
-        from dragonfly_executor.engine.task_slots.task_stats import task_reports, with_task_calls
+        from dragonfly_executor.engine.task_slots.task_stats import running_task_calls, with_task_calls
 
         stats = with_task_calls(stats, machine, engine.task_pools)
-        reports += task_reports(engine.task_pools, now)[: MOST_CALLS - len(reports)]
+        shared = running_task_calls(engine.task_pools)[: MOST_CALLS - len(reports)]
+        reports += [{**call_report(call, now), "runner": runner, "slot": None} for call, runner in shared]
     return {
         "version": VERSION,
         "pid": os.getpid(),

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class TaskComponents:
-    """What a `CoreDriver` uses of `EngineComponents`.
+    """The parts of `EngineComponents` that a `CoreDriver` uses.
 
     Attributes:
         loop: the engine's loop.

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 class TaskEngine:
-    """What futures, maps and submits use in the place of an `Engine`. Any thread may call it, unless it says otherwise.
+    """The object that futures, maps and submits use in place of an `Engine`. Any thread may call its first part.
 
     Args:
         engine: the pool's engine.

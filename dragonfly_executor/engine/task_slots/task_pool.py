@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from dragonfly_executor.engine.context import CallNotes, TaskContext
     from dragonfly_executor.engine.core_observers import CoreObservers
     from dragonfly_executor.engine.submit_queue import SubmitQueue
-    from dragonfly_executor.engine.task_slots.slot_call import SlotCall
+    from dragonfly_executor.engine.task_slots.shared_slot_call import SharedSlotCall
     from dragonfly_executor.transport.loop import Loop
 
 IDLE = 0.25
@@ -74,9 +74,9 @@ class TaskPool:
         self.slots: dict[int, TaskSlot] = {}
         self._opened: dict[int, TaskSlot] = {}
         self._by_call: dict[int, TaskSlot] = {}
-        self._starting: list[SlotCall] = []
-        self._cancelling: list[SlotCall] = []
-        self._stand_in: DependentCall | None = None
+        self._starting: list[SharedSlotCall] = []
+        self._cancelling: list[SharedSlotCall] = []
+        self._keeps_open: DependentCall | None = None
         """Keeps the pool open during a shutdown, as long as there are calls here."""
         self._driver: TaskDriver
         self.ended = EndedSlots()
@@ -161,8 +161,8 @@ class TaskPool:
             slot.stop(at_once=not slot.is_idle)
 
     def _closed(self, _action: actions.Closed) -> None:
-        if self._stand_in is not None:
-            call_id = self._stand_in.id
+        if self._keeps_open is not None:
+            call_id = self._keeps_open.id
             self.loop.call_soon(lambda: self._engine.handle(events.ArgumentsFailed(call_id, CANCELLED)))
 
     # -- the slots -----------------------------------------------------------------------------------------------------
@@ -174,7 +174,7 @@ class TaskPool:
         self._by_call[slot.call.id] = slot
         self._starting.append(slot.call)
 
-    def cancel_slot(self, call: SlotCall) -> None:
+    def cancel_slot(self, call: SharedSlotCall) -> None:
         """Cancel the call that a slot is, in a moment, with others."""
         self._flush_soon()
         self._cancelling.append(call)
@@ -209,10 +209,10 @@ class TaskPool:
 
     def shut_down(self, mode: ShutdownMode) -> None:
         """End as the pool does. All calls that were accepted are here."""
-        if mode is ShutdownMode.DRAIN and self._stand_in is None:
+        if mode is ShutdownMode.DRAIN and self._keeps_open is None:
             limits = CallLimits().dependent()
-            self._stand_in = StandIn(next(self._engine.ids), b"", None, limits)
-            self._engine.handle(events.Submitted((self._stand_in,)))
+            self._keeps_open = OpenUntilDrained(next(self._engine.ids), b"", None, limits)
+            self._engine.handle(events.Submitted((self._keeps_open,)))
         elif mode is ShutdownMode.CANCEL_QUEUED:
             # Calls for slots that wait themselves do not run.
             self.handle(events.Resized(0, len(self._opened)))
@@ -227,7 +227,7 @@ class TaskPool:
 
 
 class EndedSlots:
-    """How many slots have ended, in the words in which the pool counts calls.
+    """The numbers of slots that have ended, in the words in which the pool counts calls.
 
     Attributes:
         done, cancelled, failed: their numbers.
@@ -246,8 +246,8 @@ class EndedSlots:
             self.failed += 1
 
 
-class StandIn(DependentCall):
-    """Stands in the pool for the calls here, which it must not end before."""
+class OpenUntilDrained(DependentCall):
+    """A call of the pool that waits until the calls here have ended, so that the pool does not end before them."""
 
     __slots__ = ()
     is_hidden = True

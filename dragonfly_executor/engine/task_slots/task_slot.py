@@ -7,7 +7,7 @@ from dragonfly_executor.core import events
 from dragonfly_executor.core.actions import CANCELLED
 from dragonfly_executor.engine.outcome import Outcome
 from dragonfly_executor.engine.placed.method_frames import WorkerLink
-from dragonfly_executor.engine.task_slots.slot_call import SlotCall
+from dragonfly_executor.engine.task_slots.shared_slot_call import SharedSlotCall
 from dragonfly_executor.protocol.call_progress import CallProgress
 from dragonfly_executor.protocol.placed_messages import NUMBER, EndFlag, ParentSays
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING, Protocol
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from dragonfly_executor.engine.objects.request import Session
     from dragonfly_executor.transport.loop import Timer
 
-    class TaskPool(Protocol):
+    class SlotPool(Protocol):
         """The calls that share slots, as one of the slots uses them."""
 
         payload: Payload
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
         def handle(self, event: Any) -> None: ...
         def submit_slot(self, slot: TaskSlot, before: int | None) -> None: ...
-        def cancel_slot(self, call: SlotCall) -> None: ...
+        def cancel_slot(self, call: SharedSlotCall) -> None: ...
         def slot_opened(self, slot: TaskSlot) -> None: ...
         def slot_is_gone(self, slot: TaskSlot) -> None: ...
         def find(self, call_id: int) -> Call | None: ...
@@ -93,7 +93,7 @@ class TaskSlot:
         is_leaving: whether it takes no more calls.
     """
 
-    def __init__(self, engine: WorkerContext, pool: TaskPool, number: int) -> None:
+    def __init__(self, engine: WorkerContext, pool: SlotPool, number: int) -> None:
         self._engine = engine
         self._pool = pool
         self.number = number
@@ -108,14 +108,14 @@ class TaskSlot:
         self.is_leaving = self._is_stopping = False
         self._cause: Exception | None = None
         """The reason for which the slot is killed."""
-        self.call: SlotCall
+        self.call: SharedSlotCall
         self.start()
 
     def start(self) -> None:
         """Submit the slot's call."""
         before = self.call.id if self._starts else None
         self._starts += 1
-        self.call = SlotCall(next(self._engine.ids), self._pool.payload, self, self._pool.slot_limits)
+        self.call = SharedSlotCall(next(self._engine.ids), self._pool.payload, self, self._pool.slot_limits)
         self._pool.submit_slot(self, before)
 
     @property
@@ -295,14 +295,15 @@ class TaskSlot:
 
     # -- the end of the slot -------------------------------------------------------------------------------------------
 
-    def call_has_ended(self, call: SlotCall, outcome: object) -> None:
+    def call_has_ended(self, call: SharedSlotCall, outcome: object) -> None:
         """See `SlotOwner`."""
         self._pool.ended.add(outcome)
         if call is not self.call:
             return
         if isinstance(outcome, (errors.PoolBrokenError, errors.BudgetExceeded)):
-            self._lost(outcome)
+            # First, so that the calls fail with this error.
             self._pool.handle(events.PoolBroke(outcome))
+            self._lost(outcome)
         elif self._link is None:
             self._never_opened(outcome)
         elif outcome is CANCELLED:

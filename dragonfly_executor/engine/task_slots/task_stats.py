@@ -1,4 +1,4 @@
-"""Calls that share slots, in the statistics and the report of their pool."""
+"""Calls that share slots, in the statistics and the status of their pool."""
 
 from __future__ import annotations
 
@@ -6,12 +6,10 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from dragonfly_executor.core.calls import SETTLED, STARTED
-from dragonfly_executor.engine.observing.status_report import call_report
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from typing import Any
-
+    from dragonfly_executor.core.calls import Call
     from dragonfly_executor.core.machine import Machine
     from dragonfly_executor.core.stats import PoolStats
     from dragonfly_executor.engine.task_slots.task_pool import TaskPool
@@ -46,13 +44,13 @@ def with_task_calls(stats: PoolStats, machine: Machine, pools: Iterable[TaskPool
     return replace(stats, **counts)
 
 
-def task_reports(pools: Iterable[TaskPool], now: float) -> list[dict[str, Any]]:
-    """Return the reports of such calls that are on runners, those that have run longest first."""
-    reports = [
-        {**call_report(call, now), "runner": slot.runner_id, "slot": None}
+def running_task_calls(pools: Iterable[TaskPool]) -> list[tuple[Call, int | None]]:
+    """Return such calls that are in slots, in the order of their submits, each with its runner."""
+    calls = [
+        (call, slot.runner_id)
         for pool in pools
         for slot in list(pool.slots.values())
         for call in slot.calls()
         if call.state is not SETTLED
     ]
-    return sorted(reports, key=lambda each: -each["age"])
+    return sorted(calls, key=lambda each: each[0].id)

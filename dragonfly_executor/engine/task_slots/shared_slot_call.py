@@ -1,4 +1,4 @@
-"""`SlotCall`: the call of the pool that serves other calls while it runs."""
+"""`SharedSlotCall`: the call of the pool that serves other calls while it runs."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ if TYPE_CHECKING:
 
 
 class SlotOwner(Protocol):
-    """What is told of the end of the call."""
+    """An object that is told of the end of the call."""
 
-    def call_has_ended(self, call: SlotCall, outcome: object) -> None:
+    def call_has_ended(self, call: SharedSlotCall, outcome: object) -> None:
         """Handle the outcome, as `CallToken.settle` gets it."""
 
 
-class SlotCall(Call):
+class SharedSlotCall(Call):
     """The pool's record of the call, and the receiver of its outcome, in one object.
 
     Args:
