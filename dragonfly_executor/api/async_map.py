@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Any, Self, TypeVar
 
-    from dragonfly_executor.engine.map_calls import MapCall
+    from dragonfly_executor.engine.map_call import MapCall
 
     T = TypeVar("T")
 else:

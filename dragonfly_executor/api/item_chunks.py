@@ -9,7 +9,8 @@ from dragonfly_executor import errors
 from dragonfly_executor.api.map_items import MapItems
 from dragonfly_executor.api.map_values import outcome_of
 from dragonfly_executor.core.chunk_size import ChunkSize
-from dragonfly_executor.engine.map_calls import MapCall, MapCalls
+from dragonfly_executor.engine.map_call import MapCall
+from dragonfly_executor.engine.map_calls import MapCalls, single_items
 from dragonfly_executor.serialization.map_chunk import OVERDUE
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
@@ -125,7 +126,7 @@ class ItemChunks:
         return cls(fn, iterables, FixedSize(size), limit=inf, window=window, most_pending=None)
 
     def take(self, count: int, batch: Batch) -> None:
-        """Append the next `count` calls, or those that are left, to `batch`. Raises what the iterables raise."""
+        """Append the next `count` calls, or those that are left, to `batch`. Raises the exceptions of the iterables."""
         for _ in range(count):
             first = self._items.taken
             columns = self._items.columns(self._sizes.next(self._items.left))
@@ -215,10 +216,3 @@ class ItemChunks:
             rest.append(((fn, part, first + done, limit), first + done, count))
             done += count
         return rest
-
-
-def single_items(arguments: tuple[Any, ...], first: int, size: int) -> Batch:
-    """Return a chunk as chunks of one item each: one of them cannot be sent."""
-    fn, columns, _, limit = arguments
-    numbers = range(size)
-    return [((fn, tuple(column[n : n + 1] for column in columns), first + n, limit), first + n, 1) for n in numbers]

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence, Sized
 from itertools import islice
 
-from dragonfly_executor.api.item_chunks import ItemChunks, single_items
+from dragonfly_executor.api.item_chunks import ItemChunks
 from dragonfly_executor.api.map_items import MapItems
 from dragonfly_executor.api.map_results import (
     MapResults,
@@ -17,7 +17,7 @@ from dragonfly_executor.api.map_results import (
     values_of_chunk,
 )
 from dragonfly_executor.engine.call_name import call_name
-from dragonfly_executor.engine.map_calls import MapCalls
+from dragonfly_executor.engine.map_calls import MapCalls, single_items
 from dragonfly_executor.serialization.map_chunk import run_chunk, run_items
 from dragonfly_executor.util import validation
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
@@ -207,7 +207,7 @@ class ItemBatches:
         self._taken = 0
 
     def take(self, count: int, batch: Batch) -> None:
-        """Append the next `count` calls, or those that are left, to `batch`. Raises what the iterables raise."""
+        """Append the next `count` calls, or those that are left, to `batch`. Raises the exceptions of the iterables."""
         number = self._taken
         for arguments in islice(self._arguments, count):
             batch.append((arguments, number, 1))
@@ -223,7 +223,7 @@ class ChunkBatches:
         self._size = size
 
     def take(self, count: int, batch: Batch) -> None:
-        """Append the next `count` calls, or those that are left, to `batch`. Raises what the iterables raise."""
+        """Append the next `count` calls, or those that are left, to `batch`. Raises the exceptions of the iterables."""
         for _ in range(count):
             first = self._items.taken
             columns = self._items.columns(self._size)

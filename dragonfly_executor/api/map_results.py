@@ -10,7 +10,8 @@ from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from typing import Any, TypeVar
 
-    from dragonfly_executor.engine.map_calls import MapCall, MapCalls
+    from dragonfly_executor.engine.map_call import MapCall
+    from dragonfly_executor.engine.map_calls import MapCalls
 
     T = TypeVar("T")
 else:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from copy import copy
 
 from dragonfly_executor import errors
-from dragonfly_executor.engine.map_calls import MapCall
+from dragonfly_executor.engine.map_call import MapCall
 from dragonfly_executor.serialization.map_chunk import name_items
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 

@@ -116,5 +116,5 @@ def place_process(
     driver.returns_value = True
     parts = engine.codec.encode_call(run_process, (ChannelReference(driver.entry.number), command, given), {}, ())
     process = PlacedProcess(owner, driver)
-    driver.begin(engine.payloads.snapshot(parts))
+    driver.begin((engine.payloads.snapshot(parts), None))
     return process

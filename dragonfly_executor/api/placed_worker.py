@@ -13,6 +13,7 @@ from dragonfly_executor.engine.call_name import call_name
 from dragonfly_executor.engine.placed.channel_reference import ChannelReference
 from dragonfly_executor.engine.placed.restart_policy import ALWAYS, NEVER, RestartPolicy
 from dragonfly_executor.engine.placed.worker_driver import WorkerDriver
+from dragonfly_executor.errors import CallSerializationError
 from dragonfly_executor.serialization.placed_run import call_method, run_worker
 from dragonfly_executor.serialization.repeated_call import RepeatedCall
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from dragonfly_executor.engine.future import Future
     from dragonfly_executor.engine.option_keywords import CallKeywords
     from dragonfly_executor.engine.options import CallOptions
+    from dragonfly_executor.engine.placed.worker_driver import EncodedPart
+    from dragonfly_executor.serialization.layout import Buffer
 
 T = TypeVar("T")
 ENDLESS: CallKeywords = {"timeout": None, "queue_timeout": None, "run_timeout": None, "retries": 0}
@@ -104,20 +107,16 @@ class PlacedWorker(PlacedHandle, RemoteMethods, Generic[T]):
     ) -> Future[Any]:
         """Submit a call of a function that gets the object first; see `call_method`. For this package alone."""
         self._driver.check_open()
-        engine, options = self._engine, self._options
+        engine, options, limits = self._engine, self._options, self._options.limits()
         if options.has_setting:
             from dragonfly_executor.api.call_settings import with_setting
 
             fn = with_setting(fn, options)
-            parts = engine.codec.encode_call(fn, args, kwargs, options.retry_on)
-        elif kwargs or fn is not call_method:
-            parts = engine.codec.encode_call(fn, args, kwargs, options.retry_on)
-        else:
-            parts = self._encode(args)
-        payload, limits = engine.payloads.snapshot(parts), options.limits()
+        encode = None if kwargs or fn is not call_method else self._encode
+        encoded = _encoded(engine, options.retry_on, fn, args, kwargs, encode)
         # Another attempt sends the same bytes, so until then the handles in them must keep their objects.
         kept = (args, kwargs) if options.retries else None
-        return self._driver.submit(name, payload, limits, partial(RemoteLease, self), kept)
+        return self._driver.submit(name, encoded, limits, partial(RemoteLease, self), kept)
 
     def options(self, **changes: Unpack[CallKeywords]) -> PlacedWorker[T]:
         """Return a view of this worker whose method calls have other options.
@@ -179,10 +178,29 @@ def place(
     limits = options.change(ENDLESS).limits()
     driver = WorkerDriver(engine, call_name(make), options.concurrency, restarts_of(options), limits)
     given = ChannelReference(driver.entry.number), options.concurrency, make, args, kwargs
-    parts = engine.codec.encode_call(run_worker, given, {}, ())
+    encoded = _encoded(engine, (), run_worker, given, {})
     worker: PlacedWorker[Any] = PlacedWorker(owner, engine, driver, options, _names_of(make))
-    driver.begin(engine.payloads.snapshot(parts))
+    driver.begin(encoded)
     return worker
+
+
+def _encoded(
+    engine: Engine,
+    retry_on: tuple[type[BaseException], ...],
+    fn: Callable[..., Any],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    encode: Callable[[tuple[Any, ...]], list[Buffer]] | None = None,
+) -> EncodedPart:
+    """Return an encoded call, for the driver. `encode`: encodes calls of `fn` without keyword arguments, if given."""
+    try:
+        parts = engine.codec.encode_call(fn, args, kwargs, retry_on) if encode is None else encode(args)
+        return engine.payloads.snapshot(parts), None
+    except CallSerializationError:
+        pending = engine.codec.encode_pending(fn, args, kwargs, retry_on)
+        if pending is None:
+            raise
+        return b"", pending
 
 
 def restarts_of(options: CallOptions) -> RestartPolicy:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from dragonfly_executor.engine.dependent_calls import dependent_submit
+from dragonfly_executor.engine.dependent_calls import dependent_call
 from dragonfly_executor.errors import CallSerializationError
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
@@ -93,15 +93,19 @@ class SpecialSubmit:
         )
 
     def submit_dependent(self, fn: Callable[..., Any]) -> Future[Any] | None:
-        """Submit the call if futures are what cannot be pickled of it. Returns None if there is none."""
-        dependent = dependent_submit(self._engine, self._options, fn, self._args, self._kwargs)
+        """Submit the call if futures are its only parts that cannot be pickled. Returns None if there is none."""
+        dependent = dependent_call(self._engine, self._options, fn, self._args, self._kwargs)
         if dependent is None:
             return None
-        call, future = dependent.call, dependent.future
+        future, call, wait = dependent
         call.name = self._name
         self._accept((call,))
-        if self._held is None:
-            dependent.begin()
-        else:
-            self._begin = dependent.begin
+        if self._held is not None:
+            self._begin = wait.begin
+            return future
+        try:
+            wait.begin()
+        except BaseException:  # an interrupt
+            future.cancel()
+            raise
         return future

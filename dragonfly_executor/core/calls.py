@@ -102,7 +102,7 @@ class CallLimits(Record):
         self.has_place = priority != 0 or key != 0
 
     def dependent(self) -> CallLimits:
-        """Return these limits for a `DependentCall`."""
+        """Return these limits for a call that waits for its arguments."""
         limits = CallLimits(**{name: getattr(self, name) for name in self.__match_args__})
         limits.has_place = True
         return limits
@@ -194,8 +194,6 @@ class Call:
     slot: int | None
     is_item = False
     """True for a call that is one item of a map, or a chunk of them."""
-    first_state = QUEUED
-    """The state of a new call."""
     depth = 0
     """Number of calls that the call is nested in: each was submitted by the one before."""
     is_stream = False
@@ -218,13 +216,18 @@ class Call:
         self.limits = limits
         self.kind = kind
         self.name = ""
-        self.state: CallState = self.first_state
+        self.state: CallState = QUEUED
         self.runner: int | None = None
         self.deaths = 0
         self.false_starts = 0
         self.submitted_at = self.waits_since = 0.0
         self.deadline: float | None = None
         self.alarm: float | None = None
+
+    def wait_for_arguments(self) -> None:
+        """Have the core hold this new call, which has no payload, until `ArgumentsReady`. Called before its submit."""
+        self.state = DELAYED
+        self.limits = self.limits.dependent()
 
     def __repr__(self) -> str:
         where = "" if self.runner is None else f" on runner {self.runner}"
@@ -243,10 +246,3 @@ class ChildCall(Call):
     def __init__(self, id: int, payload: Payload, token: CallToken | None, limits: CallLimits, depth: int) -> None:  # noqa: A002
         super().__init__(id, payload, token, limits, limits.kind)
         self.depth = depth
-
-
-class DependentCall(Call):
-    """A call that waits for its arguments before it is queued. Its limits are those of `CallLimits.dependent`."""
-
-    __slots__ = ()
-    first_state = DELAYED

@@ -37,7 +37,7 @@ class Submitted(Event):
 
 
 class ArgumentsReady(Event):
-    """The values that a `DependentCall` has waited for are there, and its payload is complete."""
+    """The values that a call has waited for are there, and its payload is complete."""
 
     __slots__ = __match_args__ = ("call_id",)
 
@@ -46,7 +46,7 @@ class ArgumentsReady(Event):
 
 
 class ArgumentsFailed(Event):
-    """A `DependentCall` that never gets its arguments. ``outcome``: an exception, or `CANCELLED`."""
+    """A call that never gets the arguments that it waits for. ``outcome``: an exception, or `CANCELLED`."""
 
     __slots__ = __match_args__ = ("call_id", "outcome")
 

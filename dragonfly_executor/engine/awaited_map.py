@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from dragonfly_executor.engine.awaiting import resuming, running_loop
-from dragonfly_executor.engine.map_calls import MapCall, MapCalls
+from dragonfly_executor.engine.map_call import MapCall
+from dragonfly_executor.engine.map_calls import MapCalls
 from dragonfly_executor.engine.unordered_calls import UnorderedMapCalls
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 

@@ -138,21 +138,37 @@ class FutureContext(Protocol):
         """Run a done callback on the callback thread."""
 
 
-class MapContext(Protocol):
+class ArgumentContext(Protocol):
+    """An engine as the wait of a call for futures uses it, from any thread.
+
+    Attributes:
+        codec: encodes the calls.
+        payloads: keeps the payloads of calls.
+        shared: encodes the values of futures.
+    """
+
+    codec: CallCodec
+    payloads: PayloadStore
+    shared: SharedContents
+
+    def on_thread(self, job: Callable[[Any], object]) -> None:
+        """Run a job on the engine thread, with the `EngineComponents`, if that was started."""
+
+    def post_behind_submits(self, event: object) -> None:
+        """Hand the core an event, on the engine thread, after all calls that were submitted before."""
+
+
+class MapContext(ArgumentContext, Protocol):
     """An engine as the calls of a map use it, from any thread.
 
     Attributes:
         options: the pool's options.
-        codec: decodes results.
         ids: the numbers of the next calls.
-        payloads: keeps the payloads of calls.
         wakers: resume the tasks that wait for calls.
     """
 
     options: PoolOptions
-    codec: CallCodec
     ids: Iterator[int]
-    payloads: PayloadStore
     wakers: LoopWakers
 
     @property
@@ -213,30 +229,18 @@ class RunnerWaitsContext(Protocol):
         ...
 
 
-class DependentContext(FutureContext, Protocol):
-    """An engine as calls that wait for futures use it, from any thread.
+class DependentContext(ArgumentContext, FutureContext, Protocol):
+    """An engine as submits of calls with futures among their arguments use it, from any thread.
 
     Attributes:
-        codec: encodes the calls.
         ids: the numbers of the next calls.
-        payloads: keeps the payloads of calls.
-        shared: encodes the values of futures.
     """
 
-    codec: CallCodec
     ids: Iterator[int]
-    payloads: PayloadStore
-    shared: SharedContents
-
-    def on_thread(self, job: Callable[[Any], object]) -> None:
-        """Run a job on the engine thread, with the `EngineComponents`, if that was started."""
-
-    def post_behind_submits(self, event: object) -> None:
-        """Hand the core an event, on the engine thread, after all calls that were submitted before."""
 
 
 class CoreObserver(Protocol):
-    """An object that looks at the core after each event, on the engine thread."""
+    """An object that reads the core after each event, on the engine thread."""
 
     def review(self, machine: Machine, *, is_open: bool) -> None:
         """Look at the core. It must not raise. `is_open`: whether the pool still takes calls."""
@@ -296,19 +300,15 @@ class StreamContext(Protocol):
         """Run a callback on the callback thread."""
 
 
-class WorkerContext(FutureContext, Protocol):
+class WorkerContext(ArgumentContext, FutureContext, Protocol):
     """An engine as a placed worker uses it, from any thread unless it says otherwise.
 
     Attributes:
-        codec: decodes the results of methods.
         ids: the numbers of the next calls.
-        payloads: keeps the payloads of calls.
         at_shut_down: called on the engine thread when the pool is shut down.
     """
 
-    codec: CallCodec
     ids: Iterator[int]
-    payloads: PayloadStore
     at_shut_down: list[Callable[[ShutdownMode], object]]
 
     @property

@@ -1,4 +1,4 @@
-"""Calls with futures among their arguments: they are accepted at once, and queued when all values are there."""
+"""Calls with futures among their arguments: they are accepted at once, and go on when all values are there."""
 
 from __future__ import annotations
 
@@ -6,68 +6,63 @@ from concurrent.futures import Future as BaseFuture
 from itertools import count
 
 from dragonfly_executor.core.actions import CANCELLED
-from dragonfly_executor.core.calls import DependentCall
+from dragonfly_executor.core.calls import SETTLED, Call
 from dragonfly_executor.core.events import ArgumentsFailed, ArgumentsReady
 from dragonfly_executor.engine.future import Future
-from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
+from dragonfly_executor.util.lazy_typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
     from typing import Any
 
-    from dragonfly_executor.engine.context import DependentContext
+    from dragonfly_executor.core.calls import Payload
+    from dragonfly_executor.engine.context import ArgumentContext, DependentContext
     from dragonfly_executor.engine.options import CallOptions
     from dragonfly_executor.serialization.layout import Buffer
     from dragonfly_executor.serialization.pending_call import PendingCall
 
 
-def is_future(found: object) -> bool:
-    """Return whether an object is a future whose value a call can get."""
-    return isinstance(found, BaseFuture)
+class ArgumentReceiver(Protocol):
+    """A call that was accepted and has no payload yet. A worker thread of the pool calls these methods."""
+
+    def is_over(self) -> bool:
+        """Return whether the call has ended, so that it needs no arguments."""
+        ...
+
+    def arguments_came(self, payload: Payload) -> None:
+        """Let the call go on with its payload."""
+
+    def arguments_failed(self, outcome: object) -> None:
+        """End the call. `outcome`: the error of a future, the error of an encoding, or `CANCELLED`."""
 
 
-class DependentSubmit:
-    """The submit of a call that waits for the values of futures. It occupies no slot and no thread meanwhile.
+class ArgumentWait:
+    """The wait of a call for the values of futures. It occupies no slot and no thread.
 
     It is a waiter of each of these futures, as `concurrent.futures.wait` has one. Their threads only count. A worker
     thread of the pool then encodes the values, because that runs the user's code.
 
     Args:
-        engine: runs the call.
-        options: the call's.
+        engine: the pool's.
         pending: the encoded call.
-
-    Attributes:
-        future: the future of the call.
-        call: the core's record of it. Both are there until `begin`, and no longer than the call waits.
+        call: gets the payload.
     """
 
-    def __init__(self, engine: DependentContext, options: CallOptions, pending: PendingCall) -> None:
+    def __init__(self, engine: ArgumentContext, pending: PendingCall, call: ArgumentReceiver) -> None:
         self._engine = engine
         self._pending: PendingCall | None = pending
+        self._call: ArgumentReceiver | None = call
         self._total = len(pending.futures)
         self._done = count(1)
         self._ends = iter((True,))
-        limits = options.limits().dependent()
-        self.future: Future[Any] = Future(engine)
-        self.call = self.future.call = DependentCall(next(engine.ids), b"", self.future, limits, limits.kind)
-        if not options.cancel_running:
-            self.future.cancels_running = False
-        if options.on_progress is not None:
-            self.future.on_progress = options.on_progress
 
     def begin(self) -> None:
-        """Wait for the futures, once the call was accepted. If this is interrupted, the call is cancelled."""
-        own = self.future
-        try:
-            for future in self._futures():
-                if not isinstance(future, Future):
-                    future.add_done_callback(self._settled)
-                elif not future.add_waiter(self):
-                    self._settled(future)
-        except BaseException:
-            own.cancel()
-            raise
+        """Wait for the futures, once the call was accepted. If this is interrupted, the caller cancels the call."""
+        for future in self._futures():
+            if not isinstance(future, Future):
+                future.add_done_callback(self._settled)
+            elif not future.add_waiter(self):
+                self._settled(future)
 
     def _futures(self) -> list[BaseFuture[Any]]:
         return [] if self._pending is None else [*self._pending.futures.values()]
@@ -97,24 +92,25 @@ class DependentSubmit:
     # -- on a worker thread --------------------------------------------------------------------------------------------
 
     def _deliver(self) -> None:
-        """Hand the engine the complete call, or the error of a future."""
-        futures, pending, call, own = self._futures(), self._pending, self.call, self.future
+        """Complete the call, or end it with the error of a future."""
+        futures, pending, call = self._futures(), self._pending, self._call
         # Futures that are done keep their waiters, and must not keep the calls that have waited for them.
-        self._pending = None
-        del self.call, self.future
+        self._pending = self._call = None
         for future in futures:
             if isinstance(future, Future) and not future.done():
                 future.remove_waiter(self)
-        if pending is None or own.done():
+        if pending is None or call is None or call.is_over():
             return
         outcome = _first_failure(futures)
-        try:
-            if outcome is None:
-                call.payload = self._engine.payloads.snapshot(self._encoded(pending))
-        except Exception as error:  # a value that cannot be pickled again
-            outcome = error
-        event = ArgumentsReady(call.id) if outcome is None else ArgumentsFailed(call.id, outcome)
-        self._engine.post_behind_submits(event)
+        if outcome is None:
+            try:
+                payload = self._engine.payloads.snapshot(self._encoded(pending))
+            except Exception as error:  # a value that cannot be pickled again
+                outcome = error
+            else:
+                call.arguments_came(payload)
+                return
+        call.arguments_failed(outcome)
 
     def _encoded(self, pending: PendingCall) -> list[Buffer]:
         shared = self._engine.shared
@@ -138,17 +134,54 @@ def _first_failure(futures: Iterable[BaseFuture[Any]]) -> object:
     return None
 
 
-def dependent_submit(
+class HeldCall(ArgumentReceiver):
+    """A call of the core's, which holds it until its arguments are there.
+
+    Args:
+        engine: runs the call.
+        call: the core's record of it, which is not submitted yet.
+    """
+
+    def __init__(self, engine: ArgumentContext, call: Call) -> None:
+        self._engine = engine
+        self._call = call
+        call.wait_for_arguments()
+
+    def is_over(self) -> bool:
+        """See `ArgumentReceiver`."""
+        return self._call.state is SETTLED
+
+    def arguments_came(self, payload: Payload) -> None:
+        """See `ArgumentReceiver`."""
+        self._call.payload = payload
+        self._engine.post_behind_submits(ArgumentsReady(self._call.id))
+
+    def arguments_failed(self, outcome: object) -> None:
+        """See `ArgumentReceiver`."""
+        self._engine.post_behind_submits(ArgumentsFailed(self._call.id, outcome))
+
+
+def dependent_call(
     engine: DependentContext,
     options: CallOptions,
     fn: Callable[..., Any],
     args: tuple[Any, ...],
     kwargs: Mapping[str, Any],
-) -> DependentSubmit | None:
-    """Return the submit of a call that was found to have parts that cannot be pickled; None if no part is a future.
+) -> tuple[Future[Any], Call, ArgumentWait] | None:
+    """Return the future of a call whose arguments cannot be pickled, the call, and its wait, which is to begin when the
+    call is submitted. Returns None if no argument is a future.
 
     Raises:
-        CallSerializationError: another part cannot be pickled.
+        CallSerializationError: another part of the call cannot be pickled.
     """
-    pending = engine.codec.encode_pending(fn, args, kwargs, options.retry_on, is_future)
-    return None if pending is None else DependentSubmit(engine, options, pending)
+    pending = engine.codec.encode_pending(fn, args, kwargs, options.retry_on)
+    if pending is None:
+        return None
+    limits = options.limits()
+    future: Future[Any] = Future(engine)
+    call = future.call = Call(next(engine.ids), b"", future, limits, limits.kind)
+    if not options.cancel_running:
+        future.cancels_running = False
+    if options.on_progress is not None:
+        future.on_progress = options.on_progress
+    return future, call, ArgumentWait(engine, pending, HeldCall(engine, call))

@@ -9,10 +9,11 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import count
+from threading import get_native_id
 
 from dragonfly_executor import errors
 from dragonfly_executor.core import events
-from dragonfly_executor.core.calls import QUEUED, Call, CallLimits
+from dragonfly_executor.core.calls import DELAYED, Call, CallLimits
 from dragonfly_executor.core.machine import Machine, PoolLimits
 from dragonfly_executor.core.shutdown_mode import ShutdownMode
 from dragonfly_executor.engine.action_runner import broken_by, fail_each
@@ -190,6 +191,7 @@ class Engine:
             # From this step on, the calls are accepted.
             self._submit_queue.append(calls)
             if self._loop.is_asleep:
+                self._driver.caller.thread = get_native_id()
                 self._loop.call_soon_threadsafe(self._take_inbox)
             # A thread that closes the pool sets the refusal first. If none is set here, the engine takes these calls.
             if (self._refusal is not None or self._failure is not None) and self._submit_queue.withdraw(calls):
@@ -239,7 +241,7 @@ class Engine:
         self.handle(event)
 
     def _cancel(self, calls: Sequence[Call], running: bool) -> None:
-        ids = [call.id for call in calls if running or (call.state is QUEUED and call.attempt == 1)]
+        ids = [call.id for call in calls if running or (call.state <= DELAYED and call.attempt == 1)]
         self.handle(events.CancelRequested(tuple(ids)))
 
     def post(self, event: object) -> None:

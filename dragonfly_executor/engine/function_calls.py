@@ -40,7 +40,8 @@ class FunctionCalls:
     ) -> M:
         """Return the calls of a new map, which are calls of `fn` with these options; see `MapCalls` for the rest."""
         engine = self._engine
-        calls = calls_type(engine, options, RepeatedCall(engine.codec, fn, options.retry_on).encode, is_delayed, split)
+        call = RepeatedCall(engine.codec, fn, options.retry_on)
+        calls = calls_type(engine, options, call.encode, is_delayed, split, call.encode_pending)
         calls.name = call_name(fn)
         return calls
 

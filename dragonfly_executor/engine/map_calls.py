@@ -6,111 +6,41 @@ import time
 from _thread import TIMEOUT_MAX, allocate_lock
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import CancelledError
 
-from dragonfly_executor.core.actions import CANCELLED
-from dragonfly_executor.core.calls import Call, CallLimits
-from dragonfly_executor.engine.outcome import Outcome
-from dragonfly_executor.errors import ForkedExecutorError
+from dragonfly_executor.engine.map_call import MapCall
+from dragonfly_executor.errors import CallSerializationError, ForkedExecutorError
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from typing import Any, ClassVar, TypeAlias
 
-    from dragonfly_executor.core.calls import Payload
     from dragonfly_executor.engine.context import MapContext
+    from dragonfly_executor.engine.dependent_calls import ArgumentWait
     from dragonfly_executor.engine.options import CallOptions
     from dragonfly_executor.engine.progress_relay import ProgressRelay
     from dragonfly_executor.protocol.call_progress import CallProgress
     from dragonfly_executor.serialization.layout import Buffer
+    from dragonfly_executor.serialization.pending_call import PendingCall
 
     Batch: TypeAlias = list[tuple[tuple[Any, ...], int, int]]
     """For each call its arguments, the number of its first item, and the number of its items."""
     Split: TypeAlias = Callable[[tuple[Any, ...], int, int], Batch]
 
+
+def single_items(arguments: tuple[Any, ...], first: int, _size: int = 0) -> Batch:
+    """Return a chunk as chunks of one item each: one of them cannot be sent, or has to wait.
+
+    Args:
+        arguments: of `run_chunk` or `run_items`.
+        first: the number of its first item.
+    """
+    fn, columns, _, *rest = arguments
+    numbers = range(len(columns[0]))
+    return [((fn, tuple(column[n : n + 1] for column in columns), first + n, *rest), first + n, 1) for n in numbers]
+
+
 CANCELLED_AT_ONCE = 1000
 """Number of calls that the engine cancels in one step."""
-
-
-class MapCall(Call):
-    """One call of a map: the core's record of it and the receiver of its outcome in one object.
-
-    Attributes:
-        outcome: its outcome, once it is settled: as `CallToken.settle` gets it.
-        is_settled: whether it has its outcome.
-        owner: the map.
-        first, size: the number of its first item in the map, and how many items it has. 0 items: it has the error of an
-            iterable.
-        arguments: its arguments, if the map may have to send some of them again.
-    """
-
-    __slots__ = ("arguments", "first", "is_settled", "outcome", "owner", "size")
-    is_item = True
-
-    def __init__(
-        self,
-        id: int,  # noqa: A002
-        payload: Payload,
-        limits: CallLimits,
-        owner: MapCalls,
-        first: int,
-        size: int,
-    ) -> None:
-        super().__init__(id, payload, self, limits, limits.kind)
-        self.owner = owner
-        self.first = first
-        self.size = size
-        self.arguments: tuple[Any, ...] = ()
-        self.outcome: object = None
-        self.is_settled = False
-
-    def hand_over(self) -> bool:
-        """Accept that the call is sent to a runner."""
-        return True
-
-    def settle(self, outcome: object) -> None:
-        """Keep the outcome, and wake the thread that waits for it. Runs on the engine thread."""
-        self.outcome = outcome
-        self.is_settled = True
-        owner = self.owner
-        owner.settled += 1
-        if owner.awaited is self or owner.settled == owner.refill_at:
-            owner.wake()
-
-    def progressed(self, progress: CallProgress) -> None:
-        """Have the callback called with a report of the call. Runs on the engine thread."""
-        self.owner.progressed(progress._replace(item=self.first))
-
-    def cancel(self) -> None:
-        """Cancel the call, and stop it if it runs."""
-        self.owner.cancel((self,))
-
-    def take(self) -> Any:
-        """Return the value of a settled call, and forget it, or raise its exception."""
-        outcome = self.outcome
-        # Without `take_outcome`, because this is the hot path.
-        value, error = outcome.open() if type(outcome) is Outcome else self.take_outcome()
-        self.outcome = None
-        if error is None:
-            return value
-        try:
-            raise error from error.__cause__
-        finally:
-            del error, outcome  # as in `Future.result`
-
-    def take_outcome(self) -> tuple[Any, BaseException | None]:
-        """Return the value and None, or None and the exception, of a settled call, and forget it."""
-        try:
-            return self.open_outcome()
-        finally:
-            self.outcome = None
-
-    def open_outcome(self) -> tuple[Any, BaseException | None]:
-        """Return the same, and keep the outcome."""
-        outcome = self.outcome
-        if type(outcome) is Outcome:
-            return outcome.open()
-        return None, CancelledError() if outcome is CANCELLED else outcome  # type: ignore[return-value]  # an exception
 
 
 if TYPE_CHECKING:
@@ -138,6 +68,8 @@ class MapCalls:
             others are raised by `submit`.
         split: returns a call of several items as calls of one item each, if one of them cannot be encoded. None if such
             a call fails as a whole.
+        encode_pending: encodes a call up to the values of futures; returns None if no argument is a future. If it is
+            None, calls do not wait for futures.
 
     Attributes:
         pending: the calls whose results were not taken, in order.
@@ -152,6 +84,8 @@ class MapCalls:
     call_type: ClassVar[type[MapCall]] = MapCall
     _relay: ProgressRelay | None = None
     caller: Mapping[str, str] | None = None
+    _waits: tuple[ArgumentWait, ...] = ()
+    """The waits of calls that are about to be submitted."""
 
     def __init__(
         self,
@@ -160,12 +94,14 @@ class MapCalls:
         encode: Callable[[tuple[Any, ...]], list[Buffer]],
         is_delayed: tuple[type[Exception], ...],
         split: Split | None = None,
+        encode_pending: Callable[[tuple[Any, ...]], PendingCall | None] | None = None,
     ) -> None:
         self._engine = engine
         self._options = options
         self._encode = encode
         self._is_delayed = is_delayed
         self._split = split
+        self._encode_pending = encode_pending
         self.decode_result = engine.codec.decode_result
         self.decode_error = engine.codec.decode_error
         self.pending: deque[MapCall] = deque()
@@ -179,7 +115,7 @@ class MapCalls:
     def submit(self, batch: Batch) -> None:
         """Submit calls, all or none."""
         calls = self._encoded(batch)
-        # First, so that an interrupt finds the calls there. To cancel a call that the engine has not is harmless.
+        # First, so that an interrupt finds the calls there. Cancelling a call that the engine has not is harmless.
         self.pending.extend(calls)
         self._accept(calls)
 
@@ -217,11 +153,8 @@ class MapCalls:
         for arguments, first, size in batch:
             try:
                 payload = snapshot(encode(arguments))
-            except self._is_delayed as error:
-                if split is not None and size > 1:
-                    calls += self._encoded(split(arguments, first, size))
-                else:
-                    calls.append(self._failed(error, first, size))
+            except Exception as error:
+                calls += self._not_encoded(error, arguments, first, size)
                 continue
             call = new_call(next(ids), payload, options.limits(), self, first, size)
             call.name = name
@@ -230,11 +163,46 @@ class MapCalls:
             calls.append(call)
         return calls
 
+    def _not_encoded(self, error: Exception, arguments: tuple[Any, ...], first: int, size: int) -> list[MapCall]:
+        """Return the calls for arguments that cannot be encoded: some wait for futures, and some have failed.
+
+        Raises:
+            Exception: the error, if it is not to be raised in the call's turn.
+        """
+        if self._encode_pending is not None and isinstance(error, CallSerializationError):
+            try:
+                pending = self._encode_pending(arguments)
+            except CallSerializationError as another:
+                pending, error = None, another
+            if pending is not None and size > 1:
+                # An item waits for its own futures alone, and has their errors alone.
+                return self._encoded(single_items(arguments, first))
+            if pending is not None:
+                return [self._dependent(pending, arguments, first, size)]
+        if not isinstance(error, self._is_delayed):
+            raise error
+        if self._split is not None and size > 1:
+            return self._encoded(self._split(arguments, first, size))
+        return [self._failed(error, first, size)]
+
+    def _dependent(self, pending: PendingCall, arguments: tuple[Any, ...], first: int, size: int) -> MapCall:
+        """Return a call that waits for futures, from its submit on."""
+        # Imported for the first such call.
+        from dragonfly_executor.engine.dependent_items import wait_of_item
+
+        call = self.call_type(next(self._engine.ids), b"", self._options.limits(), self, first, size)
+        call.name, call.arguments = self.name, arguments if self._split is not None else ()
+        self._waits = (*self._waits, wait_of_item(self._engine, pending, call))
+        return call
+
     def _accept(self, calls: Sequence[MapCall]) -> None:
+        waits, self._waits = self._waits, ()
         unsettled = [call for call in calls if not call.is_settled]
         if unsettled:
             self.submitted += len(unsettled)
             self._engine.accept(unsettled)
+        for wait in waits:
+            wait.begin()
 
     def fail(self, error: Exception) -> None:
         """Raise an error, which belongs to no item, after the results before it."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dragonfly_executor.core.shutdown_mode import ShutdownMode
 from dragonfly_executor.engine.future import Future
-from dragonfly_executor.engine.map_calls import MapCall
+from dragonfly_executor.engine.map_call import MapCall
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
 if TYPE_CHECKING:

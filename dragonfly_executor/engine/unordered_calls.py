@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections import deque
 
-from dragonfly_executor.engine.map_calls import MapCall, MapCalls
+from dragonfly_executor.engine.map_call import MapCall
+from dragonfly_executor.engine.map_calls import MapCalls
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
 if TYPE_CHECKING:

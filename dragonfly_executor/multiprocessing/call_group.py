@@ -7,7 +7,8 @@ from functools import partial
 
 from dragonfly_executor.api.map_values import named
 from dragonfly_executor.engine.latch import Latch
-from dragonfly_executor.engine.map_calls import MapCall, MapCalls
+from dragonfly_executor.engine.map_call import MapCall
+from dragonfly_executor.engine.map_calls import MapCalls
 from dragonfly_executor.multiprocessing.group import Group
 from dragonfly_executor.util.condition import RLock, holding
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING

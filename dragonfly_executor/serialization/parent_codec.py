@@ -170,13 +170,11 @@ class CallCodec:
         args: tuple[Any, ...],
         kwargs: Mapping[str, Any],
         retry_on: tuple[type[BaseException], ...],
-        is_future: Callable[[Any], bool],
     ) -> PendingCall | None:
         """Encode a call, as far as it can be without the values of the futures in it. The arguments are a snapshot.
 
         Args:
             fn, args, kwargs, retry_on: as for `encode_call`, which has failed.
-            is_future: tells futures from all other objects.
 
         Returns:
             The call; None if no part of it is a future, or the serializer is the user's object.
@@ -190,7 +188,7 @@ class CallCodec:
         from dragonfly_executor.serialization.pending_call import FutureNumbers, encode_pending
 
         call = (fn, args, kwargs, retry_on) if retry_on else (fn, args, kwargs)
-        encoded = encode_pending(call, FutureNumbers(self.contents, is_future), self._format, self._main)
+        encoded = encode_pending(call, FutureNumbers(self.contents), self._format, self._main)
         if encoded is None:
             return None
         pending, pickler = encoded

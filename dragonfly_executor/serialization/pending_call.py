@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from concurrent.futures import Future
+
 from dragonfly_executor.errors import CallSerializationError
 from dragonfly_executor.serialization import exceptions
 from dragonfly_executor.serialization.layout import flat, snapshot
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
     from typing import Any
 
     from dragonfly_executor.serialization.content_registry import ContentRegistry
@@ -27,21 +29,19 @@ class FutureNumbers:
 
     Args:
         contents: gives the numbers, which are those of shared objects.
-        is_future: tells futures from all other objects.
 
     Attributes:
         futures: the futures that were found, by number.
     """
 
-    def __init__(self, contents: ContentRegistry, is_future: Callable[[Any], bool]) -> None:
+    def __init__(self, contents: ContentRegistry) -> None:
         self._contents = contents
-        self._is_future = is_future
         self._numbers: dict[int, int] = {}
         self.futures: dict[int, Any] = {}
 
     def number_of(self, found: Any) -> int | None:
         """Return the number that stands for an object; None if the object is no future. A pickler calls this."""
-        if not self._is_future(found):
+        if not isinstance(found, Future):
             return None
         number = self._numbers.get(id(found))
         if number is None:

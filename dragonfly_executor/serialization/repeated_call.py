@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from dragonfly_executor.serialization.layout import Buffer
     from dragonfly_executor.serialization.parent_codec import CallCodec
+    from dragonfly_executor.serialization.pending_call import PendingCall
 
 
 class RepeatedCall:
@@ -52,8 +53,11 @@ class RepeatedCall:
 
             if not isinstance(error, FuturePicklingError):
                 raise
-            # The calls of a map do not wait for futures.
             raise self._codec.call_error(error, self._fn, args, {}) from error
+
+    def encode_pending(self, args: tuple[Any, ...]) -> PendingCall | None:
+        """Encode a call up to the values of the futures in it; see `CallCodec.encode_pending`."""
+        return self._codec.encode_pending(self._fn, args, {}, self._retry_on)
 
     def _chunk(self, args: tuple[Any, ...]) -> bytes | None:
         chunks = self._chunks

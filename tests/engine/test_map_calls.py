@@ -13,7 +13,8 @@ import pytest
 from dragonfly_executor.core.actions import CANCELLED, Settle
 from dragonfly_executor.core.calls import Call
 from dragonfly_executor.engine.action_runner import settle
-from dragonfly_executor.engine.map_calls import MapCall, MapCalls
+from dragonfly_executor.engine.map_call import MapCall
+from dragonfly_executor.engine.map_calls import MapCalls
 from dragonfly_executor.engine.options import CallOptions
 from dragonfly_executor.engine.outcome import Outcome
 from dragonfly_executor.engine.payload_store import PayloadStore

@@ -17,7 +17,7 @@ from dragonfly_executor import errors
 from dragonfly_executor.core import actions, events
 from dragonfly_executor.core.call_queue import LOOKAHEAD
 from dragonfly_executor.core.call_table import Call, CallLimits
-from dragonfly_executor.core.calls import DEFAULT_KIND, QUEUED, ChildCall, DependentCall
+from dragonfly_executor.core.calls import DEFAULT_KIND, QUEUED, ChildCall
 from dragonfly_executor.core.capacity import Capacity, Requirements
 from dragonfly_executor.core.events import ShutdownMode
 from dragonfly_executor.core.machine import Machine, PoolLimits
@@ -150,10 +150,6 @@ class World:
 
     # -- events --------------------------------------------------------------------------------------------------------
 
-    def _limits_of(self, limits: CallLimits, kind: str, dependent: bool) -> CallLimits:
-        required = self._required(limits, kind)
-        return required.dependent() if dependent else required
-
     @staticmethod
     def _required(limits: CallLimits, kind: str) -> CallLimits:
         """The limits of a call of this kind."""
@@ -167,17 +163,17 @@ class World:
         self, limits: Iterable[CallLimits], kinds: Sequence[str] = (DEFAULT_KIND,), *, dependent: bool = False
     ) -> list[int]:
         """Submit calls with these limits, of these kinds in turn. `dependent`: they have yet to get their arguments."""
-        make_call = DependentCall if dependent else Call
         batch = list(limits)
         first = len(self.accounts) + 1
 
         def make() -> events.Submitted:
-            return events.Submitted(
-                [
-                    make_call(first + i, b"", None, self._limits_of(each, kind, dependent), kind)
-                    for i, (each, kind) in enumerate(zip(batch, cycle(kinds), strict=False))
-                ]
-            )
+            calls = [
+                Call(first + i, b"", None, self._required(each, kind), kind)
+                for i, (each, kind) in enumerate(zip(batch, cycle(kinds), strict=False))
+            ]
+            for call in calls if dependent else ():
+                call.wait_for_arguments()
+            return events.Submitted(calls)
 
         event = make()
         accounts = {call.id: TrackedCall(call) for call in event.calls}

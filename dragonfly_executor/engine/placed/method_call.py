@@ -36,12 +36,14 @@ class MethodCall:
         kept: objects that live until the call is settled.
         lease: makes what keeps the objects of its result that stay in the slot. It keeps the worker alive meanwhile.
         expired: its error, if its time is over and the slot has not dropped it yet.
+        has_arguments: whether it has its payload. Without it, it waits for futures among its arguments.
     """
 
     __slots__ = (
         "attempt",
         "expired",
         "future",
+        "has_arguments",
         "is_abandoned",
         "kept",
         "lease",
@@ -58,14 +60,19 @@ class MethodCall:
         self.payload = payload
         self.limits = limits
         self.future = future
-        self.size = len(payload) if isinstance(payload, bytes) else sum(map(len, payload))
+        self.size = _size(payload)
         self.state = CallState.QUEUED
         self.timers: list[Timer] = []
         self.attempt = 1
         self.is_abandoned = False
         self.expired: Exception | None = None
+        self.has_arguments = True
         self.kept: object = None
         self.lease: Callable[..., Any] | None = None
+
+    def complete(self, payload: Payload) -> None:
+        """Set the payload, once the values of its futures are there."""
+        self.payload, self.size, self.has_arguments = payload, _size(payload), True
 
     def settle(self, outcome: object) -> None:
         """Settle the future, on the engine thread. The slot does not need the payload any more."""
@@ -88,6 +95,10 @@ class MethodCall:
         self.payload = b""
         self.lease = self.kept = None
         self.future.call = None
+
+
+def _size(payload: Payload) -> int:
+    return len(payload) if isinstance(payload, bytes) else sum(map(len, payload))
 
 
 class MethodContext:

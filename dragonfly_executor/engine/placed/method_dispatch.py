@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from dragonfly_executor.core.actions import CANCELLED
 from dragonfly_executor.engine.outcome import Outcome
@@ -15,6 +15,7 @@ from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from typing import Any
 
+    from dragonfly_executor.core.calls import Payload
     from dragonfly_executor.engine.context import WorkerContext
     from dragonfly_executor.engine.placed.method_call import MethodCall
     from dragonfly_executor.serialization import CallCodec
@@ -102,10 +103,24 @@ class MethodDispatch:
         limits = call.limits
         if limits.timeout is not None:
             self._limit(call, limits.timeout, f"its timeout of {limits.timeout:g} s")
-        if limits.queue_timeout is not None:
-            timer = self._engine.loop.call_later(limits.queue_timeout, lambda: self._waited(call, limits.queue_timeout))
-            call.timers.append(timer)
+        if call.has_arguments:
+            self._limit_wait(call)
         self.queue.add(call)
+
+    def arguments_came(self, call: MethodCall, payload: Payload) -> None:
+        """Let a call go on that has waited for futures."""
+        if call.future.done():
+            return
+        call.complete(payload)
+        self._limit_wait(call)
+        self.send()
+
+    def arguments_failed(self, call: MethodCall, outcome: object) -> None:
+        """End a call whose futures have failed. The calls behind it go on."""
+        if self.queue.remove(call):
+            call.settle(outcome)
+            self.send()
+            self._after_end()
 
     def send(self) -> None:
         """Send the calls for which there is room in the slot."""
@@ -116,6 +131,13 @@ class MethodDispatch:
                 self.cancelled(call)
                 continue
             self._link.send(self.queue.sent(), call.payload, reports=call.limits.run_timeout is not None)
+
+    def drop(self, calls: Sequence[MethodCall]) -> None:
+        """Drop calls whose futures were cancelled, if they were not sent."""
+        for call in calls:
+            self.cancelled(call)
+        # They may have waited for futures, in front of others.
+        self.send()
 
     def cancelled(self, call: MethodCall) -> None:
         """Drop a call whose future was cancelled, if it was not sent."""
@@ -210,6 +232,11 @@ class MethodDispatch:
     def _limit(self, call: MethodCall, seconds: float, limit: str) -> None:
         call.timers.append(self._engine.loop.call_later(seconds, lambda: self._expired(call, limit)))
 
+    def _limit_wait(self, call: MethodCall) -> None:
+        seconds = call.limits.queue_timeout
+        if seconds is not None:
+            call.timers.append(self._engine.loop.call_later(seconds, lambda: self._waited(call, seconds)))
+
     def _waited(self, call: MethodCall, seconds: float | None) -> None:
         if self.queue.remove(call):
             text = f"the call of {self._name}.{call.name} was not begun within its queue_timeout of {seconds:g} s"
@@ -240,6 +267,8 @@ class MethodDispatch:
 
     def _end_unsent(self, call: MethodCall, error: Exception) -> None:
         call.settle(error)
+        # It may have waited for futures, in front of others.
+        self.send()
         self._after_end()
         self._engine.wakers.flush()
 

@@ -12,6 +12,8 @@ class QueuedCall(Protocol):
 
     size: int
     """Bytes that travel for it."""
+    has_arguments: bool
+    """False if it waits for its arguments. No call overtakes such a call."""
 
 
 C = TypeVar("C", bound=QueuedCall)
@@ -83,6 +85,8 @@ class MethodQueue(Generic[C]):
     def next(self) -> C | None:
         """Return the call that is to be sent now, or None. It stays in front until `sent` or `remove`."""
         if not self._waiting or len(self._sent) >= self._concurrency + self.ahead:
+            return None
+        if not self._waiting[0].has_arguments:
             return None
         if self._sent and self._bytes >= MOST_BYTES:
             return None

@@ -24,12 +24,16 @@ from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from typing import Any
+    from typing import Any, TypeAlias
 
     from dragonfly_executor.core.calls import Payload
     from dragonfly_executor.engine.context import FutureContext, WorkerContext
     from dragonfly_executor.engine.objects.request import Session
     from dragonfly_executor.serialization.object_registry import ServedEntry
+    from dragonfly_executor.serialization.pending_call import PendingCall
+
+    EncodedPart: TypeAlias = tuple[Payload, PendingCall | None]
+    """The encoded call of a worker or a method. If it has to wait for futures, the second part is that call."""
 
 
 class WorkerDriver:
@@ -55,7 +59,7 @@ class WorkerDriver:
         self.name = name
         self._restarts = restarts
         self._limits = limits
-        self._payload: Payload = b""
+        self._payload: Payload | None = None
         self._inbox = MethodInbox(engine, self._take)
         # Its attributes are read-only, and those of the protocol may be set.
         context: Any = MethodContext(engine, self._cancelled)
@@ -79,29 +83,45 @@ class WorkerDriver:
 
     # -- any thread ----------------------------------------------------------------------------------------------------
 
-    def begin(self, payload: Payload) -> None:
+    def begin(self, encoded: EncodedPart) -> None:
         """Submit the worker's call.
+
+        Args:
+            encoded: the encoded call.
 
         Raises:
             RuntimeError: the pool is shut down.
         """
-        self._payload = payload
+        payload, pending = encoded
+        self._payload = payload if pending is None else None
+        call, wait = self._new_call(), None
+        if pending is not None:
+            from dragonfly_executor.engine.placed.dependent_methods import wait_of_worker
+
+            wait = wait_of_worker(self._engine, pending, self, call)
         # First, so that a shutdown that comes now sees the worker, if it sees its call.
         self._engine.at_shut_down.append(self.pool_ends)
         try:
-            self._engine.accept((self._new_call(),))
+            self._engine.accept((call,))
         except BaseException:
             self._engine.at_shut_down.remove(self.pool_ends)
             raise
+        if wait is not None:
+            wait.begin()
 
     def submit(
-        self, name: str, payload: Payload, limits: CallLimits, lease: Callable[..., Any] | None, kept: object
+        self,
+        name: str,
+        encoded: EncodedPart,
+        limits: CallLimits,
+        lease: Callable[..., Any] | None,
+        kept: object,
     ) -> Future[Any]:
         """Accept a method call, and return its future.
 
         Args:
             name: the name of the method.
-            payload: the encoded call.
+            encoded: the encoded call.
             limits: its limits.
             lease: keeps the objects of the result that stay in the slot, and opens the result; None to keep none.
             kept: objects that live until the call is settled.
@@ -112,12 +132,26 @@ class WorkerDriver:
         """
         future: Future[Any] = Future(self._context)
         future.cancels_running = False
+        payload, pending = encoded
         call = MethodCall(name, payload, limits, future)
         made: Any = call
         future.call = made
         call.lease, call.kept = lease, kept
+        call.has_arguments = pending is None
         self._inbox.accept(call)
+        if pending is not None:
+            from dragonfly_executor.engine.placed.dependent_methods import wait_for_method
+
+            wait_for_method(self._engine, pending, self, call)
         return future
+
+    def complete(self, payload: Payload) -> None:
+        """See `dependent_methods.WorkerOfCalls`."""
+        self._payload = payload
+
+    def change_methods(self, change: Callable[[MethodDispatch], object]) -> None:
+        """See `dependent_methods.WorkerOfCalls`."""
+        self._engine.on_thread(lambda _: self._change_methods(change))
 
     def check_open(self) -> None:
         """Raise the error that a method call would raise now."""
@@ -136,7 +170,7 @@ class WorkerDriver:
         self._engine.on_thread(lambda _: self._signal(number))
 
     def _cancelled(self, calls: Sequence[MethodCall]) -> None:
-        self._engine.on_thread(lambda _: self._drop(calls))
+        self.change_methods(lambda methods: methods.drop(calls))
 
     # -- the engine thread: calls --------------------------------------------------------------------------------------
 
@@ -162,10 +196,9 @@ class WorkerDriver:
         self._methods.add(call)
         self._methods.send()
 
-    def _drop(self, calls: Sequence[MethodCall]) -> None:
+    def _change_methods(self, change: Callable[[MethodDispatch], object]) -> None:
         self._take()
-        for call in calls:
-            self._methods.cancelled(call)
+        change(self._methods)
         self._engine.wakers.flush()
 
     # -- the engine thread: what the slot says -------------------------------------------------------------------------
@@ -207,7 +240,7 @@ class WorkerDriver:
     # -- the engine thread: the worker's call --------------------------------------------------------------------------
 
     def _new_call(self) -> PlacedCall:
-        call = PlacedCall(next(self._engine.ids), self._payload, self, self._limits, self.name)
+        call = PlacedCall(next(self._engine.ids), self._payload or b"", self, self._limits, self.name)
         self._call = call
         return call
 
@@ -222,7 +255,7 @@ class WorkerDriver:
         self._call = self._link = self._made_at = None
         failure = failure_of(outcome, is_stopping=self._is_stopping) if self._cause is None else self._cause
         failed = failure is not None or self._exit_status != 0
-        may_restart = not self._is_stopping and another_run_helps(outcome)
+        may_restart = self._payload is not None and not self._is_stopping and another_run_helps(outcome)
         pause = self._restarts.pause(failed=failed, served=served) if may_restart else None
         self._exit_status = 0
         again = [each for each in doubtful if pause is not None and each.attempt <= each.limits.retries]
@@ -343,5 +376,5 @@ class WorkerDriver:
         else:
             self.ended.settle(end.settled(may_have_started=True))
         self._engine.at_shut_down.remove(self.pool_ends)
-        self._payload = b""
+        self._payload = None
         self._engine.wakers.flush()

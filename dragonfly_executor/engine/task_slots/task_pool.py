@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 
 from dragonfly_executor.core import actions, events
 from dragonfly_executor.core.actions import CANCELLED
-from dragonfly_executor.core.calls import Call, CallLimits, DependentCall
+from dragonfly_executor.core.calls import Call, CallLimits
 from dragonfly_executor.core.machine import Machine, PoolLimits
 from dragonfly_executor.core.shutdown_mode import ShutdownMode
 from dragonfly_executor.engine.action_runner import fail_each
@@ -76,7 +76,7 @@ class TaskPool:
         self._by_call: dict[int, TaskSlot] = {}
         self._starting: list[SharedSlotCall] = []
         self._cancelling: list[SharedSlotCall] = []
-        self._keeps_open: DependentCall | None = None
+        self._keeps_open: Call | None = None
         """Keeps the pool open during a shutdown, as long as there are calls here."""
         self._driver: TaskDriver
         self.ended = EndedSlots()
@@ -210,8 +210,8 @@ class TaskPool:
     def shut_down(self, mode: ShutdownMode) -> None:
         """End as the pool does. All calls that were accepted are here."""
         if mode is ShutdownMode.DRAIN and self._keeps_open is None:
-            limits = CallLimits().dependent()
-            self._keeps_open = OpenUntilDrained(next(self._engine.ids), b"", None, limits)
+            self._keeps_open = OpenUntilDrained(next(self._engine.ids), b"", None, CallLimits())
+            self._keeps_open.wait_for_arguments()
             self._engine.handle(events.Submitted((self._keeps_open,)))
         elif mode is ShutdownMode.CANCEL_QUEUED:
             # Calls for slots that wait themselves do not run.
@@ -246,7 +246,7 @@ class EndedSlots:
             self.failed += 1
 
 
-class OpenUntilDrained(DependentCall):
+class OpenUntilDrained(Call):
     """A call of the pool that waits until the calls here have ended, so that the pool does not end before them."""
 
     __slots__ = ()

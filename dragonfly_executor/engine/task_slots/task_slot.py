@@ -7,6 +7,7 @@ from dragonfly_executor.core import events
 from dragonfly_executor.core.actions import CANCELLED
 from dragonfly_executor.engine.outcome import Outcome
 from dragonfly_executor.engine.placed.method_frames import WorkerLink
+from dragonfly_executor.engine.task_slots.sent_call import SentCall
 from dragonfly_executor.engine.task_slots.shared_slot_call import SharedSlotCall
 from dragonfly_executor.protocol.call_progress import CallProgress
 from dragonfly_executor.protocol.placed_messages import NUMBER, EndFlag, ParentSays
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
     from dragonfly_executor.core.calls import Call, CallLimits, Payload
     from dragonfly_executor.engine.context import WorkerContext
     from dragonfly_executor.engine.objects.request import Session
-    from dragonfly_executor.transport.loop import Timer
 
     class SlotPool(Protocol):
         """The calls that share slots, as one of the slots uses them."""
@@ -45,38 +45,6 @@ TASK_GRACE = 5.0
 """Seconds in which a task that was cancelled must end."""
 MOST_STARTS = 3
 """Number of slots that may be lost in a row before they have opened."""
-
-
-class SentCall:
-    """A call that was sent to the slot, and is not answered.
-
-    Attributes:
-        call, attempt, payload: the call. A call that is settled forgets its payload, which the slot may still read.
-        is_ending: whether its task was told to end.
-        is_late: whether that is because of its `run_timeout`.
-        is_cancelled: whether the slot's loop has cancelled the task.
-        timer: the timer of its limit, or of its end.
-    """
-
-    __slots__ = ("attempt", "call", "is_cancelled", "is_ending", "is_late", "payload", "timer")
-
-    def __init__(self, call: Call) -> None:
-        self.call = call
-        self.attempt = call.attempt
-        self.payload = call.payload
-        self.is_ending = self.is_late = self.is_cancelled = False
-        self.timer: Timer | None = None
-
-    @property
-    def ref(self) -> tuple[int, int]:
-        """The call's id and attempt."""
-        return self.call.id, self.attempt
-
-    def stop_timer(self) -> None:
-        """Cancel the timer."""
-        if self.timer is not None:
-            self.timer.cancel()
-            self.timer = None
 
 
 class TaskSlot:

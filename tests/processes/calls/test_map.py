@@ -280,11 +280,3 @@ def test_a_map_refuses_a_generator_function_at_once(chunksize: int, make: Make) 
         ex.map(_generator, [1, 2], chunksize=chunksize)
     with pytest.raises(TypeError, match=r"_generator\(\) is a generator function"):
         ex.submit(_generator, 1)
-
-
-def test_a_future_among_the_items_fails_its_map(make: Make) -> None:
-    ex = make(1)
-    first = ex.submit(payloads.echo, 1)
-    with pytest.raises(CallSerializationError, match=r"argument 1 of item 1 of the map") as caught:
-        list(ex.map(payloads.echo, [0, first], chunksize=2))
-    assert not hasattr(caught.value, "__notes__")

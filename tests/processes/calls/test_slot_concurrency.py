@@ -196,6 +196,7 @@ def test_errors_and_values_of_calls_that_share_a_slot(make: Make, tmp_path: Path
     assert values(ex.submit(twice, data) for _ in range(6)) == [2 * data] * 6
     first = ex.submit(double, 4)
     assert ex.submit(double, first.as_argument()).result(PATIENCE) == 16
+    assert list(ex.map(double, [ex.submit(double, number) for number in range(4)])) == [0, 4, 8, 12]
     with ex.share(data) as shared:
         assert values(ex.submit(twice, shared) for _ in range(3)) == [2 * data] * 3
 

@@ -30,6 +30,7 @@ def submits(executor: DragonflyExecutor, model: Model) -> None:
     assert_type(executor.options(timeout=1).submit(scale, [1], 1), Future[str])
     future = executor.submit(scale, [1], 1)
     assert_type(executor.submit(model.predict, future.as_argument()), Future[float])
+    assert_type(list(executor.map(model.predict, [future.as_argument()])), list[float])
     executor.submit(scale, future.as_argument(), 1)  # error: call-overload, reportArgumentType, reportCallIssue
 
     executor.submit(scale, [1], "1")  # error: call-overload, reportArgumentType, reportCallIssue

@@ -33,6 +33,9 @@ def workers(executor: DragonflyExecutor, pool: Pool) -> None:
     assert_type(worker.options(timeout=1), PlacedWorker[Model])
     assert_type(worker.ready, Future[None])
     assert_type(pool.place(load, "path"), PlacedWorker[Model])
+    later = executor.submit(str, 5)
+    assert_type(executor.place(Model, later.as_argument()), PlacedWorker[Model])
+    assert_type(worker.predict(later), Future[Any])
     with executor.options(concurrency=2, restart="on_failure", max_restarts=None).place(Model, "path") as same:
         assert_type(same, PlacedWorker[Model])
 
