@@ -1,4 +1,4 @@
-"""`TaskPool`: slots that are shared by up to so many calls each. It belongs to the engine thread.
+"""`TaskPool`: slots that several calls share. It belongs to the engine thread.
 
 For the pool's core, each of the slots is one call, which runs while there are calls for it. A core of its own decides
 about the calls in the slots. For that core, each of the slots is a runner.

@@ -287,6 +287,27 @@ def test_a_plain_call_gets_a_slot_while_others_keep_coming(make: Make) -> None:
     asyncio.run(main())
 
 
+def test_a_pool_shrinks_while_calls_keep_coming(make_pool: MakePool) -> None:
+    pool = make_pool(max=2, max_concurrency=1, slot_concurrency=2)
+
+    async def keep_coming(stop: asyncio.Event) -> None:
+        while not stop.is_set():
+            await pool.acall(asyncio.sleep, 0.02)
+
+    async def main() -> bool:
+        stop = asyncio.Event()
+        streams = [asyncio.create_task(keep_coming(stop)) for _ in range(4)]
+        await pool.await_for(runners=2)
+        await pool.acall(double, 1)
+        pool.resize(min=0, max=1)
+        shrunk = await asyncio.to_thread(becomes_true, pool, lambda: pool.stats().runners_up == 1)
+        stop.set()
+        await asyncio.gather(*streams)
+        return shrunk
+
+    assert asyncio.run(main())
+
+
 def test_an_idle_slot_is_given_to_a_plain_call_at_once(make: Make, mailbox: Mailbox, gate: Gate) -> None:
     ex = make(1)
     assert ex.options(slot_concurrency=4).submit(double, 1).result(PATIENCE) == 2

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from dragonfly_executor.core.events import RunnerLeaving
+from dragonfly_executor.core.runner import UP, Runner, RunnerState
 from dragonfly_executor.engine.task_slots.slot_yield import TURN, SlotYield
 
 
@@ -28,7 +29,9 @@ class SharedSlots:
     def __init__(self, *ages: float, idle: tuple[int, ...] = ()) -> None:
         self.loop: Any = Loop()
         self.open_slots: list[Any] = [
-            SimpleNamespace(number=number, opened_at=100.0 - age, is_idle=number in idle, is_leaving=False)
+            SimpleNamespace(
+                number=number, opened_at=100.0 - age, is_idle=number in idle, is_leaving=False, runner_id=number
+            )
             for number, age in enumerate(ages, 1)
         ]
         self.left: list[int] = []
@@ -37,12 +40,27 @@ class SharedSlots:
         self.left.append(event.runner_id)
 
 
-def machine(*, calls: int, started: int, busy: int, slots: int) -> Any:
+def machine(*, calls: int, started: int, busy: int, slots: int, runners: tuple[Runner, ...] = ()) -> Any:
     table = SimpleNamespace(calls=dict.fromkeys(range(calls)), started=started)
-    return SimpleNamespace(pool=SimpleNamespace(call_table=table, runner_table=SimpleNamespace(busy=busy, slots=slots)))
+    some = SimpleNamespace(
+        busy=busy,
+        slots=slots,
+        runners={runner.id: runner for runner in runners},
+        up=sum(runner.state is UP for runner in runners),
+        booting={},
+        retiring={runner.id: runner for runner in runners if runner.retiring},
+        retired={},
+    )
+    return SimpleNamespace(pool=SimpleNamespace(call_table=table, runner_table=some))
 
 
-def left(shared: SharedSlots, waiting: int = 0, /, **state: int) -> list[int]:
+def runner_of(number: int, *, state: RunnerState = UP, retiring: bool = False) -> Runner:
+    runner = Runner(number, "")
+    runner.state, runner.retiring = state, retiring
+    return runner
+
+
+def left(shared: SharedSlots, waiting: int = 0, /, **state: Any) -> list[int]:
     SlotYield(shared, lambda: waiting).review(machine(**state), is_open=True)
     return shared.left
 
@@ -82,3 +100,10 @@ def test_a_young_slot_is_looked_at_again_when_its_turn_is_over() -> None:
     slots.loop.now = when
     callback()
     assert slots.left == [1]
+
+
+def test_a_slot_leaves_with_its_runner() -> None:
+    runners = runner_of(1), runner_of(2, retiring=True), runner_of(3, state=RunnerState.LEAVING)
+    shared = SharedSlots(0.0, 0.0, 0.0)
+    assert left(shared, calls=3, started=3, busy=3, slots=3, runners=runners) == [2, 3]
+    assert left(SharedSlots(0.0), calls=1, started=1, busy=1, slots=1, runners=runners[:1]) == []
