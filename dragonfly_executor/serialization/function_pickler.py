@@ -1,4 +1,4 @@
-"""Pickles functions by value, without cloudpickle: the code as `marshal` writes it, and the other parts as the pickler does.
+"""Pickles functions by value, without cloudpickle: the code by `marshal`, and the other parts by the pickler.
 
 This covers lambdas, closures and nested functions whose globals are a module's namespace, and modules that they hold.
 Other functions, classes and odd objects need cloudpickle (see `cloudpickle_pickler`).

@@ -63,9 +63,9 @@ GOOD = FakeRunner()
 class FakeBackend(Backend):
     """A backend whose runners are threads of this process, and so come up at once.
 
-    Calls run in this process as well. A cancelled call counts as stopped, but its thread continues, and its
-    result is dropped. In a call, but not in threads that it starts, `Parent.get` returns the runner's parent. The limits
-    that a runner enforces, ``run_timeout`` and its lease, are not enforced. The initializer runs once on a runner, and the
+    Calls run in this process as well. A cancelled call counts as stopped, but its thread continues, and its result is
+    dropped. In a call, but not in threads that it starts, `Parent.get` returns the runner's parent. The limits that a
+    runner enforces, ``run_timeout`` and its lease, are not enforced. The initializer runs once on a runner, and the
     user's own serializer cannot be used.
 
     Args:

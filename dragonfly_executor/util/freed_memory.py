@@ -14,8 +14,8 @@ def keep_freed_memory() -> None:
     glibc begins with a threshold of 128 KiB: it returns freed memory to the kernel when that much is at the end of the
     heap. Then each new large object has a page fault for each page of 4 KiB, which takes longer than copying
     the page. Whenever a block of up to 32 MiB is freed that has pages of its own, glibc raises the threshold to twice
-    the block's size (mallopt(3), ``M_MMAP_THRESHOLD``). So one such block is allocated and freed here. Its pages are never
-    written, so it takes no memory. A program that has set a threshold itself keeps its own. Other C libraries do
+    the block's size (mallopt(3), ``M_MMAP_THRESHOLD``). So one such block is allocated and freed here. Its pages are
+    never written, so it takes no memory. A program that has set a threshold itself keeps its own. Other C libraries do
     nothing.
     """
     try:
