@@ -325,6 +325,18 @@ class Future(BaseFuture[T]):
         """True if the call has ended with a value. This does not open the value."""
         return self._state == FINISHED and self._exception is None
 
+    @property
+    def error_type(self) -> str | None:
+        """The name of the type of the call's error, without opening it; None if there is none, or not yet."""
+        if self._state in CANCELLED_STATES:
+            return CancelledError.__name__
+        error = self._exception
+        if error is None:
+            return None
+        return (
+            error.outcome.described().removeprefix("raised ") if type(error) is UndecodedError else type(error).__name__
+        )
+
     def as_argument(self) -> T:
         """Return this future, which type checkers then take for its value.
 
