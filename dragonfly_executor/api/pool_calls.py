@@ -75,12 +75,13 @@ class PoolCalls(Submitter):
 
             fn = with_setting(fn, options)
         name = fn.__qualname__ if type(fn) is FunctionType else call_name(fn)
-        if self._carrier is not None or options.max_queued is not None:
-            return self._special(engine, options, name, args, kwargs).submit(self.name, self._carrier, fn)
+        if self._carrier is not None or options.is_special:
+            special = self._special(engine, options, name, args, kwargs, fn)
+            return special.submit(self.name, self._carrier, fn)
         try:
             parts = engine.codec.encode_call(fn, args, kwargs, options.retry_on)
         except CallSerializationError:
-            future = self._special(engine, options, name, args, kwargs).submit_dependent(fn)
+            future = self._special(engine, options, name, args, kwargs, fn).submit_dependent(fn)
             if future is None:
                 raise
             return future
@@ -92,14 +93,29 @@ class PoolCalls(Submitter):
             on_progress=options.on_progress,
         )
 
-    @staticmethod
     def _special(
-        engine: Engine, options: CallOptions, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]
+        self,
+        engine: Engine,
+        options: CallOptions,
+        name: str,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        fn: Callable[..., Any],
     ) -> SpecialSubmit:
         # Imported here, because most programs do not need it.
         from dragonfly_executor.api.special_submit import SpecialSubmit
 
-        return SpecialSubmit(engine, options, name, args, kwargs)
+        runs_it: Any = engine
+        if options.slot_concurrency > 1:
+            runs_it, options = self._task_engine(engine, options, fn)
+        return SpecialSubmit(runs_it, options, name, args, kwargs)
+
+    def _task_engine(self, engine: Engine, options: CallOptions, fn: Callable[..., Any]) -> tuple[Any, CallOptions]:
+        """Return what runs the calls of a function that may share slots, and the options of these calls."""
+        # Imported for the first such call.
+        from dragonfly_executor.engine.task_slots.task_engines import task_engine
+
+        return task_engine(engine, options, fn, is_default=options.slot_concurrency == self._options.slot_concurrency)
 
     async def submit_in_task(
         self, options: CallOptions, fn: Callable[..., T], args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -109,17 +125,13 @@ class PoolCalls(Submitter):
             return self.submit_with(options, fn, args, kwargs)
         engine = self._ready or self.begin(options)
         self._check(engine, options)
-        submit = self._special(engine, options, call_name(fn), args, kwargs)
+        submit = self._special(engine, options, call_name(fn), args, kwargs, fn)
         return await submit.submit_in_task(self.name, self._carrier, fn, options.max_queued)
 
     def open_stream(
         self, options: CallOptions, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> CallStream[Any]:
         """Submit the call of a stream with these options; see `Submitter.stream`."""
-        # Imported for the first stream.
-        from dragonfly_executor.api.call_stream import CallStream
-        from dragonfly_executor.engine.stream_call import StreamCall
-        from dragonfly_executor.serialization.map_chunk import run_stream
         from dragonfly_executor.util.validation import refuse_stream
 
         refuse_stream(fn)
@@ -130,7 +142,22 @@ class PoolCalls(Submitter):
             from dragonfly_executor.api.call_settings import with_setting
 
             run = with_setting(fn, options, of_stream=True)
-        given = run, args, kwargs, options.stream_buffersize
+        name = call_name(fn)
+
+        def submit(carried: Callable[..., Any]) -> CallStream[Any]:
+            return self._submit_stream(engine, options, name, (carried, args, kwargs, options.stream_buffersize))
+
+        if self._carrier is None:
+            return submit(run)
+        return self._carrier.submit(self.name, name, run, submit, is_stream=True)
+
+    @staticmethod
+    def _submit_stream(engine: Engine, options: CallOptions, name: str, given: tuple[Any, ...]) -> CallStream[Any]:
+        # Imported for the first stream.
+        from dragonfly_executor.api.call_stream import CallStream
+        from dragonfly_executor.engine.stream_call import StreamCall
+        from dragonfly_executor.serialization.map_chunk import run_stream
+
         wait = None
         try:
             parts = engine.codec.encode_call(run_stream, given, {}, options.retry_on)
@@ -143,7 +170,7 @@ class PoolCalls(Submitter):
 
             call = StreamCall(engine, b"", options)
             wait = ArgumentWait(engine, pending, HeldCall(engine, call))
-        call.name = call_name(fn)
+        call.name = name
         # First, so that an interrupt closes it.
         stream: CallStream[Any] = CallStream(call, engine.codec.decode_result)
         engine.streams.add(call)
@@ -169,7 +196,8 @@ class PoolCalls(Submitter):
 
         engine = self._ready or self.begin(options)
         self._check(engine, options)
-        return place(owner, engine, options, make, args, kwargs)
+        tracing = None if self._carrier is None else (self._carrier, self.name)
+        return place(owner, engine, options, make, args, kwargs, tracing)
 
     def place_process_with(
         self, owner: Submitter, options: CallOptions, argv: Sequence[Any], settings: Mapping[str, Any]
@@ -217,6 +245,9 @@ class PoolCalls(Submitter):
         self.check_open()
         engine = self._engine
         self._check(engine, options)
+        if options.slot_concurrency > 1:
+            runs_it, options = self._task_engine(engine, options, fn)
+            return runs_it.function_calls.of_map(options, fn, is_delayed, split, calls_type)  # type: ignore[no-any-return]
         return engine.function_calls.of_map(options, fn, is_delayed, split, calls_type)
 
     def calls_taken_by(

@@ -21,6 +21,7 @@ from dragonfly_executor.core.sharing import fit_yields, grow
 from dragonfly_executor.core.shutdown_mode import ShutdownMode
 from dragonfly_executor.core.spares import keep_spares
 from dragonfly_executor.core.state import PoolState
+from dragonfly_executor.core.stuck_calls import warn_of_stuck_calls
 from dragonfly_executor.core.tier_budgets import fail_unpaid, spend_tiers
 
 
@@ -66,10 +67,9 @@ def reconcile(pool: PoolState, now: float, *, in_turn: bool) -> None:
         tell_settled(pool)
     if runners.queued:
         abort_needless(pool, now)
-    if is_late or pool.settle_queue.entries or total.delayed:
-        pool.is_behind = is_late or len(pool.settle_queue.entries) > 0 or calls.is_due(now)
-    else:
-        pool.is_behind = False
+    if runners.lent and total.queued and not is_late and not pool.has_told_of_stuck_calls:
+        warn_of_stuck_calls(pool)
+    pool.is_behind = is_late or len(pool.settle_queue.entries) > 0 or (total.delayed > 0 and calls.is_due(now))
     if pool.actions:
         calls.sweep()
 
@@ -154,7 +154,7 @@ def expire(pool: PoolState, now: float) -> bool:
 
 
 def spend_no_more(pool: PoolState, now: float) -> None:
-    """Apply a reached cap: running calls continue to their end, and nothing else begins or is kept."""
+    """Apply a reached cap: running calls continue to their end, and no other call or runner begins or is kept."""
     call_table, runner_table = pool.call_table, pool.runner_table
     if not pool.has_told_of_budget or call_table.queued or call_table.delayed:
         used = call_errors.used_up(pool.usage, now)

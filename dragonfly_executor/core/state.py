@@ -48,6 +48,7 @@ class PoolState:
             and the monotonic seconds of the last event of which that is true.
         idled_below_min: number of runners within `min` that stopped because they were idle; it is subtracted from `min`
             until calls come.
+        has_told_of_stuck_calls: True once the warning was given that child calls can never begin.
         has_told_of_budget: True once the warning that the budget is used up was given.
         counters: counters.
         last_boot_error: the error of the last boot that failed.
@@ -61,7 +62,12 @@ class PoolState:
         self.max = limits.max
         self.call_table: Final = CallTable(measures_keys=limits.thrifty)
         self.is_tiered: Final = len(limits.tiers) > 1
-        self.runner_table: Final = RunnerTable(limits.of_tiers(), single_use=limits.single_use, thrifty=limits.thrifty)
+        self.runner_table: Final = RunnerTable(
+            limits.of_tiers(),
+            single_use=limits.single_use,
+            thrifty=limits.thrifty,
+            sends_ahead=limits.sends_ahead,
+        )
         self.settle_queue: Final = SettleQueue()
         self.is_behind = False
         self.homes: Final = KeyHomes()
@@ -75,6 +81,7 @@ class PoolState:
         self.used_at = 0.0
         self.idled_below_min = 0
         self.has_told_of_budget = False
+        self.has_told_of_stuck_calls = False
         self.last_boot_error: Exception | None = None
         self.actions: list[Action] = []
 
@@ -121,7 +128,7 @@ class PoolState:
         return group.is_possible and not (group.passed_over or tier.usage.exhausted or tier.boots.all_hang)
 
     def waiting_calls(self, kind: str) -> int:
-        """Return how many calls of a kind have no slot: queued ones, and those that wait on runners."""
+        """Return how many calls of a kind have no slot: queued calls, and calls that wait on runners."""
         groups = self.runner_table.groups[kind]
         return self.call_table.queue_of(kind).queued + sum([group.ahead for group in groups])
 
@@ -140,7 +147,7 @@ class PoolState:
     def is_at_last_boots(self, group: RunnerGroup) -> bool:
         """Return whether enough boots of a kind have failed that the pool only waits for the pending boots.
 
-        More boots would delay the error of the waiting calls.
+        More boots only delay the error of the waiting calls.
         """
         return self.has_failed_enough(group) and bool(group.booting) and not self.has_member(group)
 
@@ -191,7 +198,7 @@ class PoolState:
         )
 
     def add_kind(self, kind: str, requirements: Requirements | None) -> None:
-        """Add a kind of calls; see `RunnerTable.add_kind`. If there are many kinds, drop those that are not in use."""
+        """Add a kind of calls; see `RunnerTable.add_kind`. If there are many kinds, drop the unused ones."""
         table = self.runner_table
         if len(table.groups) >= MANY_KINDS and not self.settle_queue.entries:
             for unused in [each for each in table.groups if each != kind and self._is_unused(each)]:

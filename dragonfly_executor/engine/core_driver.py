@@ -16,8 +16,7 @@ if TYPE_CHECKING:
 
     from dragonfly_executor.core.calls import Call
     from dragonfly_executor.core.machine import Machine
-    from dragonfly_executor.engine.components import EngineComponents
-    from dragonfly_executor.engine.context import CallNotes
+    from dragonfly_executor.engine.context import CallNotes, DriverComponents
     from dragonfly_executor.engine.core_observers import CoreObservers
     from dragonfly_executor.engine.loop_waker import LoopWakers
     from dragonfly_executor.transport.loop import Loop
@@ -53,7 +52,7 @@ class CoreDriver:
         self._call_notes: Sequence[CallNotes] = ()
         self._arm_timer: Callable[[float], None]
 
-    def begin(self, components: EngineComponents) -> None:
+    def begin(self, components: DriverComponents) -> None:
         """Use these components from now on, before the first event."""
         self._loop, self._do = components.loop, components.action_runner.do
         self._call_notes = components.call_notes
@@ -74,7 +73,7 @@ class CoreDriver:
                 else:
                     do[type(action)](action)
             self._arm_timer(now)
-            # With one call at a time, a caller waits for each. With more calls, spinning would take processors from the
+            # With one call at a time, a caller waits for each. With more calls, spinning takes processors from the
             # slots, and the interpreter lock from the callers.
             self._loop.expects_news = self._may_linger and self._machine.in_flight == 1
             # Last, because a thread that waits for a result can only go on when this thread releases the interpreter

@@ -325,6 +325,18 @@ class Future(BaseFuture[T]):
         """True if the call has ended with a value. This does not open the value."""
         return self._state == FINISHED and self._exception is None
 
+    @property
+    def error_type(self) -> str | None:
+        """The name of the type of the call's error, without opening it; None if there is none, or not yet."""
+        if self._state in CANCELLED_STATES:
+            return CancelledError.__name__
+        error = self._exception
+        if error is None:
+            return None
+        return (
+            error.outcome.described().removeprefix("raised ") if type(error) is UndecodedError else type(error).__name__
+        )
+
     def as_argument(self) -> T:
         """Return this future, which type checkers then take for its value.
 
@@ -338,7 +350,7 @@ class Future(BaseFuture[T]):
 
         raise FuturePicklingError(
             "a future stands for its value in the arguments of calls that this program submits, and not with a "
-            "serializer object of your own. Anywhere else, pass or return its value, .result()"
+            "serializer object of your own. In other places, pass or return its value, .result()"
         )
 
     def _end(self) -> tuple[Any, BaseException | None]:

@@ -69,20 +69,23 @@ class CallOptions(OptionSet, Record):
             a fraction, ``memory`` is a number of bytes or text, ``labels`` are several labels. The call goes to a
             runner that has it, and runs there beside other calls as far as all of them fit.
         priority: a number. Waiting calls with a larger priority run first; with the same priority, in order of arrival.
-        key: a hashable object. A call goes to the slot that had a call with an equal key last, if that slot is free or
-            soon will be, so that it finds there what the earlier call left in memory; otherwise it goes to any slot.
+        key: a hashable object. A call goes to the slot that last ran a call with an equal key, so
+            that it finds that call's objects in memory. If that slot is not free soon, it goes to any slot.
         max_queued: a submit needs that fewer calls of the pool than this wait for a slot; None for no bound. The limits
             of the call begin after that. `map` and `amap` submit at most this many calls ahead of the results that were
             taken, unless `buffersize` says another number.
         when_full: what a submit does otherwise: "wait" (the default) until there is room, as `queue.Queue.put` does, or
             "raise" a `QueueFullError`. `acall` waits without blocking its loop.
-        stream_buffersize: number of items of a `stream` that its function may be ahead of those that were taken.
+        stream_buffersize: number of items by which the function of a `stream` may be ahead of its caller.
         on_progress: called with each `CallProgress` that a call reports by `progress`, on the pool's callback thread.
             If it is slower than the reports, it gets the latest one.
         cancel_running: whether `Future.cancel` stops a running call; False for the standard library's behaviour.
         seed: a whole number from which the calls' random numbers follow (`random`, and NumPy's legacy generator), in
             maps for each item its own; None to seed nothing. docs/calls-in-context.md has the details.
         context_vars: context variables, one or several, whose values at the submit the calls see.
+        slot_concurrency: number of calls of ``async def`` functions that share one slot and its event loop. Other
+            functions have a slot each: they run as without the option if it is the pool's own, and are refused by
+            views. docs/asyncio.md has the rules.
         concurrency: number of methods of a worker that `place` makes that run at once. With more than 1, methods run in
             threads, and ``async def`` methods in the slot's loop.
         restart: when such a worker begins again: "never" (the default); "on_failure", if its slot or runner is lost or
@@ -112,6 +115,7 @@ class CallOptions(OptionSet, Record):
     cancel_running = option(True, flag)
     seed = option(None, seed_or_none)
     context_vars = option((), context_variables)
+    slot_concurrency = option(1, at_least(1))
     concurrency = option(1, at_least(1))
     restart = option("never", one_of("never", "on_failure", "always"))
     max_restarts = option(None, at_least_or_none(0))
@@ -121,6 +125,10 @@ class CallOptions(OptionSet, Record):
         self._limits: CallLimits | None = None
         self.has_setting = self.seed is not None or bool(self.context_vars)
         """True if calls run under a `CallSetting`."""
+        self.is_special = self.max_queued is not None or self.slot_concurrency > 1
+        """True if a submit may have to wait for room, or calls may share slots."""
+        if self.slot_concurrency > 1 and self.seed is not None:
+            raise ValueError("seed and slot_concurrency exclude each other: calls in one slot share its random numbers")
 
     __signature__ = OptionSignature()
 

@@ -72,7 +72,7 @@ class ItemGroup(CallGroup):
         return list(self._unsettled)
 
     def stop(self, error: Exception) -> None:
-        """Submit no more calls, and cancel those that are not settled. The iterator ends with `error`."""
+        """Submit no more calls, and cancel the unsettled ones. The iterator ends with `error`."""
         super().stop(error)
         self._window.wake()
         self._arrived.put(None)
@@ -130,7 +130,7 @@ class ItemIterator(Iterator[T]):
         return self
 
     def next(self, timeout: float | None = None) -> T:
-        """Return the next result, or raise the error of its call. After an error, the next call goes on.
+        """Return the next result, or raise the error of its call. After an error, the next call returns the next item.
 
         Args:
             timeout: seconds to wait; None for no limit.

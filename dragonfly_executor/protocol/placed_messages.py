@@ -1,8 +1,8 @@
 """The messages between a placed worker and its parent.
 
-They travel in the frames for multiprocessing's objects: the parent serves the worker as such an object. What the slot
-says is the call of a method (`SlotSays`). What the parent says is an OBJECT_REPLY to the worker's first request, whose
-`attempt` is one of `ParentSays`.
+They travel in the frames for multiprocessing's objects: the parent serves the worker as such an object. A message of
+the slot is the call of a method (`SlotSays`). A message of the parent is an OBJECT_REPLY to the worker's first request,
+whose `attempt` is one of `ParentSays`.
 """
 
 from __future__ import annotations
@@ -26,6 +26,8 @@ class ParentSays:
     """End. No method call is left. A process gets SIGTERM."""
     SIGNAL = 4
     """Send this signal to the process that was placed."""
+    END_TASK = 5
+    """Drop this call; if it has begun, cancel its task."""
 
 
 class MethodFlag:
@@ -52,6 +54,10 @@ class SlotSays:
     """A method has ended, and its long result is on its way, behind other frames: `(number,)`."""
     DONE = "done"
     """A method has ended: `(number, EndFlags, microseconds, payload)`, and the numbers of the objects that stay."""
+    CANCELLED = "cancelled"
+    """The loop has cancelled the task of a call, which has yet to end: `(number,)`."""
+    PROGRESS = "progress"
+    """A call reports how far it is: `(number, done, total or None, text)`."""
     AGAIN = "again"
     """The slot cannot open the shared memory of this method call, and wants the bytes: `(number,)`."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dragonfly_executor.serialization.call_setting import CallSetting
+from dragonfly_executor.serialization.context_call import ContextCall, in_context
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
@@ -14,7 +15,7 @@ class ItemSink(Protocol):
     """The way of one stream's items to the parent. Whatever takes an item waits while the parent's window is full."""
 
     def send(self, items: Iterator[Any]) -> None:
-        """Send all items, or those that the parent wants. Returns once all of them have left."""
+        """Send all items, or only the ones that the parent wants. Returns once all of them have left."""
 
     async def send_async(self, items: AsyncIterator[Any]) -> None:
         """Do the same with an asynchronous iterator, without blocking the event loop while the window is full."""
@@ -37,6 +38,9 @@ def send_items(fn: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[st
         # The function runs when its items are taken, so the setting holds until the last one is.
         inner = fn.__wrapped__
         return fn.hold(lambda: send_items(inner, args, kwargs, sink))
+    if isinstance(fn, ContextCall):
+        function = fn.func
+        return in_context(fn.headers, lambda: send_items(function, args, kwargs, sink))
     made = fn(*args, **kwargs)
     if hasattr(type(made), "__aiter__"):
         return _run_async(made.__aiter__(), sink)

@@ -18,7 +18,7 @@ class PartnerProcessor:
 
     If the kernel has them on two processors, and others run where this thread is ready to run, then both wait for this
     thread, and the partner's processor is idle. The kernel leaves threads where they are, so a program stays in that
-    state for seconds. It stays as long in the other one after a single move.
+    state for seconds. After a single move it stays as long in the other one.
 
     Only Linux tells threads where they run. Elsewhere nothing happens.
 

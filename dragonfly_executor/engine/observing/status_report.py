@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 VERSION = 1
 """The version of the object. It rises when a key changes its meaning or goes."""
 MOST_CALLS = 200
-"""Maximum number of calls in a report: those that have run longest, then those that wait on runners."""
+"""Maximum number of calls in a report: the longest-running first, then calls that wait on runners."""
 MOST_RUNNERS = 200
 MOST_VISITED = 5000
 """Maximum number of calls that a report reads, so that it costs milliseconds at most."""
@@ -58,6 +58,13 @@ def pool_report(
     stats = machine.stats(now)
     hosts = {link.id: (link.node.host, link.pid) for link in links}
     calls = nsmallest(MOST_CALLS, islice(_in_flight(machine), MOST_VISITED), key=_begun_first)
+    reports = [call_report(call, now) for call in calls]
+    if engine.task_pools:
+        from dragonfly_executor.engine.task_slots.task_stats import running_task_calls, with_task_calls
+
+        stats = with_task_calls(stats, machine, engine.task_pools)
+        shared = running_task_calls(engine.task_pools)[: MOST_CALLS - len(reports)]
+        reports += [{**call_report(call, now), "runner": runner, "slot": None} for call, runner in shared]
     return {
         "version": VERSION,
         "pid": os.getpid(),
@@ -74,7 +81,7 @@ def pool_report(
         "captures": engine.options.output == "capture",
         "runners": [_runner(each, stats, hosts.get(each.id, ("", None))) for each in stats.runners[:MOST_RUNNERS]],
         "runner_states": dict(Counter(each.state for each in stats.runners)),
-        "calls": [call_report(call, now) for call in calls],
+        "calls": reports,
         "boot_errors": [{"time": when, "runner": runner, "text": _plain(text)} for when, runner, text in boot_errors],
     }
 
@@ -82,7 +89,7 @@ def pool_report(
 def _in_flight(machine: Machine) -> Iterator[Call]:
     for runner in machine.pool.runner_table.runners.values():
         # A call that was cancelled stays there until it has left its slot.
-        yield from (call for call in runner.in_flight.values() if call.state is not SETTLED)
+        yield from (call for call in runner.in_flight.values() if call.state is not SETTLED and not call.is_hidden)
 
 
 def _begun_first(call: Call) -> tuple[bool, float]:
