@@ -29,11 +29,7 @@ from dragonfly_executor.protocol import handshake
 from dragonfly_executor.protocol.frames import Decoder, Frame, Kind, encode
 from dragonfly_executor.protocol.versions import versions
 from dragonfly_executor.transport.link import Link
-
-PATIENCE = 30.0
-"""Seconds after which a test fails if an event has not come. The limit is generous: the machine may be busy."""
-SOON = 5.0
-"""Seconds for an event that the design promises within one second. The other seconds are for a busy machine."""
+from tests.support.patience import PATIENCE, SOON
 
 
 class Mailbox:

@@ -14,7 +14,7 @@ from typing import Any
 
 from dragonfly_executor import DragonflyExecutor, LocalBackend
 from tests.support import payloads
-from tests.support.helpers import PATIENCE
+from tests.support.patience import PATIENCE
 
 LEFT = 64 << 20
 """Bytes that this process can still have."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import signal
 import threading
@@ -13,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from dragonfly_executor import CallTimeoutError, Parent
-from tests.support.helpers import PATIENCE
+from tests.support.patience import PATIENCE
 from tests.support.payloads import hold, log, meet, tell, wait_at
 
 
@@ -58,6 +57,8 @@ def use_executor() -> tuple[Any, ...]:
 
 
 def use_asyncio() -> list[Any]:
+    import asyncio  # here: each slot imports this module, and few use it
+
     async def gather() -> list[Any]:
         pool = Parent.pool()
         loop = asyncio.get_running_loop()
@@ -72,6 +73,8 @@ def use_asyncio() -> list[Any]:
 
 
 async def add_in_tasks(values: list[int]) -> int:
+    import asyncio
+
     return sum(await asyncio.gather(*[Parent.pool().acall(add, value) for value in values]))
 
 
