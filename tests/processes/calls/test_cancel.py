@@ -37,6 +37,15 @@ class SlowToPost(Loop):
         super().__init__()
         self._held = (reached, go_on)
 
+    @property
+    def is_asleep(self) -> bool:
+        """Whether a thread tells this loop of its call. The slow thread does, also while the loop is at work."""
+        return self._is_asleep or threading.current_thread().name == "slow"
+
+    @is_asleep.setter
+    def is_asleep(self, value: bool) -> None:
+        self._is_asleep = value
+
     def call_soon_threadsafe(self, callback: Callable[[], None]) -> None:
         if threading.current_thread().name == "slow":
             reached, go_on = self._held
