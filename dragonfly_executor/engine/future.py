@@ -16,13 +16,16 @@ from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop
     from collections.abc import Generator
-    from typing import Any, TypeVar
+    from typing import Any, TypeAlias, TypeVar
 
     from dragonfly_executor.engine.context import FutureContext
     from dragonfly_executor.engine.loop_waker import LoopWaker
     from dragonfly_executor.engine.output.router import CapturedOutput
     from dragonfly_executor.engine.progress_relay import ProgressRelay
     from dragonfly_executor.protocol.call_progress import CallProgress
+    from dragonfly_executor.serialization import CallCodec
+
+    Unopened: TypeAlias = tuple[bytes | bytearray | memoryview, tuple[int, int]]
 
     T = TypeVar("T")
 else:
@@ -324,6 +327,12 @@ class Future(BaseFuture[T]):
     def has_value(self) -> bool:
         """True if the call has ended with a value. This does not open the value."""
         return self._state == FINISHED and self._exception is None
+
+    def unopened(self, codec: CallCodec) -> Unopened | None:
+        """Return the encoded value, with the number and the attempt of the call, if `Outcome.encoded_for` has it."""
+        outcome, call = self._result, self.call
+        data = outcome.encoded_for(codec) if type(outcome) is Outcome else None
+        return None if data is None else (data, (0, 0) if call is None else (call.id, call.attempt))
 
     def as_argument(self) -> T:
         """Return this future, which type checkers then take for its value.

@@ -46,6 +46,10 @@ class Outcome:
         """The outcome as the slot has sent it; None if there is none, or once a thread has opened it."""
         return self._data
 
+    def encoded_for(self, codec: CallCodec) -> bytes | bytearray | memoryview | None:
+        """Return the value as the slot has sent it, if a slot of the pool with this codec did, and it is unopened."""
+        return self._data if not self.is_error and self._codec is codec else None
+
     @property
     def size(self) -> int:
         """Bytes of the encoded outcome; 0 once a thread has opened it."""

@@ -25,6 +25,7 @@ from dragonfly_executor.protocol.shared_entries import (
 )
 from dragonfly_executor.runner import shared_files
 from dragonfly_executor.runner.content_cache import ContentWriter
+from dragonfly_executor.runner.kept_results import KeptResults
 from dragonfly_executor.runner.piece_memory import PieceRoom
 from dragonfly_executor.runner.shared_files import AT_ONCE, ATTEMPTS, WINDOW, SharedFiles
 from dragonfly_executor.transport.codecs import Codecs
@@ -61,8 +62,10 @@ class Agent:
         self.helpers: list[tuple[Callable[[], int], Callable[[int], None]]] = []
         self.one, self.two = Slot(1), Slot(2)
         self.slots = {1: self.one, 2: self.two}
+        self.kept: KeptResults | None = None
+        self.later: list[Callable[[], None]] = []
         self.calls = {number: SlotCall(number, 1, b"", 0) for number in range(1, 20)}
-        self.files = SharedFiles(self.send, self, self.run_helper, Codecs())  # type: ignore[arg-type]
+        self.files = SharedFiles(self.send, self, self.run_helper, Codecs(), lambda: self.kept, self.later.append)  # type: ignore[arg-type]
 
     def send(self, raw: bytes) -> None:
         self.frames += Decoder().feed(raw)
