@@ -66,6 +66,8 @@ In a CALL, an entry of `BESIDE` follows for each of its buffers that lies in a s
 """
 RESULT_OF = struct.Struct("!QH")
 """Payload of a KEPT_RESULT: a call and its attempt."""
+KEPT_FROM = 1024 * 1024
+"""Bytes of the smallest result that an agent keeps after KEEP_RESULTS."""
 BESIDE = struct.Struct("!QQQ")
 """A buffer beside a payload in shared memory: its place in the payload, its segment, and its size in bytes."""
 SETUP_HEAD = struct.Struct("!QQBB")

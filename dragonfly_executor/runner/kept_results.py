@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from dragonfly_executor.core.recently_used import RecentlyUsed
-from dragonfly_executor.protocol.frames import TOTAL, Flag, Frame
+from dragonfly_executor.protocol.frames import KEPT_FROM, TOTAL, Flag, Frame
 from dragonfly_executor.runner.machine import FALLBACK_MEMORY, RunnerMachine
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     Ref = tuple[int, int]
 
-LEAST = 1024 * 1024
-"""Bytes of the smallest result that is kept."""
 MEMORY_SHARE = 8
 """Divisor of the memory that the runner may use: the bytes of all kept results."""
 MOST_KEPT = 64
@@ -41,8 +39,8 @@ class KeptResults:
 
     def begin(self, head: Frame) -> None:
         """Begin to keep a result whose head went to the parent, unless it is an error, or too small or too large."""
-        size = TOTAL.unpack(head.payload[-TOTAL.size :])[0]
-        if head.flags & Flag.ERROR or not LEAST <= size <= self._most:
+        size = TOTAL.unpack(head.payload)[0] if len(head.payload) == TOTAL.size else 0
+        if head.flags & Flag.ERROR or not KEPT_FROM <= size <= self._most:
             return
         self._last = number = self._last + 1
         self._drop(self._numbers.pop((head.call_id, head.attempt), 0))

@@ -290,10 +290,8 @@ class SharedFiles:
                 if not chunk.flags & Flag.MORE:
                     self._finish(file, writer)
                     return
-        except OSError as error:
-            self._fail(file, f"{error.strerror or error} ({self._where()})")
-        except (MemoryError, ProtocolError) as error:
-            self._fail(file, f"{type(error).__name__}: {error}")
+        except (OSError, MemoryError, ProtocolError) as error:
+            self._fail(file, f"{getattr(error, 'strerror', None) or error} ({self._where()})")
         else:
             self._later(lambda: self._copy(file, writer, chunks))
 

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from dragonfly_executor.serialization.layout import Received
 
 OF_ONE_SIDE = (
-    *(re.compile(re.escape(name)) for name in (b"__main__", b"__mp_main__", b"multiprocessing")),
+    *(re.compile(re.escape(name)) for name in (b"__main__", b"__mp_main__", b"multiprocessing", b"cloudpickle")),
     re.compile(rb"dragonfly_executor(?!\.serialization\.large_text)"),
 )
 """In the pickles of objects that mean something else in a slot than in the parent. Large texts do not."""
