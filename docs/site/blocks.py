@@ -4,6 +4,8 @@ A comment before a block says what a reader does not see::
 
     <!-- not run: needs a cluster -->      the block is only compiled
     <!-- run before: work = pow -->        these lines make what the block takes from the reader's program
+
+A ``console`` block shows commands after ``$``, and what they print.
 """
 
 from __future__ import annotations
@@ -13,8 +15,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-BLOCK = re.compile(r"(?:<!--\s*(not run|run before):(.*?)-->\n+)?^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+BLOCK = re.compile(
+    r"(?:<!--\s*(not run|run before):((?:(?!-->).)*?)-->\n+)?^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL
+)
 GUARD = 'if __name__ == "__main__":'
+PROMPT = re.compile(r"^\$ (.*)$", re.MULTILINE)
 HEADING = re.compile(r"^## (.*)$", re.MULTILINE)
 
 
@@ -44,6 +49,15 @@ def programs(text: str) -> Iterator[str]:
     if together:
         yield "\n\n".join(together)
     yield from (block.before + block.text for block in runnable if GUARD in block.text)
+
+
+def shell_programs(text: str) -> Iterator[str]:
+    """Yield the programs of a page's shell blocks, each for itself: of a ``console`` block, the lines after ``$``."""
+    for block in blocks(text):
+        if block.language == "sh" and not block.not_run:
+            yield block.before + block.text
+        elif block.language == "console" and not block.not_run:
+            yield block.before + "".join(f"{line}\n" for line in PROMPT.findall(block.text))
 
 
 def examples(path: Path) -> dict[str, str]:

@@ -157,7 +157,7 @@ def depth() -> int:
     """Return how many runners this process is inside of.
 
     Raises:
-        NestingError: the runners of a pool here would be deeper than runners may be.
+        NestingError: runners of a pool here are too deep; see DRAGONFLY_MAX_DEPTH.
     """
     parent = Parent.get()
     depth = parent.depth if parent else 0

@@ -1,4 +1,4 @@
-"""The end of an ``async with`` block of a pool: the wait has a thread of its own, so that the event loop goes on."""
+"""The end of an ``async with`` block of a pool: a thread waits, so that the event loop is not blocked."""
 
 from __future__ import annotations
 

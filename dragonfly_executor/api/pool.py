@@ -61,7 +61,7 @@ class Pool(PoolCalls):
         boot_timeout: time limit of a boot: to create, to connect, to shake hands. It also limits the set-up of each
             slot, which imports the script, if calls need it, and runs the initializer. The default is the backend's:
             30 s, by SSH 60 s, on Fly 120 s.
-        shutdown_timeout: grace for running calls when a runner is told to stop.
+        shutdown_timeout: grace for running calls when a runner is stopped.
         idle_shutdown_after: idle time after which a runner above `min` is stopped; None for never. Or a pair of that
             time and a check, which runs on the runner: the runner stops if the check returns true. A check that raises
             counts as false, and the runner prints its traceback. A check that does not end within 10 s counts as false
@@ -109,7 +109,7 @@ class Pool(PoolCalls):
             ``dragonfly replay``.
         dashboard: True for a web page that shows the pool, on this machine alone; "read-only" for one that cannot kill
             calls and resize the pool. `dashboard_url` is its address. docs/dashboard.md has more.
-        lease: seconds after which a runner that hears nothing from its parent ends; 60.
+        lease: seconds after which a runner ends if it gets no data from its parent; 60.
         heartbeat: seconds between heartbeats; 5.
         dead_after: seconds of silence after which a runner is lost; 30.
 

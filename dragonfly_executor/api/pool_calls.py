@@ -64,7 +64,7 @@ class PoolCalls(Submitter):
         """Submit a call with these options.
 
         Raises:
-            RequirementsError: no runner can have what the call requires.
+            RequirementsError: no runner can have the resources that the call requires.
             QueueFullError: with ``when_full="raise"``, as many calls wait as may.
         """
         engine = self._ready or self.begin(options)
@@ -104,7 +104,7 @@ class PoolCalls(Submitter):
     async def submit_in_task(
         self, options: CallOptions, fn: Callable[..., T], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Future[T]:
-        """Submit a call in a task of an asyncio event loop, whose loop goes on while the task waits for room."""
+        """Submit a call in a task of an asyncio event loop, whose loop is not blocked while the task waits for room."""
         if options.max_queued is None or options.when_full != "wait":
             return self.submit_with(options, fn, args, kwargs)
         engine = self._ready or self.begin(options)
@@ -139,10 +139,10 @@ class PoolCalls(Submitter):
             pending = engine.codec.encode_pending(run_stream, given, {}, options.retry_on)
             if pending is None:
                 raise
-            from dragonfly_executor.engine.dependent_calls import ArgumentWait, QueuedCall
+            from dragonfly_executor.engine.dependent_calls import ArgumentWait, HeldCall
 
             call = StreamCall(engine, b"", options)
-            wait = ArgumentWait(engine, pending, QueuedCall(engine, call))
+            wait = ArgumentWait(engine, pending, HeldCall(engine, call))
         call.name = call_name(fn)
         # First, so that an interrupt closes it.
         stream: CallStream[Any] = CallStream(call, engine.codec.decode_result)
@@ -212,7 +212,7 @@ class PoolCalls(Submitter):
         """Return the calls of a new map, which are calls of `fn` with these options; see `MapCalls` for the rest.
 
         Raises:
-            RequirementsError: no runner can have what the calls require.
+            RequirementsError: no runner can have the resources that the calls require.
         """
         self.check_open()
         engine = self._engine
@@ -228,7 +228,7 @@ class PoolCalls(Submitter):
             make, fn, kwargs: see `FunctionCalls.taken_by`.
 
         Raises:
-            RequirementsError: no runner can have what the calls require.
+            RequirementsError: no runner can have the resources that the calls require.
         """
         options = self._options
         self.check_open()

@@ -93,7 +93,7 @@ class SpecialSubmit:
         )
 
     def submit_dependent(self, fn: Callable[..., Any]) -> Future[Any] | None:
-        """Submit the call if futures are what cannot be pickled of it. Returns None if there is none."""
+        """Submit the call if futures are its only parts that cannot be pickled. Returns None if there is none."""
         dependent = dependent_call(self._engine, self._options, fn, self._args, self._kwargs)
         if dependent is None:
             return None

@@ -102,7 +102,7 @@ class Submitter:
     async def acall(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
         """Run ``fn(*args, **kwargs)`` on a runner, and return its value in a task of an asyncio event loop.
 
-        The loop goes on meanwhile, and no thread waits. If the task is cancelled, the call is cancelled, and stopped if
+        The loop is not blocked, and no thread waits. If the task is cancelled, the call is cancelled, and stopped if
         it runs, unless the option `cancel_running` is False.
 
         Raises:
@@ -163,7 +163,7 @@ class Submitter:
         Raises:
             CallSerializationError: the class or an argument cannot be pickled.
             FrameTooLargeError: they are larger than ``max_payload``.
-            RequirementsError: no runner can have what the worker requires.
+            RequirementsError: no runner can have the resources that the worker requires.
             RuntimeError: the pool is shut down.
         """
         return self._place(self, self._options, make, args, kwargs)
@@ -186,13 +186,13 @@ class Submitter:
             cwd: its directory on the runner; None for that of calls.
             env: environment variables in addition to those of calls.
             input: bytes that it reads from stdin; None for an empty input.
-            output: "capture": its result has the output. "inherit": the output goes where that of calls goes.
+            output: "capture": its result has the output. "inherit": it goes to the same place as the output of calls.
             max_output: bytes at the end of stdout and of stderr that are kept; None for all.
             stop_timeout: seconds from SIGTERM to SIGKILL when it is stopped, or a `timedelta`.
 
         Raises:
             TypeError: the command is no sequence of texts and paths.
-            RequirementsError: no runner can have what the view requires.
+            RequirementsError: no runner can have the resources that the view requires.
             RuntimeError: the pool is shut down.
         """
         settings = {
@@ -352,10 +352,10 @@ class Submitter:
         slot was lost with them.
 
         With ``chunksize="auto"`` chunks grow while the calls are short, until a chunk runs for some milliseconds. An
-        exception ends its own call alone, as without chunks. What a chunk has not begun after 50 ms goes to other
-        slots. But a call may wait behind others in its chunk, so calls of the map that wait for each other may never
-        meet. If a slot is lost, its chunk is lost. A window of chunks is submitted ahead of the results that were
-        taken, so take the results. With the options `retries` and `run_timeout` there are no such chunks.
+        exception ends its own call alone, as without chunks. Items that a chunk has not begun after 50 ms go
+        to other slots. But a call may wait behind others in its chunk, so calls of the map that wait for each other may
+        wait for ever. If a slot is lost, its chunk is lost. A window of chunks is submitted ahead of the results that
+        were taken, so take the results. With the options `retries` and `run_timeout` there are no such chunks.
 
         Args:
             timeout: seconds until ``__next__`` raises TimeoutError, counted from this call; None for no limit.

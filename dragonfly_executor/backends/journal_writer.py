@@ -68,7 +68,7 @@ class JournalWriter(Generic[Entry]):
     def complete(self, entry: Entry, node: object, *others: Entry) -> None:
         """Write the node's id. `others`: the entries of nodes that came with it."""
         try:
-            # The entries have the names. To wait for the disk, for each of many nodes, is not worth it.
+            # The entries have the names. Waiting for the disk, for each of many nodes, is not worth it.
             self._write(entry, *others, reaches_disk=not others)
         except OSError as error:
             # The entry on the disk has the name, by which a sweep finds the node.

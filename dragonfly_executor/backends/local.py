@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("dragonfly_executor")
 
 DEFAULT_SHARE = 4
-"""The default of `shared_memory` is one in so many bytes that this process may use."""
+"""Divisor of the bytes that this process may use: the default of `shared_memory`."""
 STOP_TIMEOUT = 2.0
 """Seconds that an agent gets to exit once its link is closed."""
 NO_SLOTS_TIMEOUT = 1.0

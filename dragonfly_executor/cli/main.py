@@ -32,8 +32,8 @@ class Terminated(KeyboardInterrupt):
     """SIGTERM as an exception. As after Ctrl-C, an executor's `with` block stops its runners, and the program ends."""
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a subcommand, and return its exit status."""
+def make_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line, with all subcommands."""
     parser = argparse.ArgumentParser(
         prog="dragonfly", description="Runners that appear when they are needed.", epilog=EPILOG
     )
@@ -46,7 +46,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     top.add_to(commands)
     dashboard.add_to(commands)
     replay.add_to(commands)
-    options = parser.parse_args(arguments)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a subcommand, and return its exit status."""
+    options = make_parser().parse_args(arguments)
     try:
         with _terminated_as_interrupted():
             code: int = options.run(options)

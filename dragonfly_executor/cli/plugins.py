@@ -45,7 +45,7 @@ def make(point: EntryPoint, settings: Mapping[str, str]) -> Backend:
     """
     try:
         factory = point.load()
-    except Exception as error:  # the module is somebody else's
+    except Exception as error:  # the module belongs to another package
         raise ValueError(f"cannot load the backend {point.name!r} ({point.value}): {_told(error)}") from error
     try:
         backend = factory(**settings)

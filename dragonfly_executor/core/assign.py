@@ -110,7 +110,7 @@ def pick(
 
 
 def pick_any(pool: PoolState, queue: CallQueue, placement: CallPlacement, now: float) -> tuple[Runner, int] | None:
-    """Return what `pick` does: a runner with a free slot, or else one with prefetch credit."""
+    """Return a runner as `pick` does: one with a free slot, otherwise one with prefetch credit."""
     return pick(pool, queue, placement, now, ahead=False) or pick(pool, queue, placement, now, ahead=True)
 
 

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 BOOTS: Final = 8
 """Number of boots over which their time is averaged."""
 LEAST: Final = 1e-3
-"""Minimum seconds of a boot: one that took no time at all would make each limit that follows from it 0."""
+"""Minimum seconds of a boot. With a boot time of 0, each limit that follows from it is 0."""
 
 
 class BootTimes:

@@ -108,7 +108,7 @@ class CallCosts:
             self.began_at = now
 
     def ended(self, call: Call, seconds: float) -> None:
-        """Record that a call ended by itself after so many seconds."""
+        """Record the seconds of a call that ended by itself."""
         self.mean.add(seconds)
         capped = None
         if not self._was_usual(call):

@@ -59,7 +59,7 @@ def ended(runner: Runner) -> errors.RunnerLostError:
     """Return the error of the calls that ran on a runner when its platform ended it."""
     return errors.RunnerLostError(
         f"runner {runner.id} was lost: {runner.ended_by}. The call may have run; use retries= if it is safe to run"
-        " twice, run_timeout= so that it is sent only where it has the time, or on_drain() to save its state",
+        " twice, run_timeout= so that it is sent only to a runner that has the time, or on_drain() to save its state",
         runner_id=runner.id,
     )
 

@@ -115,7 +115,7 @@ class CallQueue(QueueCounts):
         if place <= LOOKAHEAD:
             fresh.insert(place, call)
             return
-        # Many such calls have come back. To find the place of each of them would take too long.
+        # Many such calls have come back. Finding the place of each of them takes too long.
         while fresh and fresh[0].id < call.id:
             passed = fresh.popleft()
             if passed.state is QUEUED:
@@ -178,7 +178,7 @@ class CallQueue(QueueCounts):
             at_most: how many calls in a row may be taken before the next call.
         """
         self.first()
-        # Only calls of priority 0 that were not sent before are looked at.
+        # Only calls of priority 0 that were not sent before are checked.
         if not self._early and self.overtaken < at_most:
             fresh, home_of = self._fresh, homes.get
             for index, call in enumerate(islice(fresh, LOOKAHEAD)):

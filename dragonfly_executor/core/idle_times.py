@@ -1,6 +1,6 @@
 """The time for which idle runners are kept, learned from how soon runners were needed again.
 
-To keep a runner costs its idle time. To stop it too soon costs a boot, and a call that waits for it. The cheapest time
+Keeping a runner costs its idle time. Stopping it too soon costs a boot, and a call that waits for it. The cheapest time
 to wait for the next call follows from the distribution of the gaps between calls: it is long if most gaps are short,
 and short if a runner that was not needed soon is not needed for long.
 """

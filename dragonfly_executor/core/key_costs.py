@@ -47,13 +47,13 @@ class KeyCost:
         self.seconds += (seconds - self.seconds) / self._ended
 
     def at_least(self, seconds: float) -> None:
-        """Note that a call has run for so many seconds and still runs."""
+        """Record that a call has run for these seconds and still runs."""
         if not self._ended:
             self.seconds = max(self.seconds, seconds)
 
 
 def weight_of(calls: int) -> float:
-    """Return for how many calls so many count that have the same key, if nothing is known of it.
+    """Return the number of calls for which these calls of one unknown key count.
 
     They may all be short, or all long: in the middle, on a scale of powers, between one and all.
     """

@@ -1,6 +1,6 @@
 """Reconciliation: derives actions from the whole state of a pool.
 
-Each step looks at the current state, and never at the event that led to it.
+Each step reads the current state, and never the event that led to it.
 """
 
 from __future__ import annotations

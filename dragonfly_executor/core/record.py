@@ -1,6 +1,6 @@
 """The base class of events and actions.
 
-Events and actions are plain classes, written out. To generate one frozen dataclass takes about a millisecond, and a
+Events and actions are plain classes, written out. Generating one frozen dataclass takes about a millisecond, and a
 program whose first call waits for a first runner pays for thirty of them.
 """
 

@@ -7,8 +7,8 @@ If only the pool's `max` is in the way of a boot on one tier, rules 3 to 5 are a
    longest gets what it needs. The order among the former is that of rule 5.
 3. If there is no room at all, idle runners and needless boots of other kinds are stopped. The runners within `min`
    stay, and those whose own kind has waiting calls.
-4. If a kind still has waiting calls and no runner, another kind gives up a runner, `min` or not: its least-loaded one
-   takes no more calls, and stops once it has none. The kind with the most runners gives.
+4. If a kind still has waiting calls and no runner, another kind gives up a runner, `min` or not: its least-loaded
+   runner takes no more calls, and stops after its last call. The kind with the most runners gives.
 5. No kind gives up a runner before it has sent the calls that were there when the other kind began to wait. So calls
    that came first are served first, kinds that compete for one runner take turns with batches of calls, and no kind
    waits for ever.

@@ -120,7 +120,7 @@ class ShowCall(CallOrder):
 
 
 class HideCall(SlotOrder):
-    """An order to show that the slot runs no call: the one that is shown has ended, or was taken back."""
+    """An order to show that the slot runs no call: the call in its title has ended, or was taken back."""
 
     __slots__ = ()
 

@@ -2,7 +2,7 @@
 
 Cheap calls are queued in the slots, so that no slot waits for the agent between two of them. A call that turns out to
 sit behind a longer call is taken back within milliseconds. It goes to another slot, or back to the parent if no slot is
-free. So two calls that wait for each other always meet, even if they came in one batch.
+free. So two calls that wait for each other always run at the same time, even if they came in one batch.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Decides which running calls are shown in the titles of their slots.
 
-Setting and removing a title takes the agent a fifth of its time for a call. So short calls, which nobody could look at,
-have none.
+Setting and removing a title takes the agent a fifth of its time for a call. So short calls, which end before `ps` can
+show them, have no title.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Spare runners: those that a pool keeps ahead of its calls, so that the next calls need not wait for a boot.
 
-1. While calls without `requires` run or wait, so many more runners boot that, beside those whose slots the calls take,
-   `PoolLimits.spare` runners are up or boot. Every bound on boots holds, and calls come first: none of these boots
+1. While calls without `requires` run or wait, enough runners boot that `PoolLimits.spare` runners are up or boot
+   beside the runners whose slots the calls take. Every bound on boots holds, and calls come first: none of these boots
    begins while calls wait for which no runner boots.
 2. Such a runner is not stopped for being idle meanwhile. The idle time of all of them begins when the last call has
    ended. So calls that come one by one do not stop a runner and boot it again, each time.

@@ -107,7 +107,7 @@ class ThriftyScaling:
     # -- idle runners --------------------------------------------------------------------------------------------------
 
     def idle_ended(self, seconds: float, level: int) -> None:
-        """Record that a runner got a call after so many seconds without one."""
+        """Record the seconds after which an idle runner got a call."""
         boot = self._boot_times.seconds
         if boot is not None:
             self.idle_times.ended(seconds / boot, level)

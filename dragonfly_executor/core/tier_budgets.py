@@ -25,7 +25,7 @@ def spend_tiers(pool: PoolState, now: float) -> None:
 
 
 def spend_no_more(pool: PoolState, tier: Tier, now: float) -> None:
-    """Have the runners of a tier take no more calls, and stop those that have none. No further one boots there."""
+    """Have the runners of a tier take no more calls, stop those without calls, and boot no further runner there."""
     fate = "its runners finish their calls, and other backends take the others"
     pool.actions.append(Warn(f"{call_errors.used_up(tier.usage, now, tier.limits.name)}; {fate}"))
     table = pool.runner_table

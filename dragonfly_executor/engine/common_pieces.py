@@ -23,9 +23,9 @@ if TYPE_CHECKING:
     from dragonfly_executor.transport.sockets import Buffer
 
 LEAST = 4 * 1024 * 1024
-"""Smallest size in bytes of a buffer that is looked up. To copy a smaller one takes less time."""
+"""Smallest size in bytes of a buffer that is looked up. Copying a smaller one takes less time."""
 SHARE = 2
-"""One in so many bytes of the pool's shared memory may be kept for later calls."""
+"""Divisor of the pool's shared memory: the bytes that may be kept for later calls."""
 _MET = 256
 _SAMPLES = 64
 _SAMPLE = 1024

@@ -204,7 +204,7 @@ class DependentContext(ArgumentContext, FutureContext, Protocol):
 
 
 class CoreObserver(Protocol):
-    """An object that looks at the core after each event, on the engine thread."""
+    """An object that reads the core after each event, on the engine thread."""
 
     def review(self, machine: Machine, *, is_open: bool) -> None:
         """Look at the core. It must not raise. `is_open`: whether the pool still takes calls."""

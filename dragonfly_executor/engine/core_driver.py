@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 
 from dragonfly_executor.core.actions import Settle
 from dragonfly_executor.engine.action_runner import settle
+from dragonfly_executor.engine.caller_processor import CallerProcessor
 from dragonfly_executor.engine.core_timer import CoreTimer
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 from dragonfly_executor.util.usable_cpus import usable_cpus
@@ -27,11 +28,12 @@ class CoreDriver:
 
     Args:
         machine: the core.
-        observers: the objects that look at the core after each event.
+        observers: the objects that read the core after each event.
         wakers: resume the tasks whose calls are settled.
         is_open: returns whether the pool still takes calls.
 
     Attributes:
+        caller: where the thread runs that submits.
         untold: the calls that the core has removed from its state, and that may not have their outcomes, because the
             engine has failed.
     """
@@ -44,6 +46,7 @@ class CoreDriver:
         self._wakers, self._due_wakers = wakers, wakers.due
         self._is_open = is_open
         self._may_linger = usable_cpus() > 1
+        self.caller = CallerProcessor(self._may_linger)
         self.untold: list[Call] = []
         self._loop: Loop
         self._do: dict[type, Callable[[Any], None]]
@@ -88,8 +91,10 @@ class CoreDriver:
             raise
         if self._observers:
             self.tell_observers()
+        if now >= self.caller.due:
+            self.caller.review(now)
 
     def tell_observers(self) -> None:
-        """Have the observers look at the core."""
+        """Run the observers on the core."""
         self._core_observers.review(self._machine, is_open=self._is_open())
         self._wakers.flush()

@@ -1,4 +1,4 @@
-"""`CoreObservers`: the objects that look at the core after each event."""
+"""`CoreObservers`: the objects that read the core after each event."""
 
 from __future__ import annotations
 
@@ -71,6 +71,6 @@ class CoreObservers:
         return self.waits
 
     def review(self, machine: Machine, *, is_open: bool) -> None:
-        """Have each of them look at the core. `is_open`: whether the pool still takes calls."""
+        """Run each of them on the core. `is_open`: whether the pool still takes calls."""
         for observer in self.present:
             observer.review(machine, is_open=is_open)

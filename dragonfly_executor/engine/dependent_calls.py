@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from dragonfly_executor.serialization.pending_call import PendingCall
 
 
-class HeldCall(Protocol):
+class ArgumentReceiver(Protocol):
     """A call that was accepted and has no payload yet. A worker thread of the pool calls these methods."""
 
     def is_over(self) -> bool:
@@ -48,10 +48,10 @@ class ArgumentWait:
         call: gets the payload.
     """
 
-    def __init__(self, engine: ArgumentContext, pending: PendingCall, call: HeldCall) -> None:
+    def __init__(self, engine: ArgumentContext, pending: PendingCall, call: ArgumentReceiver) -> None:
         self._engine = engine
         self._pending: PendingCall | None = pending
-        self._call: HeldCall | None = call
+        self._call: ArgumentReceiver | None = call
         self._total = len(pending.futures)
         self._done = count(1)
         self._ends = iter((True,))
@@ -137,7 +137,7 @@ def _first_failure(futures: Iterable[BaseFuture[Any]]) -> object:
     return None
 
 
-class QueuedCall(HeldCall):
+class HeldCall(ArgumentReceiver):
     """A call of the core's, which holds it until its arguments are there.
 
     Args:
@@ -151,16 +151,16 @@ class QueuedCall(HeldCall):
         call.wait_for_arguments()
 
     def is_over(self) -> bool:
-        """See `HeldCall`."""
+        """See `ArgumentReceiver`."""
         return self._call.state is SETTLED
 
     def arguments_came(self, payload: Payload) -> None:
-        """See `HeldCall`."""
+        """See `ArgumentReceiver`."""
         self._call.payload = payload
         self._engine.post_behind_submits(ArgumentsReady(self._call.id))
 
     def arguments_failed(self, outcome: object) -> None:
-        """See `HeldCall`."""
+        """See `ArgumentReceiver`."""
         self._engine.post_behind_submits(ArgumentsFailed(self._call.id, outcome))
 
 
@@ -187,4 +187,4 @@ def dependent_call(
         future.cancels_running = False
     if options.on_progress is not None:
         future.on_progress = options.on_progress
-    return future, call, ArgumentWait(engine, pending, QueuedCall(engine, call))
+    return future, call, ArgumentWait(engine, pending, HeldCall(engine, call))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from copy import copy
 
-from dragonfly_executor.engine.dependent_calls import ArgumentWait, QueuedCall
+from dragonfly_executor.engine.dependent_calls import ArgumentWait, HeldCall
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -13,18 +13,18 @@ if TYPE_CHECKING:
     from dragonfly_executor.serialization.pending_call import PendingCall
 
 
-class QueuedItem(QueuedCall):
+class HeldItem(HeldCall):
     """The call of an item, or of a chunk of one item."""
 
     def arguments_failed(self, outcome: object) -> None:
-        """See `HeldCall`."""
+        """See `ArgumentReceiver`."""
         # The item adds a note with its number, which the future of the error must not get.
         super().arguments_failed(copied(outcome) if isinstance(outcome, BaseException) else outcome)
 
 
 def wait_of_item(engine: ArgumentContext, pending: PendingCall, call: MapCall) -> ArgumentWait:
     """Return the wait of an item's call, which is to be submitted before the wait begins."""
-    return ArgumentWait(engine, pending, QueuedItem(engine, call))
+    return ArgumentWait(engine, pending, HeldItem(engine, call))
 
 
 def copied(error: BaseException) -> BaseException:

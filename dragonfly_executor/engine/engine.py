@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import count
+from threading import get_native_id
 
 from dragonfly_executor import errors
 from dragonfly_executor.core import events
@@ -185,6 +186,7 @@ class Engine:
             # From this step on, the calls are accepted.
             self._submit_queue.append(calls)
             if self._loop.is_asleep:
+                self._driver.caller.thread = get_native_id()
                 self._loop.call_soon_threadsafe(self._take_inbox)
             # A thread that closes the pool sets the refusal first. If none is set here, the engine takes these calls.
             if (self._refusal is not None or self._failure is not None) and self._submit_queue.withdraw(calls):

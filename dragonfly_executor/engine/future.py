@@ -139,7 +139,7 @@ class Future(BaseFuture[T]):
     def hand_over(self) -> bool:
         """Accept that the call is sent to a runner, the first time or again, on the engine thread.
 
-        The engine may not have heard of a cancel yet. With ``cancel_running=False``, a call that is handed over counts
+        The engine may not have processed a cancel yet. With ``cancel_running=False``, a call that is handed over counts
         as running and cannot be cancelled, as in the standard library.
 
         Returns:
@@ -169,7 +169,7 @@ class Future(BaseFuture[T]):
             lock.acquire_surely()
         try:
             if type(outcome) is Outcome and self._state in OPEN_STATES:
-                # Threads look at the state without the lock, so it is set last.
+                # Threads read the state without the lock, so it is set last.
                 if outcome.is_error:
                     self._exception = UndecodedError(outcome)
                 else:
@@ -241,7 +241,7 @@ class Future(BaseFuture[T]):
             TimeoutError: the call has not ended yet.
             CancelledError: the future was cancelled.
             ResultDeserializationError: the result has arrived, and cannot be opened here.
-            RunnerLostError, CallTimeoutError, BootError, ...: the call did not end by itself.
+            RunnerLostError, CallTimeoutError, BootError, ...: the call was stopped or lost.
         """
         if self._state != FINISHED:
             self._wait(timeout)

@@ -115,7 +115,7 @@ class MapCalls:
     def submit(self, batch: Batch) -> None:
         """Submit calls, all or none."""
         calls = self._encoded(batch)
-        # First, so that an interrupt finds the calls there. To cancel a call that the engine has not is harmless.
+        # First, so that an interrupt finds the calls there. Cancelling a call that the engine has not is harmless.
         self.pending.extend(calls)
         self._accept(calls)
 

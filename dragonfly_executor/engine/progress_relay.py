@@ -30,7 +30,7 @@ class ProgressRelay:
 
     def add(self, progress: CallProgress) -> None:
         """Have the callback called with this. Only the engine thread calls this."""
-        # First the report, then the flag; the callback thread looks at them in the other order.
+        # First the report, then the flag; the callback thread reads them in the other order.
         self._waiting[progress.item] = progress
         if not self._is_queued:
             self._is_queued = True

@@ -77,7 +77,7 @@ class QueueBound:
             raise
 
     async def submit_async(self, calls: Sequence[Call], at_most: int) -> None:
-        """Do the same in a task, which waits for room while its loop goes on."""
+        """Do the same in a task, which waits for room without blocking its loop."""
         has_waited = False
         try:
             while not self._try(calls, at_most):

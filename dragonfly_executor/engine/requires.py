@@ -65,7 +65,7 @@ def _labels(value: Mapping[str, Any], key: str, name: str) -> Iterable[str]:
 
 
 def check_possible(required: Requirements, capacities: Sequence[Capacity], backend: str) -> None:
-    """Raise if no runner can ever meet these requirements.
+    """Raise if no runner can ever fit these requirements.
 
     Args:
         required: the requirements of a call.
@@ -73,7 +73,7 @@ def check_possible(required: Requirements, capacities: Sequence[Capacity], backe
         backend: the name of the backend, or the names of several.
 
     Raises:
-        RequirementsError: none of the capacities meets them. The text names the nearest.
+        RequirementsError: none of the capacities has them. The text names the nearest.
     """
     if not capacities or any(required.fit(capacity) for capacity in capacities):
         return

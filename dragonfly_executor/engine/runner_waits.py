@@ -72,7 +72,7 @@ class RunnerWaits:
         self._check(wait, timeout)
 
     async def wait_async(self, count: int) -> None:
-        """Do the same in a task, without a limit. Its loop goes on meanwhile."""
+        """Do the same in a task, without a limit. Its loop is not blocked."""
         waiter = TaskWaiter(self._engine.wakers.of)
         wait = RunnerWait(waiter, count)
         try:

@@ -16,6 +16,7 @@ from dragonfly_executor.transport.received_segments import ReceivedSegment
 from dragonfly_executor.transport.segment_file import file_size
 from dragonfly_executor.transport.segment_pool import Segment, SegmentPool, block_count
 from dragonfly_executor.transport.sockets import PACKETS, Buffer, Socket
+from dragonfly_executor.util.freed_memory import keep_freed_memory
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -26,13 +27,13 @@ if TYPE_CHECKING:
 SEGMENT_ROOM = 64 * 1024 * 1024
 """Bytes of address space of a segment with several blocks. Memory is taken as its blocks are used."""
 IDLE = 5.0
-"""Seconds after which unused memory is given back."""
+"""Seconds after which unused memory is released."""
 BATCH = 64
 """Messages of one slot that are handled before the loop goes on."""
 MOST_DESCRIPTORS = 2**16
-"""Descriptors that this process may open as far as shared memory is concerned."""
+"""Maximum number of descriptors that shared memory takes as this process's limit."""
 DESCRIPTORS = 8
-"""One in so many descriptors that this process may open is the most segments. Each takes at most two."""
+"""Divisor of the descriptors that this process may open: the maximum number of segments. Each takes at most two."""
 
 
 class MemoryAccount:
@@ -108,6 +109,8 @@ class SharedSegments:
         self._pool = SegmentPool(self, self._users)
         self._common: CommonPieces | None = None
         self._commons: dict[str, CommonPieces] = {}
+        # Results of type `bytes` and `str` are copied from the segments to the heap of the program.
+        keep_freed_memory()
         self._received: dict[int, ReceivedSegment] = {}
         self._channels: dict[int, SlotChannel] = {}
         self._loop: Loop | None = None
@@ -280,7 +283,7 @@ class SharedSegments:
             self.account.close(number)
 
     def _disconnect(self, loop: Loop, channel: SlotChannel) -> None:
-        """Close a connection. What the slot has sent stays until its agent has reported its end: results may follow."""
+        """Close a connection. Memory of the slot stays until its agent has reported its end: results may follow."""
         if channel.sock.fileno() >= 0:
             loop.remove_reader(channel.sock.fileno())
             channel.sock.close()

@@ -107,7 +107,7 @@ class DragonflyJoblibBackend(AutoBatchingMixin, ParallelBackendBase):  # type: i
         return out.result()
 
     def abort_everything(self, ensure_ready: bool = True) -> None:
-        """Stop all batches of this backend. What runs is killed."""
+        """Stop all batches of this backend. Running calls are killed."""
         with self._lock:
             futures = [*self._futures]
         for future in futures:

@@ -31,8 +31,8 @@ OTHERS = "(others)"
 class PrometheusMetrics:
     """The metrics of pools. Make one for the program, and give it to each pool: ``observers=[metrics]``.
 
-    Counters and histograms of calls are labelled by pool and function. What a pool is now (runners, slots, waiting
-    calls, cost) is read when Prometheus scrapes. Like every observer, it runs on the pool's callback thread.
+    Counters and histograms of calls are labelled by pool and function. The pool's current figures (runners, slots,
+    waiting calls, cost) are read when Prometheus scrapes. Like every observer, it runs on the pool's callback thread.
 
     Args:
         registry: where the metrics are registered; by default the registry of ``prometheus_client``.

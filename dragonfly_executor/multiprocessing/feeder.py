@@ -26,7 +26,7 @@ if TYPE_CHECKING:
         blocks: bool
 
         def take(self, count: int, batch: Batch) -> None:
-            """Append the next `count` calls, or those that are left, to `batch`. Raises what the iterable raises."""
+            """Append the next `count` calls, or the rest, to `batch`. Raises the exceptions of the iterable."""
 
 
 WINDOW = 1024
@@ -46,7 +46,7 @@ class SingleItems:
         self._taken = 0
 
     def take(self, count: int, batch: Batch) -> None:
-        """Append the next `count` calls, or those that are left, to `batch`. Raises what the iterable raises."""
+        """Append the next `count` calls, or the rest, to `batch`. Raises the exceptions of the iterable."""
         number = self._taken
         for value in islice(self._items, count):
             batch.append(((value,), number, 1))
@@ -71,7 +71,7 @@ class ChunkedItems:
         self._is_starred = starred
 
     def take(self, count: int, batch: Batch) -> None:
-        """Append the next `count` calls, or those that are left, to `batch`. Raises what the iterable raises."""
+        """Append the next `count` calls, or the rest, to `batch`. Raises the exceptions of the iterable."""
         for _ in range(count):
             first = self._items.taken
             columns = self._items.columns(self._size)

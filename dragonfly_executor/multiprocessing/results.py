@@ -133,7 +133,7 @@ class AsyncResult(Generic[T]):
 
         Raises:
             multiprocessing.TimeoutError: the result is not ready.
-            RunnerLostError, CallTimeoutError, BootError, ...: a call did not end by itself.
+            RunnerLostError, CallTimeoutError, BootError, ...: a call was stopped or lost.
             CancelledError: the pool was terminated before that.
         """
         self.wait(timeout)

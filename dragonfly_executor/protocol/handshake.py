@@ -236,7 +236,7 @@ def welcome(
     """Return the payload of WELCOME.
 
     Args:
-        lease: seconds after which a runner that hears nothing from its parent ends.
+        lease: seconds after which a runner ends if it gets no data from its parent.
         setup_timeout: seconds that the set-up of a slot, or the opening of a call, may take.
         slots: number of calls that run at once.
         calls_per_slot: number of calls in a slot's life; 0 for any number.

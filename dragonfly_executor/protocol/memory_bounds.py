@@ -101,7 +101,7 @@ class Download:
     Args:
         head: the frame that announces the result.
         max_payload: maximum size of a result in bytes.
-        make_memory: makes the memory for so many bytes, of which it takes no more than it needs.
+        make_memory: makes memory of a given number of bytes; it takes only as much as it needs.
         open_chunk: returns the bytes of a compressed chunk with these flags, bytes and size; see `transport.codecs`.
 
     Raises:

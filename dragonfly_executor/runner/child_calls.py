@@ -10,7 +10,7 @@ from contextlib import suppress
 
 from dragonfly_executor.protocol.child_outcome import ChildOutcome
 from dragonfly_executor.protocol.frames import POOL
-from dragonfly_executor.runner.object_client import ReplyTarget
+from dragonfly_executor.runner.reply_reader import ReplyTarget
 from dragonfly_executor.runner.slot_loan import SlotLoan
 from dragonfly_executor.serialization.payload_parts import joined
 from dragonfly_executor.util import plain_pickle as pickle

@@ -197,7 +197,7 @@ class ItemSender:
             # The call's thread adds an item and then reads `_due`. So either it sees the zero, or the item is here.
             self._flush()
         except (MemoryError, OSError):
-            # The call's thread meets the same error.
+            # The call's thread gets the same error.
             self._late.is_armed = False
             self._due = 0.0
         return False

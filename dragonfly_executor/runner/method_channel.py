@@ -88,7 +88,7 @@ class MethodChannel:
         self._due: SimpleQueue[int] = SimpleQueue()
         """The numbers of the calls that have arrived, in order; 0 for the end."""
         self._arrived: dict[int, MethodMessage] = {}
-        """The calls that have not begun. Whoever takes one out has it: the main thread, or what drops it."""
+        """The calls that have not begun. The thread that takes one out owns it: the main one, or one that drops it."""
         self._early: dict[int, MethodMessage] = {}
         """Calls that have overtaken a longer one."""
         self._dropped: set[int] = set()

@@ -10,7 +10,7 @@ from itertools import count
 
 from dragonfly_executor.errors.base import FrameTooLargeError, MultiprocessingObjectError
 from dragonfly_executor.protocol.frames import CHUNK_SIZE, HEADER, MAX_INLINE, Flag, Frame, Kind, encode
-from dragonfly_executor.runner.reply_reader import ReplyReader
+from dragonfly_executor.runner.reply_reader import ReplyReader, ReplyTarget
 from dragonfly_executor.runner.stand_ins import STAND_INS
 from dragonfly_executor.util import plain_pickle as pickle
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
@@ -23,20 +23,26 @@ if TYPE_CHECKING:
     from dragonfly_executor.runner.stand_ins import StandIn
 
 
-class ReplyTarget:
-    """The receiver of a reply."""
+_PLAIN = frozenset({type(None), bool, int, float, complex, str, bytes, tuple, list, dict})
 
-    __slots__ = ("arrived", "data", "is_error")
 
-    def __init__(self) -> None:
-        self.arrived = bytearray()
-        """The parts of a long reply that have arrived."""
-        self.data: bytes | None = None
-        self.is_error = False
+def plain(value: Any) -> Any:
+    """Return an argument as a value of a built-in type: the parent opens no others. NumPy's numbers are such arguments.
 
-    def wake(self) -> None:
-        """Go on: the reply is complete. Called on the thread of the `ReplyReader`."""
-        raise NotImplementedError
+    Raises:
+        TypeError: it is no number.
+    """
+    if type(value) in _PLAIN:
+        return [plain(each) for each in value] if type(value) is list else value
+    base: Any
+    for base in (str, bytes, float):
+        if isinstance(value, base):
+            return base(value)
+    if hasattr(type(value), "__index__"):
+        return int(value)
+    if hasattr(type(value), "__float__"):
+        return float(value)
+    raise TypeError(f"an object of multiprocessing does not take {type(value).__name__!r} objects")
 
 
 class ReplyWaiter(ReplyTarget):
@@ -77,7 +83,7 @@ class ObjectClient:
         self._given_up: dict[int, ReplyWaiter] = {}
         self._listeners: dict[int, Callable[[Frame], object]] = {}
         self._stand_ins: weakref.WeakValueDictionary[int, Any] = weakref.WeakValueDictionary()
-        self._dropped: deque[int] = deque()
+        self._dropped: deque[tuple[int, str]] = deque()
         self._long = allocate_lock()
         """Held while a long request is sent: the parent takes one after another."""
         ReplyReader(agent, self._on_reply)
@@ -101,14 +107,14 @@ class ObjectClient:
                 self._stand_ins[number] = found
         return found
 
-    def drop(self, number: int) -> None:
-        """Note that a stand-in is gone. A finalizer calls this, at any point of the program."""
-        self._dropped.append(number)
+    def drop(self, number: int, method: str = "drop") -> None:
+        """Note that a stand-in is gone, or with "cancel" a request. A finalizer calls this, at any point."""
+        self._dropped.append((number, method))
 
     def flush(self) -> None:
-        """Tell the parent which stand-ins are gone."""
+        """Tell the parent what is gone."""
         while self._dropped:
-            self.tell(self._dropped.popleft(), "drop")
+            self.tell(*self._dropped.popleft())
 
     def tell(self, number: int, method: str, *args: Any) -> None:
         """Send a request that has no reply."""
@@ -176,7 +182,7 @@ class ObjectClient:
         token, waiter = next(self._numbers), ReplyWaiter((stand_in, method))
         self._waiting[token] = waiter
         try:
-            self._send(token, stand_in.number, method, args)
+            self._send(token, stand_in.number, method, tuple(map(plain, args)))
             waiter.lock.acquire()
         except BaseException:
             if method == "wait" and token in self._waiting:

@@ -27,9 +27,9 @@ class ProcessorTime:
         self._used = 0.0
 
     def is_lacking(self, number: int) -> bool:
-        """Return True if the process could run, and got hardly any processor time since the first look at this call.
+        """Return True if the process could run, and got hardly any processor time since the first check of this call.
 
-        The first look at a call cannot know this, and returns True if the process could run. On systems without /proc,
+        The first check of a call cannot know this, and returns True if the process could run. On systems without /proc,
         this returns False.
 
         Args:

@@ -73,7 +73,7 @@ class ProgressReports:
 
     def add(self, done: float, total: float | None, text: str) -> None:
         """Report for the running call. Any thread may call this."""
-        # First the report, then the look at the second thread; the second thread looks in the other order.
+        # First the report, then the check of the second thread; the second thread checks in the other order.
         self._latest = self._agent.running, done, total, text
         if self._late.is_armed:
             return

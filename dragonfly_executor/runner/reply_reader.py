@@ -17,6 +17,22 @@ if TYPE_CHECKING:
 READ_SIZE = 64 * 1024
 
 
+class ReplyTarget:
+    """The receiver of a reply."""
+
+    __slots__ = ("arrived", "data", "is_error")
+
+    def __init__(self) -> None:
+        self.arrived = bytearray()
+        """The parts of a long reply that have arrived."""
+        self.data: bytes | None = None
+        self.is_error = False
+
+    def wake(self) -> None:
+        """Go on: the reply is complete. Called on the thread of the `ReplyReader`."""
+        raise NotImplementedError
+
+
 class ReplyReader:
     """A thread that reads the stream from the agent, from now on.
 

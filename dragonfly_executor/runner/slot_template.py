@@ -65,7 +65,7 @@ class SlotTemplates:
         if key != self._key:
             try:
                 self._template = SlotTemplate(setup, place, load_plain)
-            except Exception:  # whatever is wrong, the slot meets it too
+            except Exception:  # whatever is wrong, the slot raises it too
                 self._template = None
             # Afterwards: the first template loads modules.
             self._key = (setup, place, len(sys.modules))

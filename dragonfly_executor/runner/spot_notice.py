@@ -1,4 +1,4 @@
-"""Waits for EC2's notice that a spot instance is taken back, and then tells the runner by SIGTERM.
+"""Waits for EC2's notice that it will interrupt a spot instance, and then sends the runner SIGTERM.
 
 ``python -P -m dragonfly_executor.runner.spot_notice PID`` ends when the process PID has ended. EC2 publishes the notice
 in the instance's metadata, two minutes ahead. Metadata can only be polled: AWS recommends every 5 s.

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any, ClassVar, NoReturn
 
+    from dragonfly_executor.runner.reply_reader import ReplyTarget
+
 
 class Requests(Protocol):
     """Sends the requests of stand-ins."""
@@ -28,11 +30,17 @@ class Requests(Protocol):
     def tell(self, number: int, method: str, *args: Any) -> None:
         """Send a request that has no reply."""
 
-    def drop(self, number: int) -> None:
-        """Note that a stand-in is gone."""
+    def begin(self, waiter: ReplyTarget, number: int, method: str, *args: Any) -> int:
+        """Send a request whose reply goes to `waiter`, and return the number of the request."""
+
+    def forget(self, token: int) -> bool:
+        """Drop the reply to a request of `begin`. Returns False if it has come."""
+
+    def drop(self, number: int, method: str = "drop") -> None:
+        """Note that a stand-in is gone, or a request."""
 
     def flush(self) -> None:
-        """Tell the parent which stand-ins are gone."""
+        """Tell the parent what is gone."""
 
 
 class StandIn:

@@ -5,7 +5,7 @@ contents it has (SYNC_HAVE). The parent sends the other contents, if any (SYNC_D
 tree and confirms (SYNC_END). Calls that arrive after a SYNC_BEGIN wait until then.
 
 If a file was changing, its content may not match its digest. Then these calls wait for a further step. The agent
-recognizes that step by the last step number that the parent had heard of, because earlier steps may already be in
+recognizes that step by the last step number that the parent knew of, because earlier steps may already be in
 transit.
 """
 

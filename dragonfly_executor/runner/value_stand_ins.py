@@ -1,16 +1,16 @@
-"""The stand-ins of multiprocessing's values, arrays, pipes and shared memory."""
+"""The stand-ins of multiprocessing's values, arrays and shared memory."""
 
 from __future__ import annotations
 
 import os
 import sys
-from mmap import mmap
 
 from dragonfly_executor.errors.base import MultiprocessingObjectError
+from dragonfly_executor.runner.connection_stand_in import ConnectionStandIn
+from dragonfly_executor.runner.memory_parts import MemoryPart, mapped, raw_value, travelling
 from dragonfly_executor.runner.proxy_stand_ins import proxy
 from dragonfly_executor.runner.stand_ins import LockableStandIn, StandIn
 from dragonfly_executor.serialization.object_details import machine
-from dragonfly_executor.util import plain_pickle as pickle
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -19,33 +19,6 @@ if TYPE_CHECKING:
     from dragonfly_executor.runner.stand_ins import Requests
 
 VALUES = "multiprocessing.sharedctypes"
-
-
-def mapped(place: tuple[int, int, str, int, int, int] | None) -> memoryview | None:
-    """Return the memory of a value of the parent; None if this process cannot map it.
-
-    Args:
-        place: see `arena_place`.
-    """
-    if place is None:
-        return None
-    pid, fd, name, total, start, end = place
-    path = f"/proc/{pid}/fd/{fd}"
-    try:
-        if os.readlink(path) != name:
-            return None
-        own = os.open(path, os.O_RDWR | os.O_CLOEXEC)
-        try:
-            return memoryview(mmap(own, total))[start:end]
-        finally:
-            os.close(own)
-    except (OSError, ValueError):
-        return None
-
-
-def travelling(index: Any) -> Any:
-    """Return an index in the form in which it travels."""
-    return (index.start, index.stop, index.step) if isinstance(index, slice) else index
 
 
 class ValueStandIn(LockableStandIn):
@@ -59,11 +32,10 @@ class ValueStandIn(LockableStandIn):
 
     def __init__(self, client: Requests, number: int, detail: Any) -> None:
         super().__init__(client, number, detail)
-        self._lock, element, self._length, fields, place = detail
-        self._fields = frozenset(fields)
+        self._lock, self._kind, place = detail
+        self._fields = frozenset(field[0] for field in getattr(self._kind, "_fields_", ()))
         memory = mapped(place)
-        kind = element if self._length is None else element * self._length
-        self._memory: Any = None if memory is None else kind.from_buffer(memory)
+        self._memory: Any = None if memory is None else self._kind.from_buffer(memory)
 
     def acquire(self, block: bool = True, timeout: float | None = None) -> bool:
         """Acquire the lock."""
@@ -79,33 +51,26 @@ class ValueStandIn(LockableStandIn):
 
     def get_obj(self) -> Any:
         """Return the value without its lock: the memory itself on the parent's machine, a stand-in elsewhere."""
-        return UnlockedValue(self) if self._memory is None else self._memory
+        return MemoryPart(self, self._kind, False) if self._memory is None else self._memory
 
     def _held(self) -> Any:
         """Return the memory if this thread has the lock and the memory is mapped here; None if not."""
         return self._memory if self._memory is not None and self._lock.is_held_here() else None
 
     def __getattr__(self, name: str) -> Any:
-        return self._get(name, True)
+        if name not in self._NAMES and name not in vars(self).get("_fields", ()):
+            raise AttributeError(f"{self.ORIGINAL[1]!r} object has no attribute {name!r}")
+        return getattr(self._target(), name)
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name in self._NAMES or name in vars(self).get("_fields", ()):
-            self._set(name, value, True)
+            setattr(self._target(), name, value)
         else:
             object.__setattr__(self, name, value)
 
-    def _get(self, name: str, locked: bool) -> Any:
-        if name not in self._NAMES and name not in vars(self).get("_fields", ()):
-            raise AttributeError(f"{self.ORIGINAL[1]!r} object has no attribute {name!r}")
-        memory = self._held()
-        return self._call("get", locked, name) if memory is None else getattr(memory, name)
-
-    def _set(self, name: str, value: Any, locked: bool) -> None:
-        memory = self._held()
-        if memory is None:
-            self._call("set", locked, name, value)
-        else:
-            setattr(memory, name, value)
+    def _target(self) -> Any:
+        """Return what reads and writes: the memory if this thread has the lock, or requests that acquire the lock."""
+        return MemoryPart(self, self._kind, True) if (memory := self._held()) is None else memory
 
 
 class StructureStandIn(ValueStandIn):
@@ -122,24 +87,13 @@ class ArrayStandIn(ValueStandIn):
     _NAMES = frozenset()
 
     def __len__(self) -> int:
-        return self._length or 0
+        return self._kind._length_  # type: ignore[no-any-return]
 
     def __getitem__(self, index: Any) -> Any:
-        return self._item(index, True)
+        return self._target()[index]
 
     def __setitem__(self, index: Any, value: Any) -> None:
-        self._set_item(index, value, True)
-
-    def _item(self, index: Any, locked: bool) -> Any:
-        memory = self._held()
-        return self._call("item", locked, travelling(index)) if memory is None else memory[index]
-
-    def _set_item(self, index: Any, value: Any, locked: bool) -> None:
-        memory = self._held()
-        if memory is not None:
-            memory[index] = value
-        else:
-            self._call("set_item", locked, travelling(index), list(value) if isinstance(value, tuple) else value)
+        self._target()[index] = value
 
 
 class StringStandIn(ArrayStandIn):
@@ -147,123 +101,6 @@ class StringStandIn(ArrayStandIn):
 
     ORIGINAL = (VALUES, "SynchronizedString")
     _NAMES = frozenset({"value", "raw"})
-
-
-class UnlockedValue:
-    """The result of `get_obj` on another machine: the same requests, without the lock.
-
-    Args:
-        owner: the stand-in with the lock.
-    """
-
-    def __init__(self, owner: Any) -> None:
-        object.__setattr__(self, "_owner", owner)
-
-    def __getattr__(self, name: str) -> Any:
-        return self._owner._get(name, False)  # noqa: SLF001
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        self._owner._set(name, value, False)  # noqa: SLF001
-
-    def __len__(self) -> int:
-        return len(self._owner)
-
-    def __getitem__(self, index: Any) -> Any:
-        return self._owner._item(index, False)  # noqa: SLF001
-
-    def __setitem__(self, index: Any, value: Any) -> None:
-        self._owner._set_item(index, value, False)  # noqa: SLF001
-
-
-class ConnectionStandIn(StandIn):
-    """Stands for an end of a `Pipe`."""
-
-    ORIGINAL = ("multiprocessing.connection", "Connection")
-
-    def __init__(self, client: Requests, number: int, detail: Any) -> None:
-        super().__init__(client, number, detail)
-        self.readable, self.writable = detail
-        self.closed = False
-
-    def send(self, obj: Any) -> None:
-        """Send an object."""
-        self._require(self.writable, "read-only")
-        self._call("send", pickle.dumps(obj, 5))
-
-    def send_bytes(self, buf: Any, offset: int = 0, size: int | None = None) -> None:
-        """Send bytes as one message."""
-        self._require(self.writable, "read-only")
-        view = memoryview(buf).cast("B")
-        end = len(view) if size is None else offset + size
-        if offset < 0 or end < offset or end > len(view):
-            raise ValueError("offset or size is negative, or beyond the end of the buffer")
-        self._call("send", bytes(view[offset:end]))
-
-    def recv(self) -> Any:
-        """Wait for an object, and return it.
-
-        Raises:
-            EOFError: the other end is closed, and nothing is left.
-        """
-        return pickle.loads(self.recv_bytes())
-
-    def recv_bytes(self, maxlength: int | None = None) -> bytes:
-        """Wait for a message, and return its bytes.
-
-        Raises:
-            EOFError: the other end is closed, and nothing is left.
-            OSError: the message has more than `maxlength` bytes.
-        """
-        self._require(self.readable, "write-only")
-        if maxlength is not None and maxlength < 0:
-            raise ValueError("negative maxlength")
-        return self._call("receive", maxlength)  # type: ignore[no-any-return]
-
-    def recv_bytes_into(self, buf: Any, offset: int = 0) -> int:
-        """Wait for a message, copy its bytes into a buffer, and return their number."""
-        view = memoryview(buf).cast("B")
-        if not 0 <= offset <= len(view):
-            raise ValueError("offset is negative, or beyond the end of the buffer")
-        data = self.recv_bytes()
-        if len(data) > len(view) - offset:
-            from multiprocessing import BufferTooShort
-
-            raise BufferTooShort(data)
-        view[offset : offset + len(data)] = data
-        return len(data)
-
-    def poll(self, timeout: float | None = 0.0) -> bool:
-        """Return whether there is something to receive, within `timeout` seconds."""
-        self._require(self.readable, "write-only")
-        return self._call("poll", timeout)  # type: ignore[no-any-return]
-
-    def fileno(self) -> NoReturn:
-        """Raise an error: the descriptor is in the parent, so the connection cannot be waited for by selectors."""
-        self._require(True, "")
-        raise MultiprocessingObjectError("the descriptor of this connection is in the parent: use poll()")
-
-    def close(self) -> None:
-        """Close this end in this slot."""
-        if not self.closed:
-            self.closed = True
-            self._client.drop(self.number)
-            self._client.flush()
-
-    def _require(self, is_allowed: bool, what: str) -> None:
-        if self.closed:
-            raise OSError("handle is closed")
-        if not is_allowed:
-            raise OSError(f"connection is {what}")
-
-    def __enter__(self) -> ConnectionStandIn:  # noqa: PYI034  # Self is in typing
-        return self
-
-    def __exit__(self, *args: object) -> None:
-        self.close()
-
-    def __del__(self) -> None:
-        if not self.closed:
-            self._client.drop(self.number)
 
 
 class MemoryStandIn(StandIn):
@@ -339,6 +176,7 @@ VALUE_STAND_INS: dict[str, Any] = {
         kind.ORIGINAL[1]: kind
         for kind in (ValueStandIn, StructureStandIn, ArrayStandIn, StringStandIn, ConnectionStandIn)
     },
+    "RawValue": raw_value,
     "SharedMemory": shared_memory,
     "BaseProxy": proxy,
 }

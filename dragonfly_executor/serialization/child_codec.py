@@ -7,7 +7,7 @@ from dragonfly_executor.serialization.parent_codec import CallCodec
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from typing import Any, NoReturn
+    from typing import Any
 
     from dragonfly_executor.serialization.formats import SerializerFormat
 
@@ -32,7 +32,9 @@ def child_codec(serializer: SerializerFormat, *, script_travels: bool) -> CallCo
     return codec
 
 
-def _refuse(found: Any, _held: list[object]) -> NoReturn:
+def _refuse(found: Any, _held: list[object]) -> Any:
+    if type(type(found)).__module__ == "_ctypes" and not hasattr(found, "_wrapper"):
+        return NotImplemented  # its memory is not shared: it travels as a copy
     raise CallSerializationError(
         f"a {type(found).__name__} of multiprocessing that was made in a call cannot travel to other calls: the parent"
         " does not have it. Make it in the parent, and pass it to both calls from there"

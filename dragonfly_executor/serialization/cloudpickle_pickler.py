@@ -62,6 +62,12 @@ class ByValue(FunctionsByValue):
         build, args, state, _, _, _ = cloudpickle._dynamic_class_reduce(found)  # noqa: SLF001
         if vars(found).get("__slots__") and isinstance(args[3], dict):
             args[3]["__slots__"] = vars(found)["__slots__"]  # has no effect if set after the class is made
+        if type(found).__module__ == "_ctypes":
+            # Assigning `_fields_` makes these descriptors, and must come last. The metaclass has no importable name. It
+            # follows from the bases.
+            contents = {name: value for name, value in state[0].items() if type(value).__name__ != "CField"}
+            fields = {"_fields_": contents.pop("_fields_")} if "_fields_" in contents else {}
+            args, state = (type, *args[1:]), (contents | fields, *state[1:])
         fill = rebuild.keep_class if self.returning else rebuild.update_class
         tracker_id = cloudpickle._get_or_create_tracker_id(found)  # noqa: SLF001
         return rebuild.new_class, (build, tracker_id, args), (state, found.__qualname__), None, None, fill

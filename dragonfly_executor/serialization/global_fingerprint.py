@@ -39,7 +39,7 @@ _TUPLE_OWN = frozenset({"__getnewargs__", "__new__", "__replace__", "__repr__", 
 _FIELD = type(WorkingDirectory.root)  # the type of a named tuple's field
 _DEEPEST = 8
 _MOST_ITEMS = 256
-"""Items of the largest list, dict or set that is checked item by item. To pickle a larger one again takes as long."""
+"""Items of the largest list, dict or set that is checked item by item. Pickling a larger one again takes as long."""
 _FUNCTION = attrgetter(
     "__code__", "__name__", "__qualname__", "__doc__", "__module__", "__defaults__", "__kwdefaults__", "__closure__",
     "__annotations__", "__dict__",

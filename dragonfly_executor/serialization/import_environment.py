@@ -26,8 +26,8 @@ class ImportEnvironment:
         path_travels: True if slots have this program's ``sys.path``, so that calls bring along its changes.
 
     Attributes:
-        marks: bytes that must not occur in a call that is encoded by plain pickle alone: those that a reference to
-            ``__main__`` leaves in a pickle, and to each module that runners do not find.
+        marks: bytes that must not occur in a call that is encoded by plain pickle alone: the
+            bytes of references to ``__main__``, and to each module that runners do not find.
         plain_marks: `marks`, and what a pickle has that refers to one of multiprocessing's objects.
         importable: the modules that calls may refer to by name, as far as the codec has found out. It adds them.
         path: the pickled ``sys.path`` if it has changed since slots were set up; b"" if not.

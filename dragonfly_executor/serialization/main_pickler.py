@@ -9,6 +9,7 @@ from __future__ import annotations
 import copyreg
 import sys
 from _contextvars import Context, ContextVar  # `contextvars` is this module, in one more file
+from operator import mul
 from types import FunctionType
 
 from dragonfly_executor.serialization import rebuild
@@ -129,6 +130,8 @@ class NameTracking:
         kind = type(found)
         if kind is FunctionType or issubclass(kind, type):
             return self._definition(found)
+        if type(kind) is not type and type(kind).__module__ == "_ctypes" and self.refer is not None:
+            return self.refer(found, self.held)
         if kind.__module__ in MAIN_NAMES or kind.__module__ in ("typing", "functools"):
             return self._named(found)
         if kind is SharedObject:
@@ -170,10 +173,10 @@ class NameTracking:
     def _definition(self, found: Any) -> Any:
         home = getattr(found, "__module__", None)
         if home in MAIN_NAMES:
-            return self._by_name(found) or self.by_value(found)
+            return self._by_name(found) or _array_type(found) or self.by_value(found)
         if home in _ALWAYS_FOUND or by_reference(found):
             return NotImplemented
-        return self.by_value(found)
+        return _array_type(found) or self.by_value(found)
 
     def _by_name(self, found: Any) -> Any:
         name = self.main.name_of(found)
@@ -210,6 +213,21 @@ class NameTracking:
 
 class NamePickler(NameTracking, Pickler):
     """A pickler that pickles by reference only."""
+
+
+def _array_type(found: Any) -> Any:
+    """Return the reduction of an array type of ctypes, which is made by a multiplication; None for all others.
+
+    Raises:
+        PicklingError: it is the type of a C library's functions.
+    """
+    kind = type(found).__name__
+    if kind == "PyCFuncPtrType":
+        raise PicklingError("functions of C libraries cannot be pickled")
+    if kind != "PyCArrayType":
+        return None
+    element, length = found._type_, found._length_
+    return (mul, (element, length)) if element * length is found else None
 
 
 def _describe(found: Any) -> str:

@@ -40,12 +40,29 @@ def arena_place(wrapper: Any) -> tuple[int, int, str, int, int, int] | None:
     return os.getpid(), fd, os.readlink(f"/proc/self/fd/{fd}"), arena.size, start, start + size
 
 
+def is_composite(kind: Any) -> bool:
+    """Return whether an item or attribute of this type of ctypes is an object that refers to the memory."""
+    if hasattr(kind, "_fields_"):
+        return True
+    return hasattr(kind, "_length_") and getattr(kind._type_, "_type_", None) not in ("c", "u")
+
+
+def field_type(kind: Any, name: str) -> Any:
+    """Return the type of a field of a structure; None if there is no such field."""
+    for base in kind.__mro__:
+        for field in vars(base).get("_fields_", ()):
+            if field[0] == name:
+                return field[1]
+    return None
+
+
 def _value(value: Any) -> tuple[Any, Any]:
     found, lock = value.get_obj(), value.get_lock()
-    length = getattr(found, "_length_", None)
-    element = type(found) if length is None else found._type_
-    fields = tuple(field[0] for field in getattr(type(found), "_fields_", ()))
-    return value, (lock, element, length, fields, arena_place(found._wrapper))  # noqa: SLF001
+    return value, (lock, type(found), arena_place(found._wrapper))  # noqa: SLF001
+
+
+def _raw_value(value: Any) -> tuple[Any, Any]:
+    return value, (type(value), arena_place(value._wrapper))  # noqa: SLF001
 
 
 def _connection(value: Any) -> tuple[Any, Any]:
@@ -65,6 +82,7 @@ DESCRIBED = {
     "SynchronizedArray": _value,
     "SynchronizedString": _value,
     "SynchronizedBase": _value,
+    "RawValue": _raw_value,
     "Connection": _connection,
     "SharedMemory": _shared_memory,
     "BaseProxy": _proxy,

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 KINDS = frozenset(
     {
         "Lock", "RLock", "Semaphore", "BoundedSemaphore", "Condition", "Event", "Barrier", "Queue", "JoinableQueue",
-        "SimpleQueue", "Synchronized", "SynchronizedArray", "SynchronizedString", "SynchronizedBase", "Connection",
-        "SharedMemory", "BaseProxy",
+        "SimpleQueue", "Synchronized", "SynchronizedArray", "SynchronizedString", "SynchronizedBase", "RawValue",
+        "Connection", "SharedMemory", "BaseProxy",
     }
 )  # fmt: skip
 """The classes whose objects the parent serves."""
@@ -97,6 +97,10 @@ class ObjectRegistry:
 
 def kind_of(value: Any) -> str | None:
     """Return the kind of an object of multiprocessing; None if the parent does not serve it."""
+    if type(type(value)).__module__ == "_ctypes":
+        # A part of an array has no wrapper of its own, and is pickled as a copy.
+        wrapper = getattr(value, "_wrapper", None)
+        return "RawValue" if type(wrapper).__module__ == "multiprocessing.heap" else None
     for base in type(value).__mro__:
         if base.__module__ in OBJECT_MODULES and base.__name__ in KINDS:
             return base.__name__

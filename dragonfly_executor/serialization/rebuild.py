@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from typing import Any
 
 _UNFINISHED = "__dragonfly_unfinished__"
+_LAYOUT = frozenset({"_fields_", "_anonymous_", "_pack_", "_align_", "_layout_"})
+"""The attributes of a structure of ctypes that say how it lies in memory."""
 
 
 def main_module() -> ModuleType:
@@ -159,8 +161,13 @@ def new_class(build: Callable[..., type], tracker_id: str, args: tuple[Any, ...]
     if known is not None:
         return known
     made = build(*args)
-    type.__setattr__(made, _UNFINISHED, True)
+    _plain_methods(made).__setattr__(made, _UNFINISHED, True)
     return made
+
+
+def _plain_methods(made: type) -> Any:
+    """Return the metaclass whose methods set attributes: that of ctypes, or `type`, whatever the user's own does."""
+    return type(made) if type(made).__module__ == "_ctypes" else type
 
 
 def update_class(made: type, state: tuple[Any, str]) -> None:
@@ -169,7 +176,10 @@ def update_class(made: type, state: tuple[Any, str]) -> None:
 
     contents, qualname = state
     if _UNFINISHED in vars(made):
-        type.__delattr__(made, _UNFINISHED)
+        _plain_methods(made).__delattr__(made, _UNFINISHED)
+    elif "_fields_" in vars(made):
+        # A structure of ctypes has its fields for good.
+        contents = ({name: value for name, value in contents[0].items() if name not in _LAYOUT}, *contents[1:])
     cloudpickle._class_setstate(made, contents)  # noqa: SLF001
     made.__qualname__ = qualname
 

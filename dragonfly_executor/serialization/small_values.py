@@ -25,10 +25,10 @@ LEAST_TEXT = 64 * 1024
 _NUMBERS = frozenset({NoneType, bool, float, int})
 _CONTAINERS = frozenset({list, tuple, dict})
 _FEW = 64
-"""Length of a container up to which looking at the types of its values takes less time than a `Pickler`."""
+"""Length of a container up to which checking the types of its values takes less time than a `Pickler`."""
 _DEPTH = 2
 _MOST_NUMBERS = 4096
-"""Length of a list up to which it takes less time to look at the types than to use a `Pickler`."""
+"""Length of a list up to which checking the types takes less time than a `Pickler`."""
 
 
 def are_small(values: Iterable[Any], depth: int = _DEPTH) -> bool:

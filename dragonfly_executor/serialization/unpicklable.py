@@ -38,6 +38,7 @@ _POOL = (f"{_PLACE}, or submit from here", "it belongs to the runner: return the
 _AWAIT = ("await it here, and pass its value", "run it in the call, with asyncio.run(), and return its value")
 _FUTURE = ("pass its value, .result(), or submit the call once it is done", "return its value, .result()")
 _TEXT = ("pass it as text, traceback.format_exc()", "return it as text, traceback.format_exc()")
+_POINTER = ("pass what it points to, or its value", "return what it points to, or its value")
 _VIEW = ("pass list(...) of it", "return list(...) of it")
 
 _ADVICE: dict[str, tuple[str, str]] = {
@@ -69,6 +70,15 @@ _ADVICE: dict[str, tuple[str, str]] = {
     "multiprocessing.queues.Queue": _LOCK,
     "multiprocessing.queues.SimpleQueue": _LOCK,
     "multiprocessing.pool.Pool": _POOL,
+    "multiprocessing.process.BaseProcess": (_PLACE, "return its exitcode"),
+    "multiprocessing.process.AuthenticationString": ("pass bytes(...) of it", "return bytes(...) of it"),
+    "multiprocessing.connection.Listener": ("pass its address, and connect in the call", "return what was received"),
+    "ctypes.CDLL": ("load the library in the call", "it is loaded in the runner only"),
+    "_ctypes.CFuncPtr": ("load the library in the call", "it is loaded in the runner only"),
+    "_ctypes._Pointer": _POINTER,
+    "ctypes.c_void_p": _POINTER,
+    "ctypes.c_char_p": _POINTER,
+    "ctypes.c_wchar_p": _POINTER,
     "dragonfly_executor.api.executor.PoolExecutor": ("", ""),  # its own error gives the advice
     "dragonfly_executor.api.pool.Pool": ("", ""),
     "concurrent.futures._base.Executor": _POOL,

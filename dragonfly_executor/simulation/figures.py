@@ -66,7 +66,7 @@ def figures_of(waits: Sequence[float], lives: Sequence[RunnerTime], seconds: flo
 
 
 def percentile(ordered: Sequence[float], percent: int) -> float:
-    """Return the smallest of the ordered values that at least so many percent of them do not exceed."""
+    """Return the percentile of ordered values: the smallest that at least this share of them does not exceed."""
     return ordered[max(0, -(-len(ordered) * percent // 100) - 1)]
 
 

@@ -11,7 +11,7 @@ from dragonfly_executor.simulation.figures import Figures
 IDLE_AFTER = 30.0
 """Default idle time in seconds of a pool that is not thrifty."""
 SHORTEST = 1.1
-"""If no setting meets the limit on waits, the candidates are those whose waits are at most this times the shortest."""
+"""If no setting keeps the limit on waits, the candidates are those whose waits are at most this times the shortest."""
 
 
 class Setting(NamedTuple):

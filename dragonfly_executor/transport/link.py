@@ -162,7 +162,7 @@ class Link:
         self.queued_bulk = sum(len(header) + len(piece) for header, piece in kept)
 
     def flush(self) -> None:
-        """Write the queued frames, as far as the socket takes them at once."""
+        """Write the queued frames that the socket takes at once."""
         # Calls that come one by one queue exactly one small frame.
         if len(self._first_lane) != 1 or self._unsent or self.closed or not self._write_one():
             self._flush()
@@ -173,7 +173,7 @@ class Link:
         try:
             sent = self._sock.send(frame)
         except OSError:
-            # The next write meets the same error.
+            # The next write raises the same error.
             return False
         self._first_lane.clear()
         if sent < len(frame):

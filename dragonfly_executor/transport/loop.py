@@ -31,14 +31,14 @@ SLACK = 64
 LONGEST_WAIT = 24 * 3600.0
 """Maximum sleep in seconds. Pollers refuse timeouts beyond their range, which is 25 days for epoll.
 
-To wake for nothing once a day costs nothing.
+A needless wake-up once a day costs nothing.
 """
 MAX_ABSTENTION = 64
-"""Maximum number of waits for which a loop skips polling after it polled in vain.
+"""Maximum number of waits for which a loop skips polling after a poll found nothing.
 
 If other threads need the processors, polling only gets in their way: on a machine that is busy otherwise, the news
 itself waits for the end of the polling. The first skip is one wait long, and each further skip is twice as long.
-Polling that was not in vain halves the next skip.
+A poll that found something halves the next skip.
 """
 LOOKS = 8
 """Number of polls after which a loop that polls lets a thread run that waits for the same processor.
@@ -49,7 +49,7 @@ the polling ends, although the loop polls for what that thread is about to send.
 WINDOW = 0.005
 """Seconds of a window in which a loop that expects news polls in any case."""
 WINDOW_PERIOD = 8
-"""One window in so many.
+"""One window out of this number.
 
 News comes soon enough for polling only if the loop at the other end polls too. Two loops that both skip most waits
 would hardly ever poll at the same time, and so stay slow. Processes of one machine have the same clock, so they have
@@ -187,7 +187,7 @@ class Loop:
         """
         try:
             self._from_threads.append(callback)
-            # The loop sets `is_asleep` before it looks at this queue for the last time. So either the loop sees the new
+            # The loop sets `is_asleep` before it reads this queue for the last time. So either the loop sees the new
             # entry, or this thread sees that the loop sleeps. No state is written here that an interrupt could leave
             # wrong.
             if self.is_asleep:
@@ -197,7 +197,7 @@ class Loop:
             raise
 
     def _on_wake(self) -> None:
-        # Clear first, then look at the queues: an entry that is added later sends its own wake-up.
+        # Clear first, then read the queues: an entry that is added later sends its own wake-up.
         self._waker.clear()
 
     def run(self) -> None:
@@ -210,7 +210,7 @@ class Loop:
             ready = self._wait()
             self.is_asleep = False
             for fd, events in ready:
-                # The read or write that meets an error or hang-up reports it.
+                # The read or write that fails by an error or hang-up reports it.
                 if events & ~WRITABLE and (reader := readers.get(fd)) is not None:
                     reader()
                 if events & ~READABLE and (writer := writers.get(fd)) is not None:

@@ -14,7 +14,7 @@ from dragonfly_executor.protocol.frames import CHUNK_SIZE, HEADER_SIZE
 MAPPED = 4 * 1024 * 1024
 """Bytes from which a payload gets a mapping."""
 GROWTH = 4
-"""A mapping that is full grows by one part in so many."""
+"""Divisor of a full mapping's size: it grows by that share."""
 PAGE = 2 * 1024 * 1024
 CHUNK_FRAME = HEADER_SIZE + CHUNK_SIZE
 """Bytes of the frame of a full chunk."""

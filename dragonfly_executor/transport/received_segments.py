@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 _POPULATE_READ = 22  # MADV_POPULATE_READ, which mmap does not name
 _DONTNEED = 4
 _SPAN = 64 * 1024 * 1024
-"""Bytes whose pages are looked at in one step."""
+"""Bytes whose pages are checked in one step."""
 _ENTRY = 8
 # The top byte of a page's entry in /proc/self/pagemap: 0x80 present, 0x40 in swap, 0x20 a page of the file.
 _UNCHANGED = bytes(byte for byte in range(256) if not byte & 0xC0 or byte & 0x20)
@@ -144,7 +144,7 @@ class ReceivedSegment:
         exporter = self._kind.from_buffer(self._map, start)
         view = memoryview(exporter).cast("B")[:length]
         if has_buffers is not None and not has_buffers(view):
-            # Nothing is written, so nothing has to be discarded. To look for that takes most of the time of a loan.
+            # Nothing is written, so nothing has to be discarded. Searching for pages takes most of the time of a loan.
             view, length = view.toreadonly(), 0
         exporter.loan = (self, index, length, os.getpid(), self._forks.count)
         return view
@@ -206,7 +206,7 @@ class ReceivedSegment:
 
     def _discard_changes(self, memory: mmap, index: int, length: int, address: int) -> None:
         """Discard the pages that were written here. The next use must see the sender's."""
-        # To look at the pages costs a twentieth of mapping them anew.
+        # Checking the pages costs a twentieth of mapping them anew.
         start = start_of(index, self.size)
         for offset in range(0, length, _SPAN):
             size = min(_SPAN, length - offset)

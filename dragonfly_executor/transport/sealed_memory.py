@@ -95,7 +95,7 @@ def is_reachable() -> bool:
 
 
 def map_sealed(pid: int, descriptor: int, inode: int, size: int) -> mmap:
-    """Map another process's sealed memory. What this process writes there, no other process sees.
+    """Map another process's sealed memory. No other process sees this process's writes there.
 
     Args and raises as `open_sealed`.
     """

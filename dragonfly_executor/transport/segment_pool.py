@@ -36,7 +36,7 @@ SMALLEST = 128 * 1024
 PIECE = 4 * 1024 * 1024
 """Bytes that are copied in one step. A copy holds the interpreter lock, which other threads need in between."""
 MAX_TRIES = 64
-"""Blocks that are looked at for one that is free."""
+"""Maximum number of blocks that are checked for a free one."""
 _MAX_PIECES = 1024  # of one pwritev
 _POPULATE_WRITE = 23  # MADV_POPULATE_WRITE, which mmap does not name
 
@@ -104,7 +104,7 @@ class Segment:
         return self._map
 
     def populate(self, start: int, size: int) -> None:
-        """Map pages that were written through the file, so that the copy meets no page fault."""
+        """Map pages that were written through the file, so that the copy causes no page fault."""
         if self._map is not None:
             try:
                 self._map.madvise(_POPULATE_WRITE, start, size)

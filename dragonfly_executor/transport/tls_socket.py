@@ -23,7 +23,7 @@ OVERHEAD = 22
 BATCH = 8 * RECORD
 """Bytes of payload that are encrypted before a write, and of ciphertext that one read receives.
 
-To write or read one record at a time takes a third longer. Larger batches leave the processor's cache.
+Writing or reading one record at a time takes a third longer. Larger batches leave the processor's cache.
 """
 
 
@@ -127,7 +127,7 @@ class TlsSocket(socket.socket):
                     break
                 count += self._decrypt_into(view[count:])
         except OSError:
-            # The next read meets the error again.
+            # The next read raises the error again.
             if not count:
                 raise
         return count
@@ -208,7 +208,7 @@ class TlsSocket(socket.socket):
             while self._unsent or self._encrypt(pieces):
                 sent += self._push()
         except OSError:
-            # The next write meets the error again.
+            # The next write raises the error again.
             if not sent:
                 raise
         return sent

@@ -59,7 +59,7 @@ class DaskNode(EngineTaskNode[RunnerTask]):
         return "; ".join(filter(None, (self.task.standing, self._scaling)))
 
     def _advice(self) -> str:
-        return "start workers that meet workers=, resources= and what the calls require, or raise queue_timeout"
+        return "start workers that fit workers=, resources= and the requirements of the calls, or raise queue_timeout"
 
     def _stop_task(self, grace: float, timeout: float) -> None:
         work = self._tasks.stop(self.task, grace, [*self.sessions])

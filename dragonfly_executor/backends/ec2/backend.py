@@ -58,7 +58,7 @@ GIVEN_UP_TIMEOUT = 1.2
 SWEEP_TIMEOUT = 60.0
 FIRST_SWEEP_TIMEOUT = 10.0
 SPOT_GRACE = 100.0
-"""Seconds that calls have after EC2's notice. The notice comes two minutes before a spot instance is taken back."""
+"""Seconds that calls have after EC2's notice. The notice comes two minutes before EC2 interrupts a spot instance."""
 
 
 class EC2Backend(Backend):

@@ -21,7 +21,7 @@ STOP_TIMEOUT = 20.0
 VISIBLE_AFTER = 60.0
 """Seconds after which an instance that EC2 does not know counts as gone."""
 LOOK_EVERY = 5.0
-"""Seconds between two looks at an instance whose runner has yet to dial back."""
+"""Seconds between two queries for an instance whose runner has not dialed back yet."""
 LOOK_TIMEOUT = 10.0
 PAUSE = 1.0
 """Seconds between two tries to terminate an instance that EC2 does not know yet."""

@@ -30,7 +30,7 @@ class EngineTaskNode(Node, Generic[T]):
 
     Args:
         task: the runner's task.
-        request: hears when the task begins, and says when its runner has dialed back.
+        request: is notified when the task begins, and reports that its runner has dialed back.
         shares_disk: whether the workers see the files of this machine.
         on_stopped: called once, when the node is stopped.
     """

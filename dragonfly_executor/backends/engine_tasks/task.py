@@ -19,7 +19,7 @@ class EngineTask:
     Args:
         key: the task's name.
         order: the arguments for `AgentProcess` on the worker.
-        ending: hears when the engine ends the runner; see `BootRequest.ending`.
+        ending: called when the engine ends the runner; see `BootRequest.ending`.
 
     Attributes:
         begun: set when the agent has been started.

@@ -96,7 +96,7 @@ class MachineSizes(NamedTuple):
     is_fixed: bool = False
 
     def choose(self, required: Requirements, prices: Prices) -> Guest | None:
-        """Return the user's size if it has what calls require, otherwise the cheapest larger one that has it.
+        """Return the user's size if it has the required resources, otherwise the cheapest larger size that has them.
 
         Returns:
             None if no size has it.

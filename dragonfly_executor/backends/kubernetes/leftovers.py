@@ -94,7 +94,7 @@ class KubernetesLeftovers:
         if node.name in self._released:
             return node._replace(liveness=Liveness.GONE, why=RELEASED)
         if node.liveness is Liveness.UNKNOWN and pod.has_ended:
-            # Whoever its owner is: the Pod runs nothing, and a live owner would have deleted it by now or soon.
+            # For any owner: the Pod runs nothing, and a live owner deletes such a Pod soon.
             return node._replace(liveness=Liveness.GONE, why=ENDED)
         return node
 

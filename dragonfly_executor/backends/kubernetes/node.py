@@ -48,7 +48,7 @@ class KubernetesNode(Node):
         name: the Pod's name.
         api: the API server. It is in use until the node is stopped.
         watch: shows the Pod.
-        request: hears when the Pod has a node, and says when its runner has dialed back.
+        request: is notified when the Pod has a node, and reports that its runner has dialed back.
         queue_timeout: seconds that the Pod may wait for a node.
     """
 
@@ -158,7 +158,7 @@ class KubernetesNode(Node):
             return ""
         if has_ended(self.followed):
             return f"Pod {self.name} {pod.end()}"
-        return f"{self.standing()}: look at that node, and at the network between it and this program"
+        return f"{self.standing()}: check that node, and the network between it and this program"
 
     def standing(self) -> str:
         """Return how the Pod stands, and whether the API server shows it, for people who wait for it."""

@@ -165,7 +165,7 @@ class Pod(NamedTuple):
         return f"is {self.phase}"
 
     def _terminated(self) -> Iterator[tuple[str, Mapping[str, Any]]]:
-        """Yield the containers that have ended. A container that a person must look at comes first."""
+        """Yield the containers that have ended. A container that needs a person's attention comes first."""
         ended = [(name, _mapping(state.get("terminated"))) for name, state in self.containers()]
         ended = [(name, ending) for name, ending in ended if ending]
         # An init container that has done its work does not matter.

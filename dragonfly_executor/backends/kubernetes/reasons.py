@@ -31,7 +31,7 @@ DISRUPTIONS = {
 }
 """Reasons of the condition DisruptionTarget."""
 LOST_NODES = ("DeletionByTaintManager", "DeletionByPodGC")
-"""Reasons of the condition DisruptionTarget by which the cluster gives a Pod up whose node it does not hear of."""
+"""Reasons of the condition DisruptionTarget with which the cluster gives up a Pod whose node does not report."""
 POD_REASONS = {
     "Evicted": "was evicted by its node: ask for what it uses with resources=",
     "DeadlineExceeded": "reached its max_lifetime (activeDeadlineSeconds): give Pods more with max_lifetime=",

@@ -1,4 +1,4 @@
-"""`DriverWatch`: the driver's looks at its Ray cluster: why actors wait, and which of their nodes are to go."""
+"""`DriverWatch`: the driver's queries of its Ray cluster: why actors wait, and which of their nodes drain."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ TAG = 0.001
 
 
 def meet(options: Mapping[str, Any], required: Requirements | None, labels: frozenset[str]) -> dict[str, Any]:
-    """Return the options of an actor that has what calls require. What the user's options ask for beyond that stays.
+    """Return the options of an actor that has what calls require. Other resources that the user's options ask for stay.
 
     Args:
         options: the user's options, by Ray's names.

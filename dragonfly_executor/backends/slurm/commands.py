@@ -15,7 +15,7 @@ from dragonfly_executor.errors import DragonflyError
 COMMAND_TIMEOUT = 60.0
 """Seconds that one command may take. A controller under load answers slowly, and its commands try again themselves."""
 STOP_PAUSE = 0.05
-"""Seconds between two looks at a job that was cancelled."""
+"""Seconds between two queries for a cancelled job."""
 TEMPORARY = (
     "unable to contact slurm controller", "socket timed out", "temporarily unable", "connection refused",
     "zero bytes were transmitted", "connection timed out", "communication connection failure",
@@ -24,7 +24,7 @@ TEMPORARY = (
 """Parts of error texts after which another attempt may succeed: the controller is away, or a limit is reached."""
 
 SUBMIT_LIMITS = ("maxsubmitjob", "job submit limit", "maxjobcount")
-"""Parts of error texts that say that the user may not have so many jobs."""
+"""Parts of error texts for a user who has reached the limit on jobs."""
 _ARRAY_SIZE = re.compile(r"^MaxArraySize\s*=\s*(\d+)", re.MULTILINE)
 
 
@@ -52,7 +52,7 @@ def is_about_arrays(error: SlurmError) -> bool:
 
 
 def is_over_limit(error: SlurmError) -> bool:
-    """Return True if an array was refused because the user may not have so many jobs."""
+    """Return True if an array was refused because it exceeds the user's limit on jobs."""
     return not error.may_have_happened and any(part in str(error).lower() for part in SUBMIT_LIMITS)
 
 

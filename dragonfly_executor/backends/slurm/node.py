@@ -23,17 +23,17 @@ STOP_TIMEOUT = 30.0
 QUEUED_STOP_TIMEOUT = 1.5
 """Seconds that it may take to cancel a job that waits in the queue. A pool that ends waits for this."""
 FIRST_LOOK = 5.0
-"""Seconds until a job that runs is looked at for its time limit, which is not known before."""
+"""Seconds until the backend asks for the time limit of a job that runs. It is not known before."""
 LATER_LOOKS = 300.0
 RENEW_TIMEOUT = 60.0
 END_TOLERANCE = 5.0
 """Seconds by which a time limit must change to be told. Slurm counts in whole seconds, and answers late."""
 KILL_MARGIN = 5.0
-"""Seconds before the time limit by which calls have ended: Slurm looks at its limits now and then."""
+"""Seconds before the time limit by which calls have ended: Slurm enforces its limits only now and then."""
 LOSS_WAIT = 4.0
 """Seconds for Slurm to see the end of a job whose runner was lost. Its calls wait for that."""
 LOSS_PAUSE = 0.2
-"""Seconds between two looks at such a job. Slurm tells nobody when a job ends."""
+"""Seconds between two queries for such a job. Slurm sends no message when a job ends."""
 ACCOUNTING_TIMEOUT = 3.0
 TAIL = 4096
 """Bytes at the end of a job's log that are read for an error."""
@@ -51,7 +51,7 @@ class SlurmNode(Node):
             returns as text how the job gets cancelled.
         shares_disk: whether the job sees the files of this machine.
         accounting: says how jobs have ended.
-        request: hears when the job starts, and says when its runner has dialed back.
+        request: is notified when the job starts, and reports that its runner has dialed back.
         queue_timeout: seconds that the job may wait in Slurm's queue.
         keeps_log: whether the log stays when the job is stopped.
     """
@@ -101,7 +101,7 @@ class SlurmNode(Node):
             request.dialed_in.call(self._has_started)
 
     def _seen(self, job: Job | None) -> None:
-        """Note the job as a look at the queue has shown it; None if Slurm has forgotten it."""
+        """Record the job as the queue shows it; None if Slurm has forgotten it."""
         self._is_forgotten = job is None
         if job is None:
             return
@@ -115,7 +115,7 @@ class SlurmNode(Node):
             self._tell_end(seconds)
 
     def _tell_end(self, seconds: float) -> None:
-        """Tell the pool when the job reaches its time limit, unless that is what it was told before."""
+        """Tell the pool when the job reaches its time limit, unless the pool already has that time."""
         end = time.monotonic() + seconds
         if self._end is None or abs(end - self._end) > END_TOLERANCE:
             self._end = end
@@ -123,7 +123,7 @@ class SlurmNode(Node):
             self._request.ending(max(0.0, seconds - KILL_MARGIN), ended_by)
 
     def renew(self) -> None:
-        """See `Node.renew`. The job is looked at, as its time limit is not known before it runs, and can be changed."""
+        """See `Node.renew`. It asks Slurm, because a limit can change, and is not known before the job runs."""
         with suppress(SlurmError, TimeoutError):
             self._queue.look(self.job_id, Deadline(RENEW_TIMEOUT, self._stopped), self._stopped)
             self.renew_every = LATER_LOOKS
@@ -190,7 +190,7 @@ class SlurmNode(Node):
             return end.describe()
         if job is None or job.has_ended:
             return "" if job is None else job.describe()
-        return f"{job.describe()}: look at that node, and at the network between it and this program"
+        return f"{job.describe()}: check that node, and the network between it and this program"
 
     def call_when_stopped(self, then: Callable[[], object]) -> None:
         """Call `then` at the end of `stop`, once."""

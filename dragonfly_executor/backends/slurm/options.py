@@ -84,7 +84,7 @@ def time_limit(time: Minutes) -> str | None:
 
 
 def meet(options: Mapping[str, Option], required: Requirements, labels: frozenset[str]) -> dict[str, Option]:
-    """Return the options of a job that has what calls require. What the user's options ask for beyond that stays.
+    """Return the options of a job that has what calls require. Other resources that the user's options ask for stay.
 
     Args:
         options: the user's options.
@@ -125,7 +125,7 @@ def _refuse(options: Mapping[str, Option], names: Iterable[str], required: Requi
 
 
 def capacity_of(options: Mapping[str, Option], labels: frozenset[str]) -> Capacity:
-    """Return what a job with these options has, as far as they say it.
+    """Return the resources of a job with these options; only those that the options state.
 
     The runner cannot find it out everywhere: whether a job sees more than it asked for depends on Slurm's plugins.
 

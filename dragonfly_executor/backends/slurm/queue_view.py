@@ -1,4 +1,4 @@
-"""The jobs of a backend as Slurm's queue shows them. All boots share each look at the queue."""
+"""The jobs of a backend as Slurm's queue shows them. All boots share each query of the queue."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from dragonfly_executor.backends.slurm.commands import COMMAND_TIMEOUT, SlurmCom
 from dragonfly_executor.backends.slurm.job import Job
 
 LOOK_EVERY = 1.0
-"""Minimum seconds between two looks. Slurm tells nobody when a job starts, so there is no other way."""
+"""Minimum seconds between two queries. Slurm sends no message when a job starts, so polling is the only way."""
 LOOK_SHARE = 20
 """Minimum pause between two looks, as a multiple of the last look's duration: a slow controller is asked less often."""
 
@@ -88,7 +88,7 @@ class QueueView:
                 ended.wait(deadline.left(COMMAND_TIMEOUT))
             with self._lock:
                 self._waiting.discard(ended)
-        raise TimeoutError("there was no time left to look at the queue")
+        raise TimeoutError("there was no time left to query the queue")
 
     def _look(self, deadline: Deadline) -> dict[str, Job]:
         """Read the queue for all threads that wait."""

@@ -36,8 +36,8 @@ def own_options(name: str, comment: str, logs: str, count: int) -> dict[str, Opt
 def environment(parents: Sequence[Parent]) -> dict[str, str]:
     """Return the variables with the descriptions of these runners' parent, which hold the runners' tokens.
 
-    Only this user sees a job's environment. All elements of an array get the same, so `script` removes from it what the
-    other elements need.
+    Only this user sees a job's environment. All elements of an array get the same environment, so `script` removes the
+    other elements' entries from it.
     """
     if len(parents) == 1:
         return {VARIABLE: parents[0].encode()}
@@ -54,7 +54,7 @@ def script(command: Sequence[str], setup: str, count: int) -> str:
     """
     lines = ["#!/bin/sh"]
     if count > 1:
-        # First of all: what `setup` starts must not see the tokens of the other elements.
+        # First of all: processes that `setup` starts must not see the tokens of the other elements.
         lines += [
             f'eval "{VARIABLE}=\\$' + f'{VARIABLE}_$SLURM_ARRAY_TASK_ID"',
             f"export {VARIABLE}",

@@ -40,8 +40,8 @@ class SSHBackend(Backend):
 
     Host keys are always verified against known_hosts. The host with the fewest runners for its size comes next. If a
     host does not answer within a second, the boot tries the next host as well, and the first host that answers gets the
-    runner. If a boot fails on a host, that host is set aside for a while, and the boot goes on with the other hosts. A
-    host with an unknown key or without a fitting Python is never used again.
+    runner. If a boot fails on a host, the backend does not use that host for a while, and continues the boot on the
+    other hosts. A host with an unknown key or without a fitting Python is never used again.
 
     Args:
         hosts: names, addresses, aliases of ``~/.ssh/config``, ``user@name:port``, or `SSHHost` objects.

@@ -14,8 +14,8 @@ DESCRIPTION = (
     "timeline, times, failures. The page can kill calls and resize pools."
 )
 EPILOG = (
-    "Everyone who knows the address can use the page, so treat it as a password. From another machine, forward the port: "
-    "ssh -L 8700:127.0.0.1:8700 HOST dragonfly dashboard --port 8700"
+    "Everyone who knows the address can use the page, so treat it as a password. "
+    "From another machine, forward the port: ssh -L 8700:127.0.0.1:8700 HOST dragonfly dashboard --port 8700"
 )
 ENDS_WITHIN = 5.0
 """Seconds to wait for the server's thread after Ctrl-C."""

@@ -38,4 +38,4 @@ def for_boot(error: errors.BootError) -> str:
 
 def for_call(error: errors.DragonflyError) -> str:
     """Return advice on a runner that came up but failed its first call."""
-    return f"the runner came up, and its first call ended with {type(error).__name__}: look at limits and memory there"
+    return f"the runner came up, and its first call ended with {type(error).__name__}: check limits and memory there"

@@ -140,7 +140,7 @@ def _sweep(options: argparse.Namespace, fleet: Fleet) -> int:
     found = fleet.look()
     chosen = [(app, one) for app, one in found if one.liveness is Liveness.GONE and one.machine is not None]
     if not options.json and not chosen:
-        print(f"Nothing is left behind, as far as is known. {NO_PROOF}")
+        print(f"No machines are left behind that this command knows of. {NO_PROOF}")
     return _destroy_chosen(options, fleet, chosen)
 
 

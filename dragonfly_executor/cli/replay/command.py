@@ -16,7 +16,7 @@ from dragonfly_executor.cli.status.figures import seconds
 
 DESCRIPTION = "Show what pools have done: their functions, and which runner was there and busy when."
 EPILOG = (
-    "FILE is what a pool made with log_events=FILE has written; '-' reads standard input. In a runner's line, '.' is a "
+    "FILE is written by a pool with log_events=FILE; '-' reads standard input. In a runner's line, '.' is a "
     "boot, '_' an idle runner, and a bar is as high as the runner was busy."
 )
 LEVELS = "▁▂▃▄▅▆▇█"

@@ -78,7 +78,7 @@ def _watch(view: TopView, live: Live, interval: float) -> None:
 
 
 def obey(view: TopView, key: bytes) -> bool:
-    """Do what a key stands for. Returns True if the reports must be refreshed at once."""
+    """Carry out a key's command. Returns True if the reports must be refreshed at once."""
     if view.output is not None:
         view.output = None
         return False

@@ -88,7 +88,7 @@ class BootTable:
     # -- one boot -----------------------------------------------------------------------------------------------------
 
     def boot(self, runner_id: int, requires: Requirements | None, tier: int) -> None:
-        """Boot a runner of this tier that meets these requirements. The core gets the outcome as an event."""
+        """Boot a runner of this tier that fits these requirements. The core gets the outcome as an event."""
         boot = self._pending[runner_id] = PendingBoot(runner_id, requires, self._helpers[tier], self)
         boot.start()
 

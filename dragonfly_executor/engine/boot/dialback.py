@@ -94,7 +94,7 @@ class DialBack:
         """The reason for the last refusal since the listener opened; perhaps it came from the missing runner."""
 
     def expect(self, request: BootRequest, receiver: DialBackReceiver) -> None:
-        """Expect a runner, and open the listener for it. The receiver hears when the boot may begin."""
+        """Expect a runner, and open the listener for it. The receiver is notified when the boot may begin."""
         self._expected[request.runner_id] = receiver
         self._waiting[request.runner_id] = request
         if self._listener is not None:

@@ -21,7 +21,7 @@ first call is refused, or takes long to pickle."""
 
 
 class LaunchedNode:
-    """A node that was launched ahead of its boot. Whoever takes it owns it from then on; only the first one gets it.
+    """A node that was launched ahead of its boot. Only the first boot that takes it gets it, and owns it from then on.
 
     Args:
         parent: the description of this process that the runner has.

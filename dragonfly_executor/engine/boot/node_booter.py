@@ -108,7 +108,7 @@ class NodeBooter:
             self._fail(raised, receiver)
 
     def _accept(self, request: BootRequest, node: Node, receiver: NodeReceiver) -> None:
-        """Hand a node to its receiver. What a pool needs from its first HELLO on is loaded while the runner starts.
+        """Hand a node to its receiver. While the runner starts, load the modules that the first HELLO needs.
 
         The errors come last, because they are needed before the first result, and take longest.
         """

@@ -25,5 +25,7 @@ def capacity_of(runner: RunnerLink, backend: Backend, warn: Callable[[str], obje
     if isinstance(stated, Capacity):
         return Capacity(stated.cpus, stated.gpus, stated.memory, stated.labels | labels)
     if stated is not None:
-        warn(f"the capacity of {runner.name} is a {type(stated).__name__}, not a Capacity; what its agent found counts")
+        warn(
+            f"the capacity of {runner.name} is a {type(stated).__name__}, not a Capacity; the agent's own count is used"
+        )
     return None if runner.reported is None else Capacity(*runner.reported, labels)

@@ -83,7 +83,7 @@ class SessionSetup:
         runner.welcome(session, self._encode_setup(self._setup_for(runner.node), codecs), slots, log_level)
 
     def _compare(self, runner: RunnerLink, hello: handshake.Hello) -> None:
-        """Warn of versions that differ and may still meet, once for each host and difference."""
+        """Warn of versions that differ but are compatible, once for each host and difference."""
         text = "; ".join(handshake.differences(versions_like(hello.versions), hello.versions))
         host = runner.node.host
         if text and (host, text) not in self._told:

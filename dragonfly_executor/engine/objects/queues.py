@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class PickledItem:
-    """An item of a queue that is pickled already. Who takes it from the queue gets the object itself."""
+    """An item of a queue that is pickled already. The receiver from the queue gets the object itself."""
 
     def __init__(self, data: bytes) -> None:
         self._data = data

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from dragonfly_executor.engine.objects.request import Owner, Request, Session
 
 STEP = 0.2
-"""Seconds of one wait in the kernel. Nothing can interrupt such a wait, so it is this long at most."""
+"""Seconds of one wait in the kernel. No event interrupts such a wait, so it is this long at most."""
 NANOSECONDS = 10**9
 POLL = 0.005
 """Seconds between two attempts on systems without ``sem_clockwait`` (macOS, glibc before 2.30)."""

@@ -1,6 +1,6 @@
 """Serves multiprocessing's locks, semaphores, conditions, events and barriers.
 
-What waits is done by multiprocessing's own code, on objects that have `InnerSemaphore` in place of their semaphores.
+Waits are done by multiprocessing's own code, on objects that have `InnerSemaphore` in place of their semaphores.
 """
 
 from __future__ import annotations

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dragonfly_executor.engine.objects.request import LATER, ServedObject
 from dragonfly_executor.engine.objects.semaphores import HeldSemaphores
+from dragonfly_executor.serialization.object_details import field_type, is_composite
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -18,16 +19,68 @@ def place(index: Any) -> Any:
     return slice(*index) if isinstance(index, tuple) else index
 
 
-class ServedValue(ServedObject):
-    """Serves a `Value` or `Array`: attributes and items, each under its lock unless the first argument is False."""
+class ServedRawValue(ServedObject):
+    """Serves a `RawValue` or `RawArray`: attributes and items of it and of its parts.
+
+    The arguments of a request are False, the items and attributes that lead to the part, one that is read or assigned,
+    and the value that is assigned.
+    """
 
     METHODS = frozenset({"get", "set", "item", "set_item"})
-    WAITING = METHODS
 
     def __init__(self, value: Any, semaphores: HeldSemaphores, shielded: Callable[[], object]) -> None:
-        self._found = value.get_obj()
+        self._memory = value
+
+    def now(self, request: Request) -> Any:
+        """See `ServedObject`."""
+        return self._perform(request)
+
+    def _perform(self, request: Request) -> Any:
+        method, (_, path, key, *values) = request.method, request.args
+        part = self._memory
+        for step in path:
+            part = getattr(part, _name(part, step)) if isinstance(step, str) else part[step]
+        if method == "item":
+            return part[place(key)]
+        if method == "set_item":
+            part[place(key)] = _assigned(type(part)._type_, values[0])
+            return None
+        name = _name(part, key)
+        if method == "get":
+            return getattr(part, name)
+        return setattr(part, name, _assigned(field_type(type(part), name), values[0]))
+
+
+def _name(part: Any, name: str) -> str:
+    """Return the name of an attribute that slots may use.
+
+    Raises:
+        AttributeError: there is no such attribute.
+    """
+    if name not in ("value", "raw") and field_type(type(part), name) is None:
+        raise AttributeError(f"{type(part).__name__!r} object has no attribute {name!r}")
+    return name
+
+
+def _assigned(kind: Any, value: Any) -> Any:
+    """Return a value that a slot assigns. Structures and arrays travel as their bytes."""
+    if kind is None or not is_composite(kind):
+        return value
+    if isinstance(value, bytes):
+        return kind.from_buffer_copy(value)
+    if isinstance(value, list):  # for a slice
+        return [_assigned(kind, one) for one in value]
+    return value
+
+
+class ServedValue(ServedRawValue):
+    """Serves a `Value` or `Array`. Each request acquires its lock unless the first argument is False."""
+
+    WAITING = ServedRawValue.METHODS
+
+    def __init__(self, value: Any, semaphores: HeldSemaphores, shielded: Callable[[], object]) -> None:
+        super().__init__(value.get_obj(), semaphores, shielded)
         self._lock = semaphores.of(value.get_lock())
-        self._names = {"value", "raw"} | {field[0] for field in getattr(type(self._found), "_fields_", ())}
 
     def now(self, request: Request) -> Any:
         """See `ServedObject`."""
@@ -47,19 +100,6 @@ class ServedValue(ServedObject):
             return self._perform(request)
         finally:
             self._lock.release(request.owner)
-
-    def _perform(self, request: Request) -> Any:
-        key = request.args[1]
-        if request.method == "item":
-            return self._found[place(key)]
-        if request.method == "set_item":
-            self._found[place(key)] = request.args[2]
-            return None
-        if key not in self._names:
-            raise AttributeError(f"{type(self._found).__name__!r} object has no attribute {key!r}")
-        if request.method == "get":
-            return getattr(self._found, key)
-        return setattr(self._found, key, request.args[2])
 
 
 class ServedMemory(ServedObject):
@@ -85,5 +125,6 @@ SERVED = {
     "SynchronizedArray": ServedValue,
     "SynchronizedString": ServedValue,
     "SynchronizedBase": ServedValue,
+    "RawValue": ServedRawValue,
     "SharedMemory": ServedMemory,
 }

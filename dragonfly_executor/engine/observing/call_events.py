@@ -125,7 +125,7 @@ class CallEvents:
             self._told += 1
 
     def tell(self, event: Mapping[str, Any]) -> None:
-        """Call each observer with an event, on the callback thread. What an observer raises disturbs no other."""
+        """Call each observer with an event, on the callback thread. If one raises, the others are still called."""
         for observer in self._observers:
             try:
                 observer(event)

@@ -36,7 +36,7 @@ MOST_ENDED = 20_000
 MOST_SENT = 8000
 """Maximum number of ended calls in a report, and of running ones. The latest are sent."""
 MOST_VISITED = 5000
-"""Maximum number of calls that a new history looks at."""
+"""Maximum number of calls that a new history reads."""
 MOST_FUNCTIONS = 200
 """Number of functions with figures of their own. Later ones count together, under `OTHERS`."""
 OTHERS = "(others)"

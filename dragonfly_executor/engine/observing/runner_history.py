@@ -35,7 +35,7 @@ class RunnerHistory:
                 row["up"] = row["boot"]
 
     def note(self, what: str, runner_id: int, text: str) -> None:
-        """Note an event of a runner, as `Pool.on_event` hears it."""
+        """Record an event of a runner, as `Pool.on_event` gets it."""
         row, now = self._row(runner_id), self._clock()
         if what == "boot":
             row["boot"] = now

@@ -17,7 +17,7 @@ VARIABLE = "DRAGONFLY_RUNTIME_DIR"
 SOCKET, UNFINISHED = ".sock", ".tmp"
 """The ends of the names of sockets that listen, and of those that do not listen yet."""
 MOST_SWEPT = 100
-"""Maximum number of entries that a sweep looks at."""
+"""Maximum number of entries that a sweep reads."""
 UNFINISHED_FOR = 60.0
 """Seconds after which a socket that does not listen yet is certainly left over."""
 

@@ -30,7 +30,7 @@ MOST_CALLS = 200
 """Maximum number of calls in a report: those that have run longest, then those that wait on runners."""
 MOST_RUNNERS = 200
 MOST_VISITED = 5000
-"""Maximum number of calls that a report looks at, so that it costs milliseconds at most."""
+"""Maximum number of calls that a report reads, so that it costs milliseconds at most."""
 PLAIN = (
     "min", "max", "runners_up", "runners_booting", "runners_stopping", "runners_idle", "boots_queued", "slots_busy",
     "slots_free", "calls_queued", "calls_delayed", "calls_sent", "calls_running", "calls_done", "calls_failed",

@@ -190,7 +190,7 @@ class OutputRouter:
                 self._call_soon(lambda: runner.output_consumed(frame.detail, amount))
 
     def _consumed(self, runner: OutputLink, frame: Frame) -> int:
-        """Return how much to report to the agent now, or 0. The agent need not hear of every piece."""
+        """Return how much to report to the agent now, or 0. The agent does not need a report of every piece."""
         key = (runner.id, frame.detail)
         amount = self._owed.get(key, 0) + weight(frame.raw)
         self._owed[key] = 0 if amount >= GRANT else amount

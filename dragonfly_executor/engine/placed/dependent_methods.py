@@ -5,7 +5,7 @@ from __future__ import annotations
 from concurrent.futures import CancelledError
 
 from dragonfly_executor.core.actions import CANCELLED
-from dragonfly_executor.engine.dependent_calls import ArgumentWait, HeldCall, QueuedCall
+from dragonfly_executor.engine.dependent_calls import ArgumentReceiver, ArgumentWait, HeldCall
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ class WorkerOfCalls(Protocol):
         """Set the payload of its call, for each of its runs."""
 
 
-class HeldMethod(HeldCall):
+class HeldMethod(ArgumentReceiver):
     """A method call that waits for futures. It keeps its place among the calls of the worker.
 
     Args:
@@ -42,19 +42,19 @@ class HeldMethod(HeldCall):
         self._call = call
 
     def is_over(self) -> bool:
-        """See `HeldCall`."""
+        """See `ArgumentReceiver`."""
         return self._call.future.done()
 
     def arguments_came(self, payload: Payload) -> None:
-        """See `HeldCall`."""
+        """See `ArgumentReceiver`."""
         self._worker.change_methods(lambda methods: methods.arguments_came(self._call, payload))
 
     def arguments_failed(self, outcome: object) -> None:
-        """See `HeldCall`."""
+        """See `ArgumentReceiver`."""
         self._worker.change_methods(lambda methods: methods.arguments_failed(self._call, outcome))
 
 
-class HeldWorker(QueuedCall):
+class HeldWorker(HeldCall):
     """A worker that waits for futures before it begins the first time.
 
     Args:
@@ -68,12 +68,12 @@ class HeldWorker(QueuedCall):
         self._worker = worker
 
     def arguments_came(self, payload: Payload) -> None:
-        """See `HeldCall`."""
+        """See `ArgumentReceiver`."""
         self._worker.complete(payload)
         super().arguments_came(payload)
 
     def arguments_failed(self, outcome: object) -> None:
-        """See `HeldCall`."""
+        """See `ArgumentReceiver`."""
         if outcome is CANCELLED:
             outcome = CancelledError("a future among the arguments of place() was cancelled")
         super().arguments_failed(outcome)

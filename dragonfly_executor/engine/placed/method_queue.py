@@ -13,7 +13,7 @@ class QueuedCall(Protocol):
     size: int
     """Bytes that travel for it."""
     has_arguments: bool
-    """Whether it can be sent. No call overtakes one that cannot."""
+    """False if it waits for its arguments. No call overtakes such a call."""
 
 
 C = TypeVar("C", bound=QueuedCall)

@@ -1,4 +1,4 @@
-"""How a placed worker has ended, and the errors of its calls then."""
+"""The end of a placed worker, and the errors that its calls then get."""
 
 from __future__ import annotations
 

@@ -68,7 +68,7 @@ def test_a_boot_waits_no_longer_than_queue_timeout(make_backend: MakeBackend) ->
     assert isinstance(error, BootTimeoutError)
     assert error.phase == "queue"
     assert "none of the 2 Dask workers has one of the names nobody" in str(error)
-    assert "did not start within 0.5 s (queue_timeout): start workers that meet workers=" in str(error)
+    assert "did not start within 0.5 s (queue_timeout): start workers that fit workers=" in str(error)
 
 
 def test_a_worker_without_this_package(make_backend: MakeBackend, cluster: DaskCluster, tmp_path: Path) -> None:

@@ -529,6 +529,4 @@ def test_a_lost_runner_is_explained_by_the_end_of_its_job(shown: Job | None, acc
 
 def test_a_job_that_runs_although_its_runner_was_lost_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(slurm_node, "LOSS_WAIT", 0.1)
-    assert (
-        node_of(Commands(), []).explain_loss().startswith("job 7 is RUNNING on n1: look at that node, and at the net")
-    )
+    assert node_of(Commands(), []).explain_loss().startswith("job 7 is RUNNING on n1: check that node, and the network")

@@ -61,7 +61,7 @@ def test_values_and_arrays(make: Make, place: Callable[[], Any]) -> None:
     assert (counter.value, numbers[:], text.value, point.x, point.y) == (7, [5, 2, 8, 9], b"other", 1.5, 3)  # type: ignore[attr-defined]
     assert executor.submit(programs.through_memory, numbers).result(PATIENCE) == 4
     assert numbers[:] == [10, 4, 16, 18]
-    is_mapped = executor.submit(programs.memory_type, numbers).result(PATIENCE) != "UnlockedValue"
+    is_mapped = executor.submit(programs.memory_type, numbers).result(PATIENCE) != "MemoryPart"
     assert is_mapped == (object_details.arena_place.__name__ == "arena_place")
 
 

@@ -13,6 +13,7 @@ class Queued:
     def __init__(self, name: int, size: int = 1) -> None:
         self.name = name
         self.size = size
+        self.has_arguments = True
 
 
 def queue_of(count: int, concurrency: int = 1, size: int = 1) -> MethodQueue[Queued]:
@@ -36,6 +37,19 @@ def names(calls: list[Queued]) -> list[int]:
 def test_one_call_is_sent_ahead_until_a_run_time_is_known() -> None:
     assert send_all(queue_of(5)) == [1, 2]
     assert send_all(queue_of(5, concurrency=3)) == [1, 2, 3, 4]
+
+
+def test_no_call_overtakes_one_without_arguments() -> None:
+    queue: MethodQueue[Queued] = MethodQueue(2)
+    first, second, third = (Queued(name) for name in range(3))
+    for call in (first, second, third):
+        queue.add(call)
+    second.has_arguments = False
+    assert send_all(queue) == [1]
+    queue.answered(1, 0.0001)
+    assert queue.next() is None
+    second.has_arguments = True
+    assert send_all(queue) == [2, 3]
 
 
 def test_many_short_calls_are_sent_ahead_and_one_long_one() -> None:
