@@ -69,7 +69,7 @@ class SharedContents:
         # Only worker threads, which get no interrupt, hold this lock.
         self._lock = Lock()
         self.has_values = False
-        """Whether a call has waited for a future: from then on, runners keep large results."""
+        """True once a call has waited for a future: from then on, runners keep large results."""
 
     def share(self, value: Any) -> SharedObject[Any]:
         """Pickle an object, and return its handle.

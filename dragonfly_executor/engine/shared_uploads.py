@@ -67,7 +67,7 @@ class SharedUploads:
         """The objects that each call on the runner needs. Calls that have ended are removed now and then."""
         self._calls_most = CALLS_SLACK
         self.keeps_results = False
-        """Whether the runner was told to keep its large results."""
+        """True if the runner was told to keep its large results."""
         self._kept: dict[Ref, None] = {}
         """The last results that it may have kept, in order."""
 
