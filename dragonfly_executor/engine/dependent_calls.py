@@ -116,9 +116,12 @@ class ArgumentWait:
         call.arguments_failed(outcome)
 
     def _encoded(self, pending: PendingCall) -> list[Buffer]:
-        shared = self._engine.shared
-        contents = {number: shared.value_of(future, number) for number, future in pending.futures.items()}
-        return self._engine.codec.complete(pending, contents)
+        codec, shared = self._engine.codec, self._engine.shared
+        contents = {}
+        for number, future in pending.futures.items():
+            unopened = future.unopened(codec) if isinstance(future, Future) else None
+            contents[number] = shared.value_of(future, number, unopened)
+        return codec.complete(pending, contents)
 
 
 def _has_value(future: BaseFuture[Any]) -> bool:

@@ -16,16 +16,15 @@ from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop
     from collections.abc import Generator
-    from typing import Any, TypeAlias, TypeVar
+    from typing import Any, TypeVar
 
     from dragonfly_executor.engine.context import FutureContext
     from dragonfly_executor.engine.loop_waker import LoopWaker
+    from dragonfly_executor.engine.outcome import Unopened
     from dragonfly_executor.engine.output.router import CapturedOutput
     from dragonfly_executor.engine.progress_relay import ProgressRelay
     from dragonfly_executor.protocol.call_progress import CallProgress
     from dragonfly_executor.serialization import CallCodec
-
-    Unopened: TypeAlias = tuple[bytes | bytearray | memoryview, tuple[int, int]]
 
     T = TypeVar("T")
 else:

@@ -6,9 +6,12 @@ from dragonfly_executor.errors import RemoteTraceback
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from typing import Any
+    from typing import Any, TypeAlias
 
     from dragonfly_executor.serialization import CallCodec
+
+    Unopened: TypeAlias = tuple[bytes | bytearray | memoryview, tuple[int, int]]
+    """An encoded value, and the number and the attempt of its call."""
 
 
 class Outcome:

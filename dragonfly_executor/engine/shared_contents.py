@@ -7,7 +7,6 @@ from threading import Lock
 
 from dragonfly_executor import errors
 from dragonfly_executor.backends.local import LocalBackend
-from dragonfly_executor.engine.future import Future as PoolFuture
 from dragonfly_executor.protocol.shared_entries import INLINE_SIZE, NO_DESCRIPTOR, NO_DIGEST, SharedEntry
 from dragonfly_executor.serialization.shared_object import SharedContent, SharedObject
 from dragonfly_executor.transport.sealed_memory import SealedMemory, is_reachable
@@ -18,6 +17,7 @@ if TYPE_CHECKING:
     from concurrent.futures import Future
     from typing import Any
 
+    from dragonfly_executor.engine.outcome import Unopened
     from dragonfly_executor.engine.tier_settings import TierSettings
     from dragonfly_executor.serialization import CallCodec
     from dragonfly_executor.serialization.shared_object import EncodedObject
@@ -82,7 +82,7 @@ class SharedContents:
         content = self._encode(value, self._codec.contents.next_number(), INLINE_SIZE)
         return SharedObject(content, type(value).__qualname__)
 
-    def value_of(self, future: Future[Any], number: int) -> SharedContent:
+    def value_of(self, future: Future[Any], number: int, unopened: Unopened | None) -> SharedContent:
         """Return the value of a future as the content with this number. It is pickled once for several calls.
 
         A value that no thread has asked for stays as its slot has sent it, if other slots can open that.
@@ -93,6 +93,7 @@ class SharedContents:
         Args:
             future: the future, which has a value.
             number: a new number of the codec's registry.
+            unopened: the value as its slot has sent it, if no thread has asked for it.
 
         Raises:
             CallSerializationError: the value cannot be pickled again.
@@ -102,7 +103,7 @@ class SharedContents:
             reference = self._values.get(future)
         known = None if reference is None else reference()
         if known is None:
-            content = self._encode_value(future, number)
+            content = self._encode_value(future, number, unopened)
         else:
             entry = known.entry._replace(number=number)
             content = SharedContent(known.owner, entry, known.memory, known.names, known.contents)
@@ -112,8 +113,7 @@ class SharedContents:
             self._values[future] = weakref.ref(content)
         return content
 
-    def _encode_value(self, future: Future[Any], number: int) -> SharedContent:
-        unopened = future.unopened(self._codec) if isinstance(future, PoolFuture) else None
+    def _encode_value(self, future: Future[Any], number: int, unopened: Unopened | None) -> SharedContent:
         encoded = None if unopened is None else self._codec.forwarded(unopened[0])
         if unopened is None or encoded is None:
             return self._encode(future.result(), number, VALUE_INLINE_SIZE)
