@@ -1,7 +1,7 @@
 """Forked processes with a socket each: the least that a call in another process can cost in Python.
 
-A call is one pickled frame and one `Future`. There is no thread, no queue, no supervision and no cancellation: whoever
-waits for a result reads the sockets. Many small frames travel in one system call, in both directions.
+A call is one pickled frame and one `Future`. There is no thread, no queue, no supervision and no cancellation: a thread
+that waits for a result reads the sockets. Many small frames travel in one system call, in both directions.
 """
 
 from __future__ import annotations

@@ -98,7 +98,7 @@ def system_calls(setting: Setting) -> Figures:
 
 
 def _traced(setting: Setting, calls: int) -> int:
-    """Return the system calls of a program that starts a pool and makes so many calls."""
+    """Return the system calls of a program that starts a pool and makes this number of calls."""
     text = f"from benchmarks.measures.alone import play; play({setting.subject!r}, {setting.workers}, {calls})"
     with tempfile.TemporaryDirectory() as folder:
         counts = Path(folder, "counts")

@@ -20,7 +20,7 @@ def two_copies(name: str, effort: Effort) -> Figures:
 
 
 def copier(size: int) -> Callable[[], int]:
-    """Return a function that copies so many bytes twice."""
+    """Return a function that copies this number of bytes twice."""
     source, target = memoryview(bytearray(size)), memoryview(bytearray(size))
 
     def copy() -> int:

@@ -45,10 +45,10 @@ class Pool(PoolCalls):
         min: number of runners that are always kept up, and replaced when one is lost. 0 inside a runner.
         max: maximum number of runners, including those that boot, of all backends together. A backend's own `max` holds
             too.
-        spare: number of runners that are kept ahead of the load: while calls run or wait, so many more runners are up
-            or boot than the calls fill, within `max`, `max_workers` and the budget. Without calls they are idle
-            runners, and stop after `idle_shutdown_after`. 0 (the default): a runner boots when a call waits. 0 inside a
-            runner.
+        spare: number of runners that are kept ahead of the load: while calls run or wait, this number of runners is up
+            or boots beside those that the calls fill, within `max`, `max_workers` and the budget. Without calls they
+            are idle runners, and stop after `idle_shutdown_after`. 0 (the default): a runner boots when a call waits.
+            0 inside a runner.
         max_concurrency: maximum number of calls at once on one runner.
         single_use: stop a runner after its first call.
         limit_threads: whether numeric libraries in a slot use no more threads than the slot's share of the runner's

@@ -22,7 +22,7 @@ MAX_SLOTS = 2**16
 SPARE_SLOTS = 1000
 """Number of slots that a runner may have beyond twice the number that the parent set.
 
-An agent reports the end of a slot behind the slot's output. So many ended slots may be unreported while the parent
+An agent reports the end of a slot behind the slot's output. So some ended slots may be unreported while the parent
 consumes slowly.
 """
 ERROR_ROOM = 1024 * 1024

@@ -119,7 +119,7 @@ class DockerNode(Node):
         except httpx.TimeoutException:
             return None
         except httpx.HTTPError as error:
-            return BootError(f"nobody knows what became of the container: {error}", "connect")
+            return BootError(f"the state of the container is unknown: {error}", "connect")
         status = answer.json()["StatusCode"]
         return BootError(f"the container ended with status {status}", "connect", output=self.output())
 

@@ -18,7 +18,9 @@ HOOKS: dict[str, Any] = runpy.run_path(str(SITE / "hooks.py"))
 OWN_TESTS = {"testing.md": "tests/testing/test_page.py", "web.md": "tests/integrations/test_web_recipes.py"}
 """Pages whose blocks are files of the reader's program, and the tests that run them."""
 PAGES = [
-    path for path in sorted(ROOT.glob("docs/*.md")) if path.name not in OWN_TESTS and "```python" in path.read_text()
+    path
+    for path in (ROOT / "README.md", *sorted(ROOT.glob("docs/*.md")), *sorted(ROOT.glob("docs/decisions/*.md")))
+    if path.name not in OWN_TESTS and "```python" in path.read_text()
 ]
 EXAMPLES: dict[str, str] = BLOCKS["examples"](SITE / "api_examples.md")
 

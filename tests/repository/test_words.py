@@ -1,8 +1,9 @@
-"""Docstrings name their subject: they do not begin with a word that stands for something else."""
+"""Texts name their subject: docstrings begin with it, and no text has a word that stands for an unnamed actor."""
 
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,6 +18,16 @@ REFUSED = {
     "Which", "Who", "Whoever", "Why",
 }  # fmt: skip
 REFUSED_BEGINNINGS = ("The same",)
+ROOT = Path(__file__).parents[2]
+UNNAMED = re.compile(
+    r"\b(?:anybody|everybody|nobody|somebody|whoever|whom|in vain|so many|so much|altogether)\b", re.IGNORECASE
+)
+"""Words that stand for an actor or an amount without a name."""
+TEXTS = [
+    *MODULES,
+    *ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("docs/*.py"),
+    *ROOT.glob("examples/**/*.md"), *ROOT.glob("examples/**/*.py"), *ROOT.glob("benchmarks/**/*.py"),
+]  # fmt: skip
 
 Documented = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
 
@@ -43,6 +54,19 @@ def refused(text: str) -> bool:
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_docstrings_begin_with_a_verb_or_a_noun(path: Path) -> None:
     assert [(line, text.splitlines()[0]) for line, text in docstrings(path) if refused(text)] == []
+
+
+@pytest.mark.parametrize("path", TEXTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_texts_name_who_acts_and_how_many(path: Path) -> None:
+    """Code, comments, docstrings, error texts and pages. Write "no process", "this number of calls", "the owner"."""
+    lines = enumerate(path.read_text().splitlines(), 1)
+    assert [(number, line) for number, line in lines if UNNAMED.search(line)] == []
+
+
+@pytest.mark.parametrize("text", ["Whoever takes it", "nobody waits", "After so many seconds", "it polls in vain"])
+def test_unnamed_actors_are_found(text: str) -> None:
+    assert UNNAMED.search(text)
+    assert not UNNAMED.search("The owner waits for this number of seconds. Nobodys and sommany are no words.")
 
 
 @pytest.mark.parametrize(

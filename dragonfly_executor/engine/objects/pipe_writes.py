@@ -31,7 +31,7 @@ def send_in_steps(connection: Any, data: bytes, check: Callable[[], object], shi
     poll.register(fd, select.POLLOUT)
     while left:
         check()
-        # If there is room, so much can be written without a wait.
+        # If there is room, this much can be written without a wait.
         if poll.poll(STEP * 1000):
             left = left[os.write(fd, left[: select.PIPE_BUF]) :]
             check = shielded
