@@ -97,7 +97,7 @@ def plan_engine(
         TypeError: an option has the wrong type, or there is no such option.
         NestingError: this process is a runner that is already as deep as runners may be.
     """
-    # A runner that boots the runners of its own start-up would never end.
+    # A runner that boots runners at its own start never stops booting.
     given = {**given, "min": 0, "spare": 0} if depth() else given
     options = read_options(name, backends, given, defaults)
     return EnginePlan(options, _make_tiers(backends, options, given))

@@ -34,7 +34,7 @@ def items_with_setting(
 ) -> tuple[Callable[..., Any], tuple[Any, ...]]:
     """Return function and iterables of a map whose items have a seed each, and context variables."""
     validation.refuse(fn)
-    # It has a length, as the other iterables may have, and is longer than each of them.
+    # It has a length, as other iterables may have, and is longer than each of them.
     return ItemSetting(fn, options.seed, _values(options)), (range(sys.maxsize), *iterables)
 
 

@@ -126,7 +126,7 @@ class ItemChunks:
         return cls(fn, iterables, FixedSize(size), limit=inf, window=window, most_pending=None)
 
     def take(self, count: int, batch: Batch) -> None:
-        """Append the next `count` calls, or those that are left, to `batch`. Raises the exceptions of the iterables."""
+        """Append the next `count` calls, or the rest, to `batch`. Raises the exceptions of the iterables."""
         for _ in range(count):
             first = self._items.taken
             columns = self._items.columns(self._sizes.next(self._items.left))

@@ -207,7 +207,7 @@ class ItemBatches:
         self._taken = 0
 
     def take(self, count: int, batch: Batch) -> None:
-        """Append the next `count` calls, or those that are left, to `batch`. Raises the exceptions of the iterables."""
+        """Append the next `count` calls, or the rest, to `batch`. Raises the exceptions of the iterables."""
         number = self._taken
         for arguments in islice(self._arguments, count):
             batch.append((arguments, number, 1))
@@ -223,7 +223,7 @@ class ChunkBatches:
         self._size = size
 
     def take(self, count: int, batch: Batch) -> None:
-        """Append the next `count` calls, or those that are left, to `batch`. Raises the exceptions of the iterables."""
+        """Append the next `count` calls, or the rest, to `batch`. Raises the exceptions of the iterables."""
         for _ in range(count):
             first = self._items.taken
             columns = self._items.columns(self._size)

@@ -46,7 +46,7 @@ class MapItems:
         return None if self._sequences is None else max(0, min(map(len, self._sequences)) - self.taken)
 
     def columns(self, size: int) -> Columns:
-        """Take the next `size` items, or those that are left, and return the values of each argument.
+        """Take the next `size` items, or the rest, and return the values of each argument.
 
         Returns:
             One sequence for each iterable; nothing if no items are left.

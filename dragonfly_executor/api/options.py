@@ -159,7 +159,7 @@ def caps(backend: Backend, budgets: Sequence[Budget | None], prices: Sequence[Bu
     named = [*held, *(budget for budget in prices if budget is not None)]
     price, as_of = next((budget.price for budget in named if budget.price is not None), None), ""
     if price is None:
-        # With a price that is not a number, the use would never reach a cap.
+        # If a price is not a number, the usage never reaches a cap.
         price, as_of = dollars(backend.price(), f"price() of the {backend.name} backend"), backend.prices_as_of()
     if price is None and any(budget.cost is not None for budget in named):
         raise ValueError(

@@ -43,7 +43,7 @@ class Pool(PoolCalls):
         name: the name by which `call` and `cast` find the pool. The pool lives until it is shut down or the interpreter
             exits, even if the program keeps no reference to it.
         min: number of runners that are always kept up, and replaced when one is lost. 0 inside a runner.
-        max: maximum number of runners, including those that boot, of all backends together. A backend's own `max` holds
+        max: maximum number of runners, including booting ones, of all backends together. A backend's own `max` holds
             too.
         spare: number of runners that are kept ahead of the load: while calls run or wait, this number of runners is up
             or boots beside those that the calls fill, within `max`, `max_workers` and the budget. Without calls they
@@ -199,7 +199,7 @@ class Pool(PoolCalls):
         return self.live_bundle("Pool")
 
     def live_bundle(self, title: str) -> dict[str, Any]:
-        """Return what a notebook shows of the pool while it lives, by media type; empty where there are no widgets.
+        """Return the widget of the pool for a notebook, by media type; empty if there are no widgets.
 
         Args:
             title: the title of the view.

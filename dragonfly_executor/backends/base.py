@@ -201,7 +201,7 @@ class Backend:
         """Set limits for the runners of this backend in each pool. Constructors call this with their ``**limits``.
 
         Args:
-            max: maximum number of runners, including those that boot. If the pool has a `max` too, both hold.
+            max: maximum number of runners, including booting ones. If the pool has a `max` too, both hold.
             idle_shutdown_after: idle time after which a runner stops; infinity for never. In a pool with this backend
                 alone, the pool's own option wins. Among several backends, this value wins.
             budget: a `Budget`. If the pool has one too, both hold.

@@ -46,7 +46,7 @@ class SharedClient(Generic[C]):
             return self._current
 
     def release(self, client: C) -> None:
-        """Give a client back, and close it if nothing else uses it."""
+        """Release a client, and close it if this was its last user."""
         with self._lock:
             self._uses[id(client)] -= 1
             if self._uses[id(client)]:

@@ -98,7 +98,7 @@ class Stop(Action):
 
 
 class Drain(Action):
-    """An order to a runner to give back the calls that it has not started, and to tell those that run of their end.
+    """An order to a runner to return the calls that it has not started, and to notify the running calls of their end.
 
     No call is sent there any more. Its calls have ``seconds`` until the runner is stopped.
     """

@@ -53,7 +53,7 @@ def assign_in_turn(pool: PoolState, room: int, now: float) -> None:
     """Assign at most `room` queued calls of all kinds, in the order of their priority and arrival.
 
     Calls of a kind whose turn comes later may be sent before: other runners have room for them. But if the first call
-    that finds no room requires a large share of a runner, then one runner is held for it. Otherwise smaller calls would
+    that finds no room requires a large share of a runner, then one runner is held for it. Otherwise smaller calls
     take each slot that becomes free there.
     """
     calls, runners = pool.call_table, pool.runner_table

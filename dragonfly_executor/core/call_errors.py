@@ -106,7 +106,7 @@ def over_budget(usage: Usage, now: float, used: str) -> Callable[[Call], errors.
     fresh = f"{used}; the call was not started; {advice}"
 
     def error_of(call: Call) -> errors.BudgetExceeded:
-        """Return a new error for each call: one shared error would collect the tracebacks of all calls."""
+        """Return a new error for each call: one shared error collects the tracebacks of all calls."""
         # A call that waits for a retry was lost, or raised an error that `retry_on` names. Its text must not say that
         # it never started.
         text = fresh

@@ -26,7 +26,7 @@ LOOKAHEAD: Final = 32
 Entry: TypeAlias = tuple[float, int, Call]
 """An entry of a heap: the negative priority of a call, its place among those of this priority, and the call."""
 DEPTH: Final = 2**64
-"""Difference in place between calls of one depth and those of the next. It is larger than any id."""
+"""Difference in place between calls of one depth and of the next depth. It is larger than any id."""
 
 
 def _place(call: Call) -> int:
@@ -223,7 +223,7 @@ class CallQueue(QueueCounts):
         return self._late[0][2] if self._late else None
 
     def next_few(self) -> Iterator[Call]:
-        """Yield the calls of which `take_fitting` takes one: the next call, and those of the next ones that it sees."""
+        """Yield the calls from which `take_fitting` takes one: the next call, and the further calls that it checks."""
         first = self.first()
         if first is not None:
             yield first

@@ -11,8 +11,8 @@ class EndingRunners:
     Attributes:
         runners: by id.
         slots: number of their slots.
-        used_slots: number of slots of those that are in use: they were sent a call within the last boot time before
-            they came here, or since.
+        used_slots: number of slots of the runners in use. A runner is in use if it was sent a call within the last
+            boot time before it came here, or since.
     """
 
     __slots__ = ("_used", "runners", "slots", "used_slots")

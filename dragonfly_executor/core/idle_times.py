@@ -77,7 +77,7 @@ class GapHistogram:
 class IdleTimes:
     """The idle times of a kind's runners, by level.
 
-    The runner of level n is the one that is needed when n runners have calls. Outer runners are needed less often than
+    The runner of level n is needed when n runners have calls. Outer runners are needed less often than
     inner ones, so they are stopped sooner. Levels share a histogram up to the next power of two.
     """
 
@@ -102,7 +102,7 @@ class IdleTimes:
         self._stopped.append((since, level))
 
     def needed(self, now: float, boot: float) -> None:
-        """Record that a runner boots: the last one that was stopped would have been used now.
+        """Record that a runner boots. Here the gap of the last stopped runner ends.
 
         Args:
             now: monotonic seconds.

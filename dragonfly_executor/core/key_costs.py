@@ -107,7 +107,7 @@ class KeyCosts:
         self.waiting = ExpectedWork()
         self.running = ExpectedWork()
         self._costs: dict[int, KeyCost] = {}
-        # The keys that have no call, the one that was used longest ago first.
+        # The keys that have no call, the least recently used first.
         self._resting: OrderedDict[int, None] = OrderedDict()
 
     def queued(self, key: int) -> None:

@@ -1,4 +1,4 @@
-"""The runners with the fewest calls, needed when a pool is made smaller; those of the last backend first."""
+"""The runners with the fewest calls, needed when a pool is made smaller; the last backend's runners first."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Room for boots: the kinds of calls that have runners to spare stop them or give them up, for those that have none.
+"""Room for boots: kinds of calls with spare runners stop them or give them up, for kinds without runners.
 
 The rules are in `sharing`. First the runners of the same tier go. If only the pool's `max` is in the way of a boot,
 runners of other tiers go as well.

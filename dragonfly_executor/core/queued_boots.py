@@ -1,7 +1,7 @@
 """Boots that wait in a queue of the backend, such as that of a batch scheduler, and that no call needs any more.
 
 A boot in a queue costs nothing until its node starts, so a short wait for the next call costs nothing either. Without
-it, calls that come one by one would put a boot into the queue and take it out again, each time.
+it, each of several calls that come one by one puts a boot into the queue and takes it out again.
 """
 
 from __future__ import annotations

@@ -30,13 +30,13 @@ class RecentlyUsed:
         return number in self._sizes
 
     def add(self, number: int, size: int) -> None:
-        """Add an object, as the one that was used last."""
+        """Add an object as the most recently used."""
         self.remove(number)
         self._sizes[number] = size
         self.total += size
 
     def use(self, number: int) -> None:
-        """Count an object as the one that was used last."""
+        """Mark an object as the most recently used."""
         self._sizes[number] = self._sizes.pop(number)
 
     def remove(self, number: int) -> None:

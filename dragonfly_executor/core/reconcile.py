@@ -154,7 +154,7 @@ def expire(pool: PoolState, now: float) -> bool:
 
 
 def spend_no_more(pool: PoolState, now: float) -> None:
-    """Apply a reached cap: running calls continue to their end, and nothing else begins or is kept."""
+    """Apply a reached cap: running calls continue to their end, and no other call or runner begins or is kept."""
     call_table, runner_table = pool.call_table, pool.runner_table
     if not pool.has_told_of_budget or call_table.queued or call_table.delayed:
         used = call_errors.used_up(pool.usage, now)

@@ -37,7 +37,7 @@ class Runner:
         state: its state.
         slots: number of calls that it runs at once.
         capacity: its CPUs, GPUs, memory and labels; None if unknown.
-        extra: number of slots that its calls take beyond one each, less those of calls that wait for child calls.
+        extra: number of slots that its calls take beyond one each, less the slots of calls that wait for child calls.
         lent: by id, those calls. They have lent what they take of the runner.
         gpus_used, memory_used: sums over its calls: GPUs and bytes of memory that they require.
         counted_load: its load as it is counted in the sums over runners.
@@ -103,7 +103,7 @@ class Runner:
 
     @property
     def load(self) -> int:
-        """Return how many slots its calls take, those of prefetched calls included, and those that are lent not."""
+        """Return how many slots its calls take, with the slots of prefetched calls, and without lent slots."""
         return len(self.in_flight) + self.extra
 
     def __repr__(self) -> str:

@@ -1,6 +1,6 @@
 """Runners whose platform ends them at a known time, such as a batch job at its time limit.
 
-1. A call that may run for longer than its runner has left is not sent there, unless no new runner would have the time.
+1. A call that may run for longer than its runner has left is not sent there, unless no new runner has the time either.
    A call without `run_timeout` is sent until the drain begins.
 2. A boot time before the drain begins, the runner's slots are not counted on any more: a replacement boots if the calls
    need it that came there within the last boot time, or that wait, or `min` does. It takes no calls from the runner.
@@ -67,7 +67,7 @@ def next_ending(pool: PoolState) -> float | None:
 
 
 def end_due(pool: PoolState, now: float) -> None:
-    """Count no more on runners that end soon, have those drain whose time has come, and stop those that end now."""
+    """Stop counting runners that end soon, drain the runners whose time has come, and stop the runners that end now."""
     runners = pool.runner_table
     while (when := next_ending(pool)) is not None and when <= now:
         runner = runners.runners[heappop(runners.endings)[1]]

@@ -29,12 +29,12 @@ class RunnerGroup:
         thrifty: the decisions of a thrifty pool; None if any runner boots that calls wait for.
         runners: by id; stopping ones included.
         booting: runners that boot, oldest boot first.
-        queued: those of them whose boots wait in a queue of the backend, the one that has waited longest first.
+        queued: the runners whose boots wait in a queue of the backend, the longest wait first.
         needless: number of them that no call has needed since `needless_since`.
         needless_since: monotonic seconds; None while all of them are needed.
         up: number of runners that are up.
         slots, in_flight: sums over runners that are up: slots, calls.
-        load: number of slots that these calls take, those of prefetched calls included.
+        load: number of slots that these calls take, with the slots of prefetched calls.
         busy: number of their slots that have a call.
         most_calls: the largest number of calls of the kind that a runner could run at once.
         idle: runners without a call, longest idle first.
@@ -86,7 +86,7 @@ class RunnerGroup:
 
     @property
     def ahead(self) -> int:
-        """Return the number of calls in flight beyond those that the slots run."""
+        """Return the number of calls in flight beyond the running calls."""
         return max(0, self.load - self.slots)
 
     @property

@@ -42,11 +42,11 @@ class RunnerTable(GroupTable):
         now: monotonic seconds of the current event.
         up: number of runners that are up.
         slots, busy, in_flight: sums over runners that are up: slots, slots with a call, calls.
-        load: likewise, number of slots that the calls take, those of prefetched calls included.
+        load: likewise, number of slots that the calls take, with the slots of prefetched calls.
         lent: likewise, number of calls that wait for child calls.
         idle: number of runners without a call that are not being asked whether they may go.
         retiring: runners that are up and take no more calls, because they are beyond `max`.
-        retired: without a call, those of the runners that take no more calls.
+        retired: the runners without a call that take no more calls.
         endings: a heap of (time, id): when a runner is to be replaced, begins to drain, or ends. Other entries of a
             runner are stale.
         ending: number of runners that drain within the time that a boot takes.
@@ -360,7 +360,7 @@ class RunnerTable(GroupTable):
 
     def answered_in(self, runner: Runner, seconds: float) -> None:
         """Record a round-trip time to the runner, in seconds."""
-        # Take the minimum: one delayed ping says nothing of the connection, and would send seconds of work ahead.
+        # Take the minimum: one delayed ping is no measure of the connection, and causes seconds of prefetched work.
         runner.trips = (*runner.trips[1 - TRIPS :], seconds)
         runner.round_trip = min(runner.trips)
         self.placements.list(runner)

@@ -34,7 +34,7 @@ STUCK_COST: Final = 0.010
 
 
 def prefetch(cost: float | None, slots: int, round_trip: float = 0.0) -> int:
-    """Return how many calls a runner may have beyond those that its slots run.
+    """Return how many calls a runner may have beyond its running calls.
 
     Args:
         cost: run time of a call there, in seconds; None = unknown, which gives one call per slot.

@@ -22,7 +22,7 @@ class SettleQueue:
         """The remaining iterators of calls, with their functions. The next `work` removes an exhausted iterator."""
 
     def add(self, calls: Iterator[Call], settle: Callable[[Call], object]) -> None:
-        """Queue calls to be settled by `settle`, after those that were added before."""
+        """Queue calls to be settled by `settle`, after the earlier ones."""
         self.entries.append((calls, settle))
 
     def work(self, at_most: int) -> None:

@@ -9,9 +9,9 @@ If only the pool's `max` is in the way of a boot on one tier, rules 3 to 5 are a
    stay, and those whose own kind has waiting calls.
 4. If a kind still has waiting calls and no runner, another kind gives up a runner, `min` or not: its least-loaded
    runner takes no more calls, and stops after its last call. The kind with the most runners gives.
-5. No kind gives up a runner before it has sent the calls that were there when the other kind began to wait. So calls
-   that came first are served first, kinds that compete for one runner take turns with batches of calls, and no kind
-   waits for ever.
+5. A kind first sends the calls that it had when the other kind began to wait. Only then does it give up a runner. So
+   calls that came first are served first, kinds that compete for one runner take turns with batches of calls, and no
+   kind waits for ever.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from dragonfly_executor.core.tier import Tier
 
 
 def grow(pool: PoolState, now: float) -> bool:
-    """Boot the runners that the waiting calls need, and those that are missing from `min`.
+    """Boot the runners that the waiting calls need, and the runners that `min` lacks.
 
     Returns:
         True if calls must be assigned again: runners were stopped to make room for another kind, or need not go.

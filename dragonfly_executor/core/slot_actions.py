@@ -24,7 +24,7 @@ HAND: Final = tuple
 
 
 class SlotOrder(Record):
-    """An order that names a slot, and nothing else."""
+    """An order that names only a slot."""
 
     __slots__ = __match_args__ = ("slot",)
 

@@ -154,7 +154,7 @@ class SlotRecord:
 
     @property
     def is_retired(self) -> bool:
-        """Return True if the slot gets no more calls, and ends after those that it has."""
+        """Return True if the slot gets no more calls, and ends after its present calls."""
         return bool(self.blocked & RETIRED)
 
     @property

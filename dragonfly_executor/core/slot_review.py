@@ -40,7 +40,7 @@ def review_slot(table: SlotTable, slot: SlotRecord, now: float) -> None:
         if not first.is_check:
             table.actions.append(ReportStarted(slot, first))
             expect_title(table, slot.since)
-    # Also a slot without calls behind: those of another slot must not go there.
+    # Also a slot without calls behind: calls of another slot must not go there.
     if now - slot.since >= table.stuck_after:
         slot.is_stuck = True
         if len(slot.in_flight) > 1:

@@ -32,7 +32,7 @@ CHEAP: Final = 0.001
 PREFETCH_SECONDS: Final = 0.004
 """Seconds of work that may be queued in a slot."""
 FORKS_AT_ONCE: Final = 8
-"""Slots that are forked between two ticks while calls take long: the agent does nothing else for some 5 ms."""
+"""Slots that are forked between two ticks while calls take long: the agent does no other work for some 5 ms."""
 MAX_PREFETCH: Final = 64
 """Calls that may be queued in a slot behind the running one."""
 
@@ -53,7 +53,7 @@ class SlotTable:
 
     Attributes:
         slots: living slots by process id.
-        idle: slots that are ready and have no call, by process id; the one that is idle for the shortest time is last.
+        idle: slots that are ready and have no call, by process id; the most recently busy one is last.
         starting: slots that are not ready, by process id, in the order of their forks.
         max_slots: number of calls that may run at once.
         extra: slots beyond `max_slots`, as a replacement for a slot that is busy with an idle check.

@@ -1,4 +1,4 @@
-"""Spare runners: those that a pool keeps ahead of its calls, so that the next calls need not wait for a boot.
+"""Spare runners: the runners that a pool keeps ahead of its calls, so that the next calls need not wait for a boot.
 
 1. While calls without `requires` run or wait, enough runners boot that `PoolLimits.spare` runners are up or boot
    beside the runners whose slots the calls take. Every bound on boots holds, and calls come first: none of these boots
@@ -34,7 +34,7 @@ def uncovered(pool: PoolState) -> int:
 
 
 def ahead(pool: PoolState) -> int:
-    """Return how many runners are up or boot beyond those that the present calls fill; negative if more are needed."""
+    """Return how many more runners are up or boot than the present calls fill; negative if more are needed."""
     count = -uncovered(pool)
     for group in pool.runner_table.groups[DEFAULT_KIND]:
         going = len(group.yielding) + len(group.ending.runners) + len(group.idle_check_pending)

@@ -121,7 +121,7 @@ class PoolState:
         return group.is_possible and not (group.passed_over or tier.usage.exhausted or tier.boots.all_hang)
 
     def waiting_calls(self, kind: str) -> int:
-        """Return how many calls of a kind have no slot: queued ones, and those that wait on runners."""
+        """Return how many calls of a kind have no slot: queued calls, and calls that wait on runners."""
         groups = self.runner_table.groups[kind]
         return self.call_table.queue_of(kind).queued + sum([group.ahead for group in groups])
 
@@ -140,7 +140,7 @@ class PoolState:
     def is_at_last_boots(self, group: RunnerGroup) -> bool:
         """Return whether enough boots of a kind have failed that the pool only waits for the pending boots.
 
-        More boots would delay the error of the waiting calls.
+        More boots only delay the error of the waiting calls.
         """
         return self.has_failed_enough(group) and bool(group.booting) and not self.has_member(group)
 
@@ -191,7 +191,7 @@ class PoolState:
         )
 
     def add_kind(self, kind: str, requirements: Requirements | None) -> None:
-        """Add a kind of calls; see `RunnerTable.add_kind`. If there are many kinds, drop those that are not in use."""
+        """Add a kind of calls; see `RunnerTable.add_kind`. If there are many kinds, drop the unused ones."""
         table = self.runner_table
         if len(table.groups) >= MANY_KINDS and not self.settle_queue.entries:
             for unused in [each for each in table.groups if each != kind and self._is_unused(each)]:

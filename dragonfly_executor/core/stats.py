@@ -120,7 +120,7 @@ class PoolStats(_LazySlot):
         calls_queued: calls that wait for a slot, or were given up while they waited and are about to be settled.
         calls_delayed: calls that wait for the end of a retry's delay, or for futures among their arguments.
         calls_sent: calls that are on runners, started or not.
-        calls_running: calls that slots have begun, as far as runners have told.
+        calls_running: calls that slots have begun, by the runners' reports.
         calls_done: calls that ended with an answer from a runner: a value, or an error of their own.
         calls_failed: calls that failed because of a lost runner, a failed boot, a broken pool, or a future among their
             arguments that has no value.
@@ -137,7 +137,7 @@ class PoolStats(_LazySlot):
         cost: estimated cost of that time in US dollars; None if the price of a runner is unknown. The cost falls if a
             runner that is up turns out to be cheaper than estimated.
         prices_as_of: date of the prices that the estimate uses; "" if unknown.
-        progress: how the boots in a queue stand, in the platform's words, the one that has waited longest first.
+        progress: the state of boots in a queue, in the platform's words, the longest wait first.
         tiers: a record of each backend, in order of preference; empty for a pool with one backend.
     """
 

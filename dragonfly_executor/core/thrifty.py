@@ -124,7 +124,7 @@ class ThriftyScaling:
 
 
 def time_off(horizon: float, running: int, cost: float, keys: KeyCosts | None) -> float:
-    """Return for how many seconds of the horizon the slot of a running call does nothing for those that wait.
+    """Return the seconds of the horizon in which the slot of a running call is not free for waiting calls.
 
     That is half of the call's time. But if calls take much longer than the horizon, it matters how soon slots become
     free for a call to begin, and not how much work they do until then. The longer calls take, the less is subtracted.

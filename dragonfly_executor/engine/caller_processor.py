@@ -18,9 +18,9 @@ class CallerProcessor:
     """The processor of the thread that submits. It belongs to the engine thread, but for `thread`.
 
     The two threads share the interpreter lock, so they never run at the same time. If the kernel has them on two
-    processors, and the agent or a slot runs on the engine's, then all wait for the engine: it has the lock and no
-    processor, and the other processor is idle until the engine has released the lock. The kernel leaves threads where
-    they are, so a program stays in that state for seconds. It stays as long in the other one after a single move.
+    processors, and the agent or a slot runs on the engine's, then all wait for the engine. It has the lock but
+    no processor, and the other processor is idle until the engine releases the lock. The kernel leaves threads where
+    they are, so a program stays in that state for seconds. After a single move it stays as long on the other one.
 
     Only Linux tells threads where they run. Elsewhere nothing happens.
 

@@ -1,7 +1,7 @@
 """Large buffers that calls have in common: each lies once in shared memory, and all calls and slots use that.
 
 These are the pickles of large globals, the arrays that functions have captured, and arrays that are passed again. A
-buffer is known by its content, so one that has changed is another buffer.
+buffer is known by its content, so a changed buffer counts as another one.
 """
 
 from __future__ import annotations

@@ -74,7 +74,7 @@ class CoreDriver:
                 else:
                     do[type(action)](action)
             self._arm_timer(now)
-            # With one call at a time, a caller waits for each. With more calls, spinning would take processors from the
+            # With one call at a time, a caller waits for each. With more calls, spinning takes processors from the
             # slots, and the interpreter lock from the callers.
             self._loop.expects_news = self._may_linger and self._machine.in_flight == 1
             # Last, because a thread that waits for a result can only go on when this thread releases the interpreter

@@ -129,7 +129,7 @@ class FrameHandler:
     def check_written(self, said: RunnerMessages, link: Link | None) -> None:
         """Check that the runner answered no call before the call was written to the link.
 
-        A runner that guesses the ids of calls and never reads would make the link's queue grow without end.
+        Otherwise a runner that guesses the ids of calls and never reads makes the link's queue grow without end.
 
         Raises:
             ProtocolError: the runner answered such a call.

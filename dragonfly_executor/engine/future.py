@@ -346,7 +346,7 @@ class Future(BaseFuture[T]):
 
         raise FuturePicklingError(
             "a future stands for its value in the arguments of calls that this program submits, and not with a "
-            "serializer object of your own. Anywhere else, pass or return its value, .result()"
+            "serializer object of your own. In other places, pass or return its value, .result()"
         )
 
     def _end(self) -> tuple[Any, BaseException | None]:

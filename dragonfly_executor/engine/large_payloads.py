@@ -165,7 +165,7 @@ class LargePayloads:
         return starmap(compressor.compress, chunks)
 
     def _send_owed(self, ref: Ref) -> None:
-        """Send some chunks, and the others in later passes: compressing them all would delay other calls."""
+        """Send some chunks, and the others in later passes: compressing them all delays other calls."""
         owed = self._owed.pop(ref, 0)
         if self._send(ref, min(owed, AT_ONCE)) and owed > AT_ONCE:
             self._owed[ref] = owed - AT_ONCE
@@ -235,7 +235,7 @@ class LargePayloads:
         return (*ref, head.detail * 1e-6, outcome, bool(head.flags & Flag.RETRYABLE))
 
     def _keep_headroom(self, download: Download) -> None:
-        """Drop a result that would leave too little memory: only its call fails, and not all later allocations."""
+        """Drop a result that leaves too little memory. Then only its call fails, and not all later allocations."""
         taken = download.allocated
         if taken != download.taken:
             # It grows by a quarter each time, so this check is rare.

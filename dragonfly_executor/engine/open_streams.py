@@ -60,7 +60,7 @@ class OpenStreams:
         self._engine.handle(CancelRequested((stream.id,)))
 
     def close_abandoned(self, *, blocks: bool) -> None:
-        """Close the streams whose items this thread, or task, took, or one that has ended.
+        """Close the streams whose items this thread or task took, and the streams of ended threads and tasks.
 
         Their functions wait for items to be taken, and the caller is about to wait for their calls.
 

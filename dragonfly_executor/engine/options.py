@@ -69,14 +69,14 @@ class CallOptions(OptionSet, Record):
             a fraction, ``memory`` is a number of bytes or text, ``labels`` are several labels. The call goes to a
             runner that has it, and runs there beside other calls as far as all of them fit.
         priority: a number. Waiting calls with a larger priority run first; with the same priority, in order of arrival.
-        key: a hashable object. A call goes to the slot that had a call with an equal key last, if that slot is free or
-            soon will be, so that it finds there what the earlier call left in memory; otherwise it goes to any slot.
+        key: a hashable object. A call goes to the slot that last ran a call with an equal key, so
+            that it finds that call's objects in memory. If that slot is not free soon, it goes to any slot.
         max_queued: a submit needs that fewer calls of the pool than this wait for a slot; None for no bound. The limits
             of the call begin after that. `map` and `amap` submit at most this many calls ahead of the results that were
             taken, unless `buffersize` says another number.
         when_full: what a submit does otherwise: "wait" (the default) until there is room, as `queue.Queue.put` does, or
             "raise" a `QueueFullError`. `acall` waits without blocking its loop.
-        stream_buffersize: number of items of a `stream` that its function may be ahead of those that were taken.
+        stream_buffersize: number of items by which the function of a `stream` may be ahead of its caller.
         on_progress: called with each `CallProgress` that a call reports by `progress`, on the pool's callback thread.
             If it is slower than the reports, it gets the latest one.
         cancel_running: whether `Future.cancel` stops a running call; False for the standard library's behaviour.

@@ -36,7 +36,7 @@ RELEASES_AT_EXIT = 10
 MAX_UNFRAMED_SILENCES = 4
 """Factor of ``dead_after``: a runner that sends bytes for that long without a whole frame is lost.
 
-Otherwise a corrupt length would swallow all later bytes without end, heartbeats too.
+Otherwise a corrupt length swallows all later bytes, heartbeats too.
 """
 EXPLAIN_TIMEOUT = 10.0
 """Seconds for a node to say why its runner was lost."""

@@ -138,7 +138,7 @@ class SharedUploads:
         return True
 
     def _send(self, number: int) -> None:
-        """Send the chunks of an object that are requested. Compress only some in one pass: others would be delayed."""
+        """Send the chunks of an object that are requested. Compress only some in one pass: others must not wait."""
         data, place = self._contents.find(number), self._places.get(number)
         if data is None or place is None or self._link is None:
             return

@@ -81,7 +81,7 @@ def new_bounds(
         new_max = min(new_max, backends_max)
     if new_min > new_max:
         raise ValueError(f"min must be at most max, and {new_min} is more than {new_max}")
-    # A runner that boots the runners of its own start-up would never end.
+    # A runner that boots runners at its own start never stops booting.
     return 0 if Parent.get() else new_min, new_max
 
 

@@ -48,7 +48,7 @@ class WorkerThreads:
         self._jobs: SimpleQueue[Job | None] = SimpleQueue()
         self._lock = threading.Lock()
         self._threads: list[threading.Thread] = []
-        """The threads that run, and those that ended since the last one was started."""
+        """The running threads, and the threads that ended since the last start."""
         self._started = 0
         self._count = 0
         """Number of threads that take jobs."""

@@ -45,7 +45,7 @@ class Group:
         """Submit all calls now, however many results were taken. Default: they were submitted."""
 
     def stop(self, error: Exception) -> None:
-        """Submit no more calls, and cancel those that are not settled. `error` stands for their results."""
+        """Submit no more calls, and cancel the unsettled ones. `error` stands for their results."""
         if self._end.is_open:
             return
         self.stop_error = self.stop_error or error  # type: ignore[misc]  # the subclass has the slot

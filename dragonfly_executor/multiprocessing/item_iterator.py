@@ -72,7 +72,7 @@ class ItemGroup(CallGroup):
         return list(self._unsettled)
 
     def stop(self, error: Exception) -> None:
-        """Submit no more calls, and cancel those that are not settled. The iterator ends with `error`."""
+        """Submit no more calls, and cancel the unsettled ones. The iterator ends with `error`."""
         super().stop(error)
         self._window.wake()
         self._arrived.put(None)

@@ -54,7 +54,7 @@ class ResultGroup(CallGroup):
         return [call for call in list(self._calls) if not call.is_settled]
 
     def stop(self, error: Exception) -> None:
-        """Submit no more calls, and cancel those that are not settled. No callback is called any more."""
+        """Submit no more calls, and cancel the unsettled ones. No callback is called any more."""
         super().stop(error)
         self._window.wake()
 

@@ -1,4 +1,4 @@
-"""The capacity of the workers of a Dask cluster object, as far as the object says it without being asked."""
+"""The capacity of the workers of a Dask cluster object, if the object's attributes state it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ DASK_S_OWN = "distributed"
 
 
 def capacities_of(cluster: Any, labels: frozenset[str]) -> list[Capacity]:
-    """Return what the workers of a cluster have, and those that it would start; empty if one of them is unknown.
+    """Return the capacities of a cluster's workers, and of workers that it can start; empty if one is unknown.
 
     Args:
         cluster: a cluster object. Those on `distributed.SpecCluster` hold the options of their workers.

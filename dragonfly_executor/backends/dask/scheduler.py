@@ -61,7 +61,7 @@ class WorkerEvents(Protocol):
 class Connection:
     """A client of the scheduler on a loop of its own. All coroutines of this class run on that loop.
 
-    The user's own client would do, but it may be closed, restarted or blocked at any time.
+    It does not use the user's own client, because that may be closed, restarted or blocked at any time.
 
     Args:
         address: the scheduler's.

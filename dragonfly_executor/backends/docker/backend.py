@@ -47,7 +47,7 @@ class DockerBackend(Backend):
     Args:
         image: the image, which must be on the Engine's machine: ``docker pull`` it first. It needs Python and
             dragonfly_executor in this program's versions. Required for boots.
-        socket: the path of the Engine's Unix socket; default DOCKER_HOST (``unix://...``), else /var/run/docker.sock.
+        socket: the Engine's Unix socket; default DOCKER_HOST (``unix://...``), otherwise /var/run/docker.sock.
         host: the address of this machine that the containers can reach. The pool listens there.
         port: the port to listen on; default: any free port.
         network: the containers' network. With another one than "host", `host` is required: for instance the address of

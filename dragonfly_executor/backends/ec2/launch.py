@@ -13,7 +13,7 @@ from dragonfly_executor.protocol.parent import VARIABLE
 OWN = frozenset({
     "ClientToken", "DryRun", "InstanceInitiatedShutdownBehavior", "InstanceType", "MaxCount", "MinCount", "UserData",
 })  # fmt: skip
-"""Parameters that the backend sets itself. A user's value would break how it finds and ends its instances."""
+"""Parameters that the backend sets itself. With a user's value, it cannot find and end its instances."""
 MAX_USER_DATA = 16 * 1024
 """Bytes of user data at most, by EC2's rules."""
 LIFETIME_SLACK = 600.0

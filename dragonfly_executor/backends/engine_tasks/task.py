@@ -1,4 +1,4 @@
-"""`EngineTask`: what this process knows of the task of one runner."""
+"""`EngineTask`: this process's state of one runner's task."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class EngineTask:
         exit_code: the agent's exit code, negative for a signal; None if unknown.
         pid: the process id of the agent, on the worker's machine; 0 if unknown.
         is_final: True if another runner will not start either.
-        standing: how the task stands in the engine's queue, for people to read.
+        standing: the task's state in the engine's queue, for people to read.
         workers_python: names the interpreter that needs this package, for an error.
     """
 

@@ -48,7 +48,7 @@ class ClusterAccess(NamedTuple):
         context: str | None = None,
         namespace: str | None = None,
     ) -> ClusterAccess:
-        """Find the cluster: the file in `kubeconfig` or KUBECONFIG, else this Pod's account, else ~/.kube/config.
+        """Find the cluster: the file in `kubeconfig` or KUBECONFIG, then this Pod's account, then ~/.kube/config.
 
         Raises:
             ImportError: lightkube is not installed.

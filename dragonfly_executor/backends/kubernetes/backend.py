@@ -75,7 +75,7 @@ class KubernetesBackend(Backend):
         node_selector: labels that the node must have.
         tolerations: taints of nodes that the Pods tolerate, as in a Pod's manifest.
         service_account: the account of the Pods, whose token calls then find. Default: no token.
-        pod_template: what else the Pods have, as a ``PodTemplateSpec``: volumes, security contexts, affinity, sidecars.
+        pod_template: more settings of Pods, as a ``PodTemplateSpec``: volumes, security contexts, affinity, sidecars.
             The runner's container is the one with the name "runner". If that has a ``command``, the command gets the
             runner's command as its arguments.
         keep_entrypoint: run the image's ENTRYPOINT, which must run its arguments (``exec "$@"``). By default the
@@ -86,8 +86,8 @@ class KubernetesBackend(Backend):
             server, which in a Pod is that of the Pod.
         port: the port to listen on; default: any free port.
         bind: the address to listen on, if it differs from `host`.
-        kubeconfig, context: the cluster and the credentials; default: KUBECONFIG, else this Pod's service account, else
-            ``~/.kube/config`` with its current context.
+        kubeconfig, context: the cluster and the credentials; default: KUBECONFIG, then this Pod's service
+            account, then ``~/.kube/config`` with its current context.
         boot_timeout: seconds (or a `timedelta`) from the node to the runner, with the pull of the image, if the pool
             sets no boot timeout.
         queue_timeout: seconds that a Pod may wait for a node. Default: as long as it takes.

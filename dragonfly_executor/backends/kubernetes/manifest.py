@@ -51,7 +51,7 @@ class PodBlueprint(NamedTuple):
         max_lifetime: seconds that a Pod may run.
         keep_entrypoint: whether the image's ENTRYPOINT runs the runner's command.
         failsafe: seconds for which a runner tries to reach its parent.
-        template: what else the Pods have, as a ``PodTemplateSpec``.
+        template: further settings of the Pods, as a ``PodTemplateSpec``.
         backend_id: the value of `BACKEND_LABEL`.
     """
 

@@ -103,7 +103,7 @@ class Pod(NamedTuple):
         return {}
 
     def containers(self) -> Iterator[tuple[str, Mapping[str, Any]]]:
-        """Yield name and state of each container, those that start first first."""
+        """Yield name and state of each container, in the order of their starts."""
         for group in ("initContainerStatuses", "containerStatuses"):
             for container in _mappings(self.status.get(group)):
                 yield _text(container.get("name")), _mapping(container.get("state"))

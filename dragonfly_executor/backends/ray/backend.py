@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 CHECK_TIMEOUT = 30.0
 """Seconds for each part of a check of the doctor. The driver takes some of them to start."""
 OWN = frozenset({"max_concurrency", "max_restarts", "max_task_retries", "concurrency_groups", "lifetime", "name"})
-"""Options of actors that the backend sets itself, or that would have an actor outlive its pool."""
+"""Options of actors that the backend sets itself, or with which an actor outlives its pool."""
 
 
 class RayBackend(EngineTaskBackend["DriverProcess", "RayNode"]):
@@ -45,10 +45,10 @@ class RayBackend(EngineTaskBackend["DriverProcess", "RayNode"]):
     actors of a driver that has ended.
 
     Args:
-        address: of the cluster, as for ``ray.init``: "auto", "HOST:PORT" or "ray://HOST:10001". Default: the cluster
-            that this program is connected to, else "auto".
+        address: of the cluster, as for ``ray.init``: "auto", "HOST:PORT" or "ray://HOST:10001". Default: the
+            cluster that this program is connected to, otherwise "auto".
         num_cpus: CPUs of an actor, and the number of calls at once on its runner, rounded down; default 1.
-        num_gpus, memory, accelerator_type, resources: what else an actor takes; memory in bytes.
+        num_gpus, memory, accelerator_type, resources: other resources of an actor; memory in bytes.
         label_selector: labels that an actor's node must have.
         scheduling_strategy: Ray's: "DEFAULT", "SPREAD", or an object such as `PlacementGroupSchedulingStrategy`.
         runtime_env: of the actors, and so of the calls.

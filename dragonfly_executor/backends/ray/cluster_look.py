@@ -1,4 +1,4 @@
-"""`ClusterLook`: what the driver sees of a Ray cluster, and how an actor that waits stands there."""
+"""`ClusterLook`: the driver's view of a Ray cluster, and the state of an actor that waits there."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`RunnerActor`: what this process knows of the actor of one runner."""
+"""`RunnerActor`: this process's state of one runner's actor."""
 
 from __future__ import annotations
 

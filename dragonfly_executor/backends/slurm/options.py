@@ -18,7 +18,7 @@ OWN = frozenset({
     "array", "comment", "error", "export", "export_file", "job_name", "no_requeue", "ntasks", "output", "parsable",
     "requeue", "signal", "test_only", "wait", "wrap",
 })  # fmt: skip
-"""Options that the backend sets itself. A user's value would break how it starts, finds and ends its jobs."""
+"""Options that the backend sets itself. With a user's value, it cannot start, find and end its jobs."""
 _NAME = re.compile(r"[a-z][a-z0-9_-]*")
 _MEMORY = re.compile(r"(\d+)([KMGT]?)", re.IGNORECASE)
 

@@ -33,9 +33,9 @@ LOOPBACK = "127.0.0.1"
 class SSHBackend(Backend):
     """Boots runners on hosts, with one SSH connection per runner.
 
-    A host needs sshd and a Python of the parent's minor version. Everything else is sent to the host once and kept in a
-    cache there. The link is the SSH channel, so neither side opens a port. With ``connect="direct"``, the runner is
-    started in the same way, and then connects to this machine over TLS, with a pinned certificate and a single-use
+    A host needs sshd and a Python of the parent's minor version. All other files are sent to the host once and kept
+    in a cache there. The link is the SSH channel, so neither side opens a port. With ``connect="direct"``, the runner
+    is started in the same way, and then connects to this machine over TLS, with a pinned certificate and a single-use
     token. That is faster with much data, and calls survive the loss of the SSH connection.
 
     Host keys are always verified against known_hosts. The host with the fewest runners for its size comes next. If a

@@ -139,7 +139,7 @@ def _cache_folder(cache: str) -> str:
 
 
 def _verified(path: str, digest: str) -> int:
-    """Return a descriptor of the archive if it is intact, else -1. While open, it protects the file from clean-up."""
+    """Return a descriptor of the archive if it is intact, otherwise -1. An open one keeps the file from clean-up."""
     while True:
         fd, is_there = _opened(path, digest)
         # If it is not, another runner has just replaced the file: open the new one.

@@ -38,7 +38,7 @@ def add_to(commands: Any) -> None:
         parser.add_argument(
             "--set", action="append", metavar="KEY=VALUE", dest="settings", help="an argument of an installed backend"
         )
-        parser.add_argument("--app", help="the Fly app; default FLY_APP_NAME, else all apps in the journal")
+        parser.add_argument("--app", help="the Fly app; default FLY_APP_NAME, otherwise all apps in the journal")
         parser.add_argument("--journal", metavar="DIR", help="the folder of the journal of this machine's pools")
         parser.add_argument("--json", action="store_true", help="print one JSON document instead of lines")
         if name != "list":

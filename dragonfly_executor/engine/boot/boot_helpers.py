@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from dragonfly_executor.transport.loop import Loop
 
 LISTENER_THREADS = 1
-"""Number of threads beyond those of the boots: one opens the listener for dial-back."""
+"""Number of threads in addition to the boots' threads: one opens the listener for dial-back."""
 HUNG_JOIN = 0.5
 """Seconds that the end of a pool waits for the boot threads, if one of them is known to hang."""
 
@@ -44,7 +44,7 @@ class BootHelpers:
 
     Attributes:
         hung: numbers of the boots that are over, and in which the backend still blocks.
-        failures: number of boots that have failed since the last one that succeeded.
+        failures: number of boots that have failed since the last success.
         session_setup: sends WELCOME and SETUP.
         workers: threads for the backend's `boot`.
         node_booter: boots nodes on these threads.

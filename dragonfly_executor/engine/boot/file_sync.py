@@ -19,13 +19,13 @@ class FileSync:
 
     Args:
         file_snapshot: the files that the runners need.
-        workers: threads that read files, and nothing else: files are read while backends block.
+        workers: threads that only read files: files are read while backends block.
         loop: the engine's loop.
         handler: gets runners whose sync has failed.
     """
 
     def __init__(self, file_snapshot: FileSnapshot, workers: WorkerThreads, loop: Loop, handler: RunnerHandler) -> None:
-        # Now, and not when a runner is there: if the import failed then, the engine would fail.
+        # Now, and not when a runner is there: if the import fails then, the engine fails.
         from dragonfly_executor.sync import Sender
 
         self._make_sender = Sender

@@ -21,7 +21,7 @@ class NodeReleaser:
     """A releaser of nodes: each is released once, within `RELEASE_TIMEOUT` seconds. It belongs to the engine thread.
 
     Args:
-        workers: threads for backends that block while they stop nodes, and for nothing else.
+        workers: threads only for backends that block while they stop nodes.
         loop, notifications: the pool's.
     """
 

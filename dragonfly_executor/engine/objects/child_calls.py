@@ -134,7 +134,7 @@ class ChildCallServer:
         self._engine.handle(events.ChildrenSubmitted((call,)))
 
     def _limits(self, given: dict[str, Any], retries_timeouts: bool) -> CallLimits:
-        """Return the limits of a call with these options, and those of the pool for the rest.
+        """Return the limits of a call with these options; the pool's limits for the rest.
 
         Raises:
             TypeError, ValueError: an option is unknown, or its value is not allowed.
@@ -154,7 +154,7 @@ class ChildCallServer:
 
 
 def _reply(outcome: object) -> bytes:
-    """Return what a slot is told of the outcome of a call. The value stays as the other slot has pickled it."""
+    """Return the outcome of a call in the form that a slot gets. The value stays as the other slot has pickled it."""
     if outcome is CANCELLED:
         return pickle.dumps((ChildOutcome.CANCELLED, b""), 5)
     error = outcome

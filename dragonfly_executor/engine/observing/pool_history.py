@@ -164,7 +164,7 @@ class PoolHistory:
             figures = self._functions.setdefault(name, _Function())
         return figures
 
-    # -- what is told --------------------------------------------------------------------------------------------------
+    # -- reports ------------------------------------------------------------------------------------------------------
 
     def report(self, calls_after: int, tick_after: int) -> dict[str, Any]:
         """Return what is new as a JSON object. Times are Unix seconds.
@@ -198,7 +198,7 @@ class PoolHistory:
         }
 
     def _short_calls(self, tick_after: int) -> list[tuple[float, int, int, float]]:
-        """Return spans from the last one that was sent on, because that one may have grown."""
+        """Return spans from the last sent one on, because it may have grown."""
         found: list[tuple[float, int, int, float]] = []
         for tick, runners in reversed(self._spans):
             if tick < tick_after or len(found) + len(runners) > MOST_SPANS:

@@ -1,6 +1,6 @@
 """Answers requests about a pool, on the engine thread: its status and history, a call, the end of a call, a resize.
 
-Everything that shows a pool from outside asks here. What computes a report is imported with the first request.
+Everything that shows a pool from outside asks here. The code that computes a report is imported with the first request.
 """
 
 from __future__ import annotations
@@ -130,7 +130,7 @@ class PoolStatus:
     # -- a call --------------------------------------------------------------------------------------------------------
 
     def _call(self, call_id: object, call: Call | None) -> Mapping[str, Any]:
-        """Return all that is known of a call, also of one that has ended lately."""
+        """Return all known facts of a call, also of a call that ended lately."""
         if call is None:
             found = self._history.find(call_id) if self._history is not None and isinstance(call_id, int) else None
             return found or {"error": _not_here(call_id)}

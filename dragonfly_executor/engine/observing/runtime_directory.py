@@ -15,7 +15,7 @@ from time import time
 VARIABLE = "DRAGONFLY_RUNTIME_DIR"
 """Names another folder. If it is set and empty, pools have no sockets."""
 SOCKET, UNFINISHED = ".sock", ".tmp"
-"""The ends of the names of sockets that listen, and of those that do not listen yet."""
+"""The suffixes of sockets that listen, and of sockets that do not listen yet."""
 MOST_SWEPT = 100
 """Maximum number of entries that a sweep reads."""
 UNFINISHED_FOR = 60.0

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 VERSION = 1
 """The version of the object. It rises when a key changes its meaning or goes."""
 MOST_CALLS = 200
-"""Maximum number of calls in a report: those that have run longest, then those that wait on runners."""
+"""Maximum number of calls in a report: the longest-running first, then calls that wait on runners."""
 MOST_RUNNERS = 200
 MOST_VISITED = 5000
 """Maximum number of calls that a report reads, so that it costs milliseconds at most."""

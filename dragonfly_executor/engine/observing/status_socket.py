@@ -73,7 +73,7 @@ class StatusSocket:
         listener.setblocking(False)
         listener.bind(unfinished)
         self._path = unfinished
-        # No program can connect before `listen`. A socket that has its name listens, so one that refuses is left over.
+        # No program can connect before `listen`. A socket with its final name listens, so one that refuses is stale.
         os.chmod(unfinished, 0o600)  # noqa: PTH101
         listener.listen(MAX_CLIENTS)
         os.rename(unfinished, path)  # noqa: PTH104

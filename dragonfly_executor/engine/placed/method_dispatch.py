@@ -69,7 +69,7 @@ class MethodDispatch:
         self.send()
 
     def disconnect(self, *, in_order: bool) -> list[MethodCall]:
-        """Send no more calls, because the slot has ended. Returns those that may have begun; the others wait again.
+        """Send no more calls, because the slot has ended. Returns the calls that may have begun; the others wait again.
 
         Args:
             in_order: see `MethodQueue.lost`.

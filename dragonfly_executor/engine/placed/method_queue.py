@@ -28,7 +28,7 @@ WEIGHT = 0.25
 
 
 class MethodQueue(Generic[C]):
-    """The calls that wait in the parent, and those that were sent to the slot and are not answered.
+    """The calls that wait in the parent, and the sent calls without an answer.
 
     The slot begins calls in the order in which they were sent, `concurrency` of them at once. It sends the answer of a
     call before it begins another one. So the calls that may have begun are the first `concurrency` that are not
@@ -55,7 +55,7 @@ class MethodQueue(Generic[C]):
 
     @property
     def ahead(self) -> int:
-        """The number of calls that may be sent beyond those that run."""
+        """The number of calls that may be sent in addition to the running ones."""
         if self._mean is None:
             return 1
         return max(1, min(MOST_AHEAD, int(AHEAD_SECONDS * self._concurrency / max(self._mean, 1e-9))))
@@ -149,7 +149,7 @@ class MethodQueue(Generic[C]):
                 have begun.
 
         Returns:
-            The calls that may have begun, and those that have not.
+            The calls that may have begun, and the calls that have not.
         """
         fresh = self.ahead_of_time() if in_order else {}
         doubtful = [call for number, call in self._sent.items() if number not in fresh]

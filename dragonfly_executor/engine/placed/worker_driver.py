@@ -286,7 +286,7 @@ class WorkerDriver:
     # -- the engine thread: the end ------------------------------------------------------------------------------------
 
     def pool_ends(self, mode: ShutdownMode) -> None:
-        """End the worker with its pool, as the mode says: all calls finish, or those that have begun, or none."""
+        """End the worker with its pool, as the mode says: all calls finish, or only the begun ones, or none."""
         if mode == ShutdownMode.KILL:
             self._kill("its pool was terminated")
             return

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 class LostWorker:
-    """The end of a worker. It makes an error for each of its calls: one shared error would collect their tracebacks.
+    """The end of a worker. It makes an error for each of its calls: one shared error collects their tracebacks.
 
     Args:
         name: the worker's name.
