@@ -49,6 +49,11 @@ class CallStream(Iterator[T], AsyncIterator[T]):
         self._has_ended = False
         self._is_closed = False
 
+    @property
+    def call(self) -> StreamCall:
+        """The core's record of the call."""
+        return self._call
+
     def progress(self) -> CallProgress | None:
         """Return how far the call is, as it has reported last by `dragonfly_executor.progress`; None before that."""
         return self._call.progress

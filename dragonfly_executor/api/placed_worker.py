@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from dragonfly_executor.engine.engine import Engine
     from dragonfly_executor.engine.future import Future
+    from dragonfly_executor.engine.observing.call_carrier import CallCarrier
     from dragonfly_executor.engine.option_keywords import CallKeywords
     from dragonfly_executor.engine.options import CallOptions
     from dragonfly_executor.engine.placed.worker_driver import EncodedPart
@@ -60,6 +61,7 @@ class PlacedWorker(PlacedHandle, RemoteMethods, Generic[T]):
         driver: WorkerDriver,
         options: CallOptions,
         names: frozenset[str] | None,
+        tracing: tuple[CallCarrier, str] | None,
         *,
         whole: PlacedWorker[T] | None = None,
     ) -> None:
@@ -70,6 +72,8 @@ class PlacedWorker(PlacedHandle, RemoteMethods, Generic[T]):
         self._options = options
         self._names = names
         """The attributes of the class; None if they are unknown."""
+        self._tracing = tracing
+        """The observer that carries the caller's context into method calls, and the name of the pool."""
         self._encode = RepeatedCall(engine.codec, call_method, options.retry_on).encode
         self._whole = whole
         """Of a view, the worker itself: it is stopped when no view is left either."""
@@ -107,6 +111,13 @@ class PlacedWorker(PlacedHandle, RemoteMethods, Generic[T]):
     ) -> Future[Any]:
         """Submit a call of a function that gets the object first; see `call_method`. For this package alone."""
         self._driver.check_open()
+        if self._tracing is None:
+            return self._submit(fn, name, args, kwargs)
+        carrier, pool = self._tracing
+        shown = f"{self._driver.name}.{name}"
+        return carrier.submit_method(pool, shown, fn, lambda carried: self._submit(carried, name, args, kwargs))
+
+    def _submit(self, fn: Callable[..., Any], name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Future[Any]:
         engine, options, limits = self._engine, self._options, self._options.limits()
         if options.has_setting:
             from dragonfly_executor.api.call_settings import with_setting
@@ -133,7 +144,7 @@ class PlacedWorker(PlacedHandle, RemoteMethods, Generic[T]):
             ValueError: its value is out of range.
         """
         changed, whole = self._options.change(changes), self._whole or self
-        return PlacedWorker(self._owner, self._engine, self._driver, changed, self._names, whole=whole)
+        return PlacedWorker(self._owner, self._engine, self._driver, changed, self._names, self._tracing, whole=whole)
 
     # -- the end -------------------------------------------------------------------------------------------------------
 
@@ -171,15 +182,17 @@ def place(
     make: Callable[..., Any],
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
+    tracing: tuple[CallCarrier, str] | None,
 ) -> PlacedWorker[Any]:
-    """Place a worker; see `Submitter.place`."""
+    """Place a worker; see `Submitter.place`, and `PlacedWorker` for `tracing`."""
     if not callable(make):
         raise TypeError(f"place() needs a class or a function that returns the object, not {type(make).__name__}")
     limits = options.change(ENDLESS).limits()
     driver = WorkerDriver(engine, call_name(make), options.concurrency, restarts_of(options), limits)
-    given = ChannelReference(driver.entry.number), options.concurrency, make, args, kwargs
+    carried = make if tracing is None else tracing[0].carried(make)
+    given = ChannelReference(driver.entry.number), options.concurrency, carried, args, kwargs
     encoded = _encoded(engine, (), run_worker, given, {})
-    worker: PlacedWorker[Any] = PlacedWorker(owner, engine, driver, options, _names_of(make))
+    worker: PlacedWorker[Any] = PlacedWorker(owner, engine, driver, options, _names_of(make), tracing)
     driver.begin(encoded)
     return worker
 

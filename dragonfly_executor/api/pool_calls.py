@@ -116,10 +116,6 @@ class PoolCalls(Submitter):
         self, options: CallOptions, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> CallStream[Any]:
         """Submit the call of a stream with these options; see `Submitter.stream`."""
-        # Imported for the first stream.
-        from dragonfly_executor.api.call_stream import CallStream
-        from dragonfly_executor.engine.stream_call import StreamCall
-        from dragonfly_executor.serialization.map_chunk import run_stream
         from dragonfly_executor.util.validation import refuse_stream
 
         refuse_stream(fn)
@@ -130,7 +126,22 @@ class PoolCalls(Submitter):
             from dragonfly_executor.api.call_settings import with_setting
 
             run = with_setting(fn, options, of_stream=True)
-        given = run, args, kwargs, options.stream_buffersize
+        name = call_name(fn)
+
+        def submit(carried: Callable[..., Any]) -> CallStream[Any]:
+            return self._submit_stream(engine, options, name, (carried, args, kwargs, options.stream_buffersize))
+
+        if self._carrier is None:
+            return submit(run)
+        return self._carrier.submit(self.name, name, run, submit, is_stream=True)
+
+    @staticmethod
+    def _submit_stream(engine: Engine, options: CallOptions, name: str, given: tuple[Any, ...]) -> CallStream[Any]:
+        # Imported for the first stream.
+        from dragonfly_executor.api.call_stream import CallStream
+        from dragonfly_executor.engine.stream_call import StreamCall
+        from dragonfly_executor.serialization.map_chunk import run_stream
+
         wait = None
         try:
             parts = engine.codec.encode_call(run_stream, given, {}, options.retry_on)
@@ -143,7 +154,7 @@ class PoolCalls(Submitter):
 
             call = StreamCall(engine, b"", options)
             wait = ArgumentWait(engine, pending, HeldCall(engine, call))
-        call.name = call_name(fn)
+        call.name = name
         # First, so that an interrupt closes it.
         stream: CallStream[Any] = CallStream(call, engine.codec.decode_result)
         engine.streams.add(call)
@@ -169,7 +180,8 @@ class PoolCalls(Submitter):
 
         engine = self._ready or self.begin(options)
         self._check(engine, options)
-        return place(owner, engine, options, make, args, kwargs)
+        tracing = None if self._carrier is None else (self._carrier, self.name)
+        return place(owner, engine, options, make, args, kwargs, tracing)
 
     def place_process_with(
         self, owner: Submitter, options: CallOptions, argv: Sequence[Any], settings: Mapping[str, Any]

@@ -21,6 +21,7 @@ from dragonfly_executor.core.sharing import fit_yields, grow
 from dragonfly_executor.core.shutdown_mode import ShutdownMode
 from dragonfly_executor.core.spares import keep_spares
 from dragonfly_executor.core.state import PoolState
+from dragonfly_executor.core.stuck_calls import warn_of_stuck_calls
 from dragonfly_executor.core.tier_budgets import fail_unpaid, spend_tiers
 
 
@@ -66,10 +67,9 @@ def reconcile(pool: PoolState, now: float, *, in_turn: bool) -> None:
         tell_settled(pool)
     if runners.queued:
         abort_needless(pool, now)
-    if is_late or pool.settle_queue.entries or total.delayed:
-        pool.is_behind = is_late or len(pool.settle_queue.entries) > 0 or calls.is_due(now)
-    else:
-        pool.is_behind = False
+    if runners.lent and total.queued and not is_late and not pool.has_told_of_stuck_calls:
+        warn_of_stuck_calls(pool)
+    pool.is_behind = is_late or len(pool.settle_queue.entries) > 0 or (total.delayed > 0 and calls.is_due(now))
     if pool.actions:
         calls.sweep()
 

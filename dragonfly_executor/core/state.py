@@ -48,6 +48,7 @@ class PoolState:
             and the monotonic seconds of the last event of which that is true.
         idled_below_min: number of runners within `min` that stopped because they were idle; it is subtracted from `min`
             until calls come.
+        has_told_of_stuck_calls: True once the warning was given that child calls can never begin.
         has_told_of_budget: True once the warning that the budget is used up was given.
         counters: counters.
         last_boot_error: the error of the last boot that failed.
@@ -75,6 +76,7 @@ class PoolState:
         self.used_at = 0.0
         self.idled_below_min = 0
         self.has_told_of_budget = False
+        self.has_told_of_stuck_calls = False
         self.last_boot_error: Exception | None = None
         self.actions: list[Action] = []
 

@@ -333,6 +333,18 @@ class Future(BaseFuture[T]):
         data = outcome.encoded_for(codec) if type(outcome) is Outcome else None
         return None if data is None else (data, (0, 0) if call is None else (call.id, call.attempt))
 
+    @property
+    def error_type(self) -> str | None:
+        """The name of the type of the call's error, without opening it; None if there is none, or not yet."""
+        if self._state in CANCELLED_STATES:
+            return CancelledError.__name__
+        error = self._exception
+        if error is None:
+            return None
+        return (
+            error.outcome.described().removeprefix("raised ") if type(error) is UndecodedError else type(error).__name__
+        )
+
     def as_argument(self) -> T:
         """Return this future, which type checkers then take for its value.
 

@@ -17,7 +17,10 @@ if TYPE_CHECKING:
     from opentelemetry.context import Context
     from opentelemetry.trace import Span, TracerProvider
 
+    from dragonfly_executor.engine.observing.call_carrier import HasCall
+
     T = TypeVar("T")
+    S = TypeVar("S", bound=HasCall)
 
 ENDS = ("call done", "call failed", "call cancelled")
 MAX_BOOTS = 1000
@@ -63,31 +66,64 @@ class OpenTelemetryTracing:
     # -- on the thread of the caller -----------------------------------------------------------------------------------
 
     def submit(
-        self, pool: str, name: str, fn: Callable[..., T], submit: Callable[[Callable[..., T]], Future[T]]
-    ) -> Future[T]:
-        """Submit a call in a span. `submit` gets the function that travels in the place of `fn`."""
-        attributes = {"dragonfly.pool": pool, "code.function.name": name}
-        span = self._tracer.start_span(f"call {name}", kind=self._api.SpanKind.CLIENT, attributes=attributes)
+        self,
+        pool: str,
+        name: str,
+        fn: Callable[..., Any],
+        submit: Callable[[Callable[..., Any]], S],
+        *,
+        is_stream: bool = False,
+    ) -> S:
+        """Submit a call, or the call of a stream, in a span. `submit` gets what travels in the place of `fn`."""
+        span = self._started(pool, name)
         with self._lock:
             self._submitting += 1
-        future: Future[T] | None = None
+        future: S | None = None
         try:
-            future = submit(self._carried(fn, self._api.set_span_in_context(span)))
+            future = submit(self._carried(fn, self._api.set_span_in_context(span), is_stream=is_stream))
             return future
         except BaseException as error:
-            span.record_exception(error)
-            self._set_failed(span, type(error).__name__)
-            span.end()
+            self._refused(span, error)
             raise
         finally:
             self._submitted(None if future is None or future.call is None else (pool, future.call.id), span)
+
+    def submit_method(
+        self, pool: str, name: str, fn: Callable[..., Any], submit: Callable[[Callable[..., Any]], Future[T]]
+    ) -> Future[T]:
+        """Submit a method call of a placed worker in a span. `submit` gets what travels in the place of `fn`."""
+        span = self._started(pool, name)
+        try:
+            future = submit(self._carried(fn, self._api.set_span_in_context(span)))
+        except BaseException as error:
+            self._refused(span, error)
+            raise
+        future.add_done_callback(lambda _: self._method_ended(span, future))
+        return future
+
+    def _method_ended(self, span: Span, future: Future[Any]) -> None:
+        error = future.error_type
+        if error is not None:
+            span.set_attribute("error.type", error)
+            self._set_failed(span, error)
+        span.end()
+
+    def _started(self, pool: str, name: str) -> Span:
+        attributes = {"dragonfly.pool": pool, "code.function.name": name}
+        return self._tracer.start_span(f"call {name}", kind=self._api.SpanKind.CLIENT, attributes=attributes)
+
+    def _refused(self, span: Span, error: BaseException) -> None:
+        span.record_exception(error)
+        self._set_failed(span, type(error).__name__)
+        span.end()
 
     def carried(self, fn: Callable[..., Any]) -> ContextCall:
         """Return a function that runs `fn` in the context of the caller."""
         return self._carried(fn, None)
 
-    def _carried(self, fn: Callable[..., Any], context: Context | None) -> ContextCall:
-        validation.refuse(fn)
+    def _carried(self, fn: Callable[..., Any], context: Context | None, *, is_stream: bool = False) -> ContextCall:
+        if not is_stream:
+            validation.refuse(fn)
         headers: dict[str, str] = {}
         self._inject(headers, context)
         kind = AsyncContextCall if validation.is_async(fn) else ContextCall

@@ -329,11 +329,12 @@ class MultiprocessingPool:
         error_callback: ErrorCallback | None,
     ) -> SingleCall:
         self._check_running()
+        name, (func, caller) = call_name(func), self._traced(func)
         make = partial(
             SingleCall, args=tuple(args), pool=self, callbacks=self._result_callbacks(callback, error_callback)
         )
         call: SingleCall = self._runner_pool.calls_taken_by(make, func, {} if kwds is None else kwds)
-        call.name = call_name(func)
+        call.name, call.caller = name, caller
         self._start(call, call.submit)
         return call
 
@@ -351,6 +352,7 @@ class MultiprocessingPool:
         validation.refuse(func)
         items: Any = iterable if hasattr(iterable, "__len__") else list(iterable)
         size = self._default_size(len(items)) if chunksize is None else _size(chunksize)
+        name, (func, caller) = call_name(func), self._traced(func)
         source = _source(func, items, size, starred=starred)
         window = Window(WINDOW)
         make = partial(
@@ -361,7 +363,7 @@ class MultiprocessingPool:
             window=window,
         )
         group: ResultGroup = self._runner_pool.calls_taken_by(make, _function(func, size, starred=starred))
-        group.name = call_name(func)
+        group.name, group.caller = name, caller
         feeder = Feeder(group, source, window)
 
         def feed() -> None:
@@ -382,12 +384,21 @@ class MultiprocessingPool:
             raise ValueError(f"buffersize must be None or 1+, not {buffersize}")
         window = Window(WINDOW if buffersize is None else -(-index(buffersize) // size))
         make = partial(ItemGroup, pool=self, window=window, ordered=ordered)
+        name, (func, caller) = call_name(func), self._traced(func)
         group = self._runner_pool.calls_taken_by(make, _function(func, size, starred=False))
-        group.name = call_name(func)
+        group.name, group.caller = name, caller
         feeder = Feeder(group, _source(func, iterable, size, starred=False), window)
         results: ItemIterator[T] = ItemIterator(group, in_chunks=size > 1)
         self._start(group, lambda: self._feed_on_thread(feeder))
         return results
+
+    def _traced(self, func: Callable[..., Any]) -> tuple[Callable[..., Any], Mapping[str, str] | None]:
+        """Return what travels in the place of `func`, and the trace context of the caller; None without tracing."""
+        carrier = self._runner_pool.carrier
+        if carrier is None:
+            return func, None
+        carried = carrier.carried(func)
+        return carried, carried.headers
 
     def _feed_on_thread(self, feeder: Feeder) -> None:
         start_thread(f"dragonfly-{self._runner_pool.name}-feeder", feeder.run)

@@ -10,6 +10,7 @@ from dragonfly_executor.multiprocessing.group import Group
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from typing import Any
 
     from dragonfly_executor.engine.context import MapContext
@@ -29,7 +30,7 @@ class SingleCall(Group, GroupCall):
         callbacks: the user's; None if there are none.
     """
 
-    __slots__ = ("_callbacks", "_end", "_engine", "_pool", "_runs_on", "stop_error")
+    __slots__ = ("_callbacks", "_end", "_engine", "_pool", "_runs_on", "caller", "stop_error")
 
     is_fed = True
     is_item = False
@@ -59,6 +60,8 @@ class SingleCall(Group, GroupCall):
         self._callbacks = callbacks
         self._end = Latch()
         self.stop_error: Exception | None = None
+        self.caller: Mapping[str, str] | None = None
+        """The trace context of the caller; see `MapCalls`."""
         if error is not None:
             self.token, self.outcome = None, error
 

@@ -10,3 +10,7 @@ class ChildOutcome:
     ERROR = 1  # the payload of an exception that the call has raised
     FAILED = 2  # the pickle of an exception of this package: the call did not run to its end
     CANCELLED = 3
+
+
+CALLER = "caller"
+"""The key of the trace context among the options of a child call, if its caller has one."""

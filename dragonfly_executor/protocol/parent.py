@@ -92,9 +92,9 @@ def pool_of_call() -> ParentPool:
     Raises:
         RuntimeError: this code does not run in a call; or the first use in a slot is not on the call's own thread.
     """
-    source = CallPoolSource.of_process
+    source = POOL_OF_FAKE.get() or CallPoolSource.of_process
     if source is None:
-        raise RuntimeError("Parent.pool() works inside calls of real runners: this code does not run in one")
+        raise RuntimeError("Parent.pool() works inside calls of runners: this code does not run in one")
     made: ParentPool = source()
     return made
 
@@ -196,6 +196,9 @@ class Parent(_Fields):
 
 PARENT_OF_FAKE: ContextVar[Parent | None] = ContextVar("PARENT_OF_FAKE", default=None)
 """The parent of a fake runner, in its calls. They are threads of one process, and so cannot have environments."""
+
+POOL_OF_FAKE: ContextVar[Callable[[], Any] | None] = ContextVar("POOL_OF_FAKE", default=None)
+"""Makes the executors of `Parent.pool` in the calls of a fake runner."""
 
 
 def max_depth() -> int:

@@ -8,10 +8,11 @@ from _queue import SimpleQueue  # `queue` has the same class, and loads more
 from concurrent.futures import InvalidStateError
 from contextlib import suppress
 
-from dragonfly_executor.protocol.child_outcome import ChildOutcome
+from dragonfly_executor.protocol.child_outcome import CALLER, ChildOutcome
 from dragonfly_executor.protocol.frames import POOL
 from dragonfly_executor.runner.reply_reader import ReplyTarget
 from dragonfly_executor.runner.slot_loan import SlotLoan
+from dragonfly_executor.serialization.context_call import carried, headers_of_caller
 from dragonfly_executor.serialization.payload_parts import joined
 from dragonfly_executor.util import plain_pickle as pickle
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING, Protocol
@@ -71,8 +72,8 @@ class ChildCalls:
         self._agent = agent
         self._client = client
         self._codec = codec
-        self._replies: SimpleQueue[ChildReply] = SimpleQueue()
-        self._callbacks: SimpleQueue[Callable[[], object]] | None = None
+        self._replies: SimpleQueue[ChildReply | None] = SimpleQueue()
+        self._callbacks: SimpleQueue[Callable[[], object] | None] | None = None
         self._lock = threading.Lock()
         self._has_submitted = False
         """True if the running call has submitted calls."""
@@ -95,13 +96,16 @@ class ChildCalls:
             FrameTooLargeError: the call is larger than ``max_payload``.
             RuntimeError: this is a process that a call has started.
         """
-        payload = joined(self._codec.encode_call(fn, args, kwargs, options.retry_on))
         name = getattr(fn, "__qualname__", None)
         name = name if type(name) is str else type(fn).__qualname__
+        plain, caller = options.plain, headers_of_caller()
+        if caller is not None:
+            plain, fn = {**plain, CALLER: caller}, carried(fn, caller)
+        payload = joined(self._codec.encode_call(fn, args, kwargs, options.retry_on))
         reply = ChildReply(future, self._replies.put)
         self._has_submitted = True
         return self._client.begin(
-            reply, POOL, "submit", self._agent.running[0], name, options.plain, options.retries_timeouts, payload
+            reply, POOL, "submit", self._agent.running[0], name, plain, options.retries_timeouts, payload
         )
 
     def cancel(self, number: int) -> bool:
@@ -121,6 +125,13 @@ class ChildCalls:
                 ).start()
         self._callbacks.put(callback)
 
+    def close(self) -> None:
+        """End the threads, after the outcomes that are here. A slot's threads end with its process."""
+        self._replies.put(None)
+        with self._lock:
+            if self._callbacks is not None:
+                self._callbacks.put(None)
+
     def _end_call(self) -> None:
         """Let the child calls go on that the call has left behind, whatever becomes of the slot."""
         if self._has_submitted:
@@ -128,8 +139,7 @@ class ChildCalls:
             self._client.tell(POOL, "detach")
 
     def _settle(self) -> None:
-        while True:
-            reply = self._replies.get()
+        while (reply := self._replies.get()) is not None:
             with suppress(InvalidStateError):  # it was cancelled at this very moment
                 self._settle_one(reply.future, *pickle.loads(reply.data or b""))
             del reply
@@ -154,9 +164,8 @@ class ChildCalls:
             future.set_exception(error)
 
 
-def _run_callbacks(queue: SimpleQueue[Callable[[], object]]) -> None:
-    while True:
-        callback = queue.get()
+def _run_callbacks(queue: SimpleQueue[Callable[[], object] | None]) -> None:
+    while (callback := queue.get()) is not None:
         try:
             callback()
         except Exception:

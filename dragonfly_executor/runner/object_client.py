@@ -68,15 +68,24 @@ class ObjectClient:
     Args:
         agent: the stream to the agent.
         max_payload: maximum size of a request in bytes.
+        slot: the number of the slot in requests; None for the process id. A fake runner's slots are threads.
+        read: has a callback called with each reply.
 
     Attributes:
         on_call_end: called when a call ends, before its result is sent; None if there is nothing to do then.
     """
 
-    def __init__(self, agent: AgentStream, max_payload: int) -> None:
+    def __init__(
+        self,
+        agent: AgentStream,
+        max_payload: int,
+        slot: int | None = None,
+        read: Callable[[AgentStream, Callable[[Frame], object]], object] = ReplyReader,
+    ) -> None:
         self._agent = agent
         self._max_payload = max_payload
         self._pid = os.getpid()
+        self._slot = self._pid if slot is None else slot
         self._numbers = count(1)
         self.on_call_end: Callable[[], object] | None = None
         self._waiting: dict[int, ReplyTarget] = {}
@@ -86,7 +95,7 @@ class ObjectClient:
         self._dropped: deque[tuple[int, str]] = deque()
         self._long = allocate_lock()
         """Held while a long request is sent: the parent takes one after another."""
-        ReplyReader(agent, self._on_reply)
+        read(agent, self._on_reply)
 
     def stand_in(self, kind: str, number: int, detail: Any) -> Any:
         """Return the stand-in of an object. While one exists, it is the same. Of some kinds it is the object itself."""
@@ -200,7 +209,7 @@ class ObjectClient:
     def _send(self, token: int, number: int, method: str, args: tuple[Any, ...]) -> None:
         data = pickle.dumps((number, get_ident(), method, args), 5)
         if len(data) <= MAX_INLINE:
-            self._agent.send(encode(Kind.OBJECT_REQUEST, token, data, detail=self._pid))
+            self._agent.send(encode(Kind.OBJECT_REQUEST, token, data, detail=self._slot))
             return
         if len(data) > self._max_payload:
             raise FrameTooLargeError(f"the arguments take {len(data)} bytes, more than max_payload={self._max_payload}")
@@ -209,7 +218,7 @@ class ObjectClient:
             for start in range(0, len(data), CHUNK_SIZE):
                 piece = view[start : start + CHUNK_SIZE]
                 more = Flag.MORE if start + CHUNK_SIZE < len(data) else 0
-                header = HEADER.pack(Kind.OBJECT_REQUEST, Flag.LARGE | more, 0, self._pid, token, len(piece))
+                header = HEADER.pack(Kind.OBJECT_REQUEST, Flag.LARGE | more, 0, self._slot, token, len(piece))
                 self._agent.send_chunk(header, piece)
 
     def _give_up(self, token: int, waiter: ReplyWaiter) -> None:

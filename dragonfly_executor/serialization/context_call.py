@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+from types import CoroutineType
+
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -32,11 +35,7 @@ class ContextCall:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run the function in its caller's context."""
-        detach = attach(self.headers)
-        try:
-            return self.func(*args, **kwargs)
-        finally:
-            detach()
+        return in_context(self.headers, lambda: self.func(*args, **kwargs))
 
 
 class AsyncContextCall(ContextCall):
@@ -51,6 +50,50 @@ class AsyncContextCall(ContextCall):
             return await self.func(*args, **kwargs)
         finally:
             detach()
+
+
+def carried(fn: Callable[..., Any], headers: Mapping[str, str]) -> ContextCall:
+    """Return a function that runs `fn` in the context in these headers.
+
+    Raises:
+        TypeError: `fn` is a generator function.
+    """
+    # Imported for the first call with a context.
+    from dragonfly_executor.util import validation
+
+    validation.refuse(fn)
+    return (AsyncContextCall if validation.is_async(fn) else ContextCall)(headers, fn)
+
+
+def in_context(headers: Mapping[str, str], run: Callable[[], Any]) -> Any:
+    """Call `run` in a caller's context. If it returns a coroutine, that runs in the context too."""
+    detach = attach(headers)
+    try:
+        result = run()
+    finally:
+        detach()
+    return _later(headers, result) if type(result) is CoroutineType else result
+
+
+async def _later(headers: Mapping[str, str], coroutine: CoroutineType[Any, Any, Any]) -> Any:
+    detach = attach(headers)
+    try:
+        return await coroutine
+    finally:
+        detach()
+
+
+def headers_of_caller() -> dict[str, str] | None:
+    """Return the trace context of the code that runs in this slot, as W3C headers; None if there is none.
+
+    A context is attached by OpenTelemetry alone, so this does not import it.
+    """
+    propagate = sys.modules.get("opentelemetry.propagate")
+    if propagate is None:
+        return None
+    headers: dict[str, str] = {}
+    propagate.inject(headers)
+    return headers if "traceparent" in headers else None
 
 
 def attach(headers: Mapping[str, str]) -> Callable[[], object]:

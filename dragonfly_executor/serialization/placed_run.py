@@ -43,9 +43,7 @@ def open_channel(number: int) -> Any:
     """
     make = OBJECT_SOURCE.get()
     if make is None:
-        raise MultiprocessingObjectError(
-            "a worker can be placed only in slots of real runners, and not on the runners of a FakeBackend"
-        )
+        raise MultiprocessingObjectError("a worker can be placed only in slots of runners, and on the thread of a call")
     return make(KIND, number, None)
 
 

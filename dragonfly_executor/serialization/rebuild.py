@@ -100,7 +100,7 @@ def served_object(kind: str, number: int, detail: Any) -> Any:
         return function(*args)
     if make is None:
         raise MultiprocessingObjectError(
-            f"this {kind} of multiprocessing can be used only in slots of real runners, and on the thread of a call"
+            f"this {kind} of multiprocessing can be used only in slots of runners, and on the thread of a call"
         )
     return make(kind, number, detail)
 

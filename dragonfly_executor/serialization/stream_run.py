@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dragonfly_executor.serialization.call_setting import CallSetting
+from dragonfly_executor.serialization.context_call import ContextCall, in_context
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
@@ -37,6 +38,9 @@ def send_items(fn: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[st
         # The function runs when its items are taken, so the setting holds until the last one is.
         inner = fn.__wrapped__
         return fn.hold(lambda: send_items(inner, args, kwargs, sink))
+    if isinstance(fn, ContextCall):
+        function = fn.func
+        return in_context(fn.headers, lambda: send_items(function, args, kwargs, sink))
     made = fn(*args, **kwargs)
     if hasattr(type(made), "__aiter__"):
         return _run_async(made.__aiter__(), sink)

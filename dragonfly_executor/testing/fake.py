@@ -66,7 +66,7 @@ class FakeBackend(Backend):
     Calls run in this process as well. A cancelled call counts as stopped, but its thread goes on and its result is
     dropped. In a call, but not in threads that it starts, `Parent.get` returns the runner's parent. The limits that a
     runner enforces, ``run_timeout`` and its lease, are not enforced. The initializer runs once on a runner, and the
-    user's own serializer cannot be used.
+    user's own serializer cannot be used. Placed workers, `Parent.pool` and multiprocessing's objects work in calls.
 
     Args:
         script: the faults of the first runner that boots, the second, and so on.

@@ -6,6 +6,8 @@ import socket
 import sys
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import suppress
+from itertools import count
 from types import CoroutineType
 from typing import Any
 
@@ -27,12 +29,14 @@ from dragonfly_executor.protocol.frames import (
 )
 from dragonfly_executor.protocol.handshake import Versions
 from dragonfly_executor.protocol.memory_bounds import max_result_bytes
-from dragonfly_executor.protocol.parent import PARENT_OF_FAKE, Parent
+from dragonfly_executor.protocol.parent import PARENT_OF_FAKE, POOL_OF_FAKE, Parent
 from dragonfly_executor.runner.progress_reports import REPORT_OF_FAKE
 from dragonfly_executor.serialization import SlotCodec, perform
+from dragonfly_executor.serialization.rebuild import OBJECT_SOURCE
 from dragonfly_executor.serialization.slot_loop import SlotLoop
 from dragonfly_executor.testing.fake_items import FakeItems
 from dragonfly_executor.testing.fake_shared import FakeShared
+from dragonfly_executor.testing.fake_slot import FakeSlot
 
 Ref = tuple[int, int]
 Buffer = bytes | memoryview
@@ -75,6 +79,9 @@ class FakeAgent(threading.Thread):
         self._setup = b""
         self._max_payload = 0
         self._live: dict[Ref, int] = {}  # each with the number of its slot
+        self._calls: dict[Ref, FakeSlot] = {}  # of those that run
+        self._by_number: dict[int, FakeSlot] = {}  # the same, by the number in their requests
+        self._numbers = count(1)
         self._uploads: dict[Ref, bytearray] = {}
         self._streams: dict[Ref, FakeItems] = {}
         self._changed = threading.Condition()
@@ -88,6 +95,7 @@ class FakeAgent(threading.Thread):
             Kind.ITEMS: self._on_items,
             Kind.CHECK_IDLE: self._on_check_idle,
             Kind.STOP: self._on_stop,
+            Kind.OBJECT_REPLY: self._on_reply,
             Kind.SHARED_DATA: self._on_shared,
             Kind.SHARED_FORGET: self._on_shared,
         }
@@ -122,6 +130,11 @@ class FakeAgent(threading.Thread):
                     self._on.get(frame.kind, self._on_other)(frame)
             with self._speaking:
                 self._frozen = True
+        with self._changed:
+            self._live.clear()
+            self._changed.notify_all()
+        for slot in list(self._by_number.values()):
+            slot.end()
         for stream in list(self._streams.values()):
             stream.close()
 
@@ -172,7 +185,8 @@ class FakeAgent(threading.Thread):
 
     def _on_call(self, frame: Frame) -> None:
         ref = (frame.call_id, frame.attempt)
-        if len(self._live) >= self._slots:
+        lent = sum(slot.is_waiting for slot in list(self._calls.values()))
+        if len(self._live) - lent >= self._slots:
             # The call was prefetched. A call that waits here may start at once on another runner.
             self._say(Kind.RETURNED, ref)
             return
@@ -183,7 +197,7 @@ class FakeAgent(threading.Thread):
             self._calls_left -= 1
         with self._changed:
             taken = {*self._live.values()}
-            self._live[ref] = next(number for number in range(self._slots) if number not in taken)
+            self._live[ref] = next(number for number in count() if number not in taken)
         if frame.flags & (Flag.LARGE | Flag.PIECES):
             self._uploads[ref] = bytearray()
             # A fake runner keeps no pieces: it asks for the whole payload.
@@ -216,7 +230,10 @@ class FakeAgent(threading.Thread):
         ref = (frame.call_id, frame.attempt)
         self._uploads.pop(ref, None)
         # Answer even if the call never was here, as the real agent does: the parent counts the call here until GONE.
+        slot = self._calls.get(ref)
         self._settle(ref)
+        if slot is not None:
+            self._end_slot(slot)
         self._say(Kind.GONE, ref)
 
     def _on_check_idle(self, frame: Frame) -> None:
@@ -228,9 +245,20 @@ class FakeAgent(threading.Thread):
             may_go = False
         self._say(Kind.IDLE, detail=int(may_go))
 
+    def _on_reply(self, frame: Frame) -> None:
+        slot = self._by_number.get(frame.detail)
+        if slot is not None:
+            slot.replied(frame)
+
     def _on_stop(self, frame: Frame) -> None:
+        # On a thread of its own, because the calls that have begun may wait for replies.
+        leave = threading.Thread(target=self._leave, args=(frame.detail / 1000,), name="fake-agent-stop", daemon=True)
+        with suppress(RuntimeError):  # at the exit of the interpreter no thread starts any more
+            leave.start()
+
+    def _leave(self, seconds: float) -> None:
         with self._changed:
-            self._changed.wait_for(lambda: not self._live, frame.detail / 1000)
+            self._changed.wait_for(lambda: not self._live, seconds)
         self._say(Kind.BYE)
         self.cut()
 
@@ -246,8 +274,13 @@ class FakeAgent(threading.Thread):
         """Run a call on a slot's thread."""
         PARENT_OF_FAKE.set(self._parent._replace(slot=self._live.get(ref, 0)))
         REPORT_OF_FAKE.set(lambda *report: self._say(Kind.PROGRESS, ref, pack_progress(*report)))
+        slot = FakeSlot(next(self._numbers), ref, self._codec, self._max_payload, self._send)
+        self._calls[ref] = self._by_number[slot.number] = slot
+        OBJECT_SOURCE.set(slot.stand_in)
+        POOL_OF_FAKE.set(slot.pool)
         self._say(Kind.STARTED, ref)
         is_error, retryable, parts = perform(self._codec, data, open_sink=lambda window: self._stream(ref, window))
+        slot.call_ended()
         flags = (Flag.ERROR if is_error else 0) | (Flag.RETRYABLE if retryable else 0)
         size = sum(map(len, parts))
         if size > max_result_bytes(self._max_payload, flags):
@@ -255,6 +288,13 @@ class FakeAgent(threading.Thread):
             flags, parts = Flag.ERROR, self._codec.encode_error(errors.FrameTooLargeError(text))
         if self._settle(ref):
             self._say_result(ref, flags, parts)
+        self._end_slot(slot)
+
+    def _end_slot(self, slot: FakeSlot) -> None:
+        """End the slot of a call: the parent releases what the call holds."""
+        self._by_number.pop(slot.number, None)
+        if slot.end():
+            self._say(Kind.SLOT_DOWN, detail=slot.number)
 
     def _stream(self, ref: Ref, window: int) -> FakeItems:
         stream = self._streams[ref] = FakeItems(self._codec, ref, window, self._send)
@@ -267,6 +307,7 @@ class FakeAgent(threading.Thread):
             stream.close()
         with self._changed:
             number = self._live.pop(ref, None)
+            self._calls.pop(ref, None)
             self._changed.notify_all()
             return number is not None
 

@@ -11,7 +11,7 @@ from dragonfly_executor.engine.call_name import MAX_NAME
 from dragonfly_executor.engine.objects.replies import send_reply
 from dragonfly_executor.engine.outcome import Outcome
 from dragonfly_executor.errors import CallTimeoutError, ProtocolError, RunnerLostError
-from dragonfly_executor.protocol.child_outcome import ChildOutcome
+from dragonfly_executor.protocol.child_outcome import CALLER, ChildOutcome
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 OPTIONS = frozenset({"timeout", "queue_timeout", "run_timeout", "retries", "requires", "priority", "key"})
 """The options of calls that a child call may have."""
+MAX_HEADERS = 16 * 1024
+"""Maximum number of characters of a call's trace context."""
 MAX_CHILDREN = 1_000_000
 """Maximum number of calls of one slot's calls that are not settled."""
 
@@ -37,11 +39,13 @@ class ChildToken:
 
     Attributes:
         call: the core's record of the call; None until it is accepted.
+        caller: the trace context of the call that has submitted it, as the W3C's headers; None if it has none.
         is_detached: whether the call that has submitted it has returned. It goes on even if the slot ends.
     """
 
     call: ChildCall | None = None
     is_detached = False
+    caller: dict[str, str] | None = None
 
     def __init__(self, session: Session, number: int, engine: ChildContext) -> None:
         self._session = session
@@ -123,6 +127,7 @@ class ChildCallServer:
         if outer is not None:
             given.setdefault("priority", outer.limits.priority)
         try:
+            token.caller = _headers(given.pop(CALLER, None))
             limits = self._limits(given, retries_timeouts)
             payload = self._engine.payloads.snapshot([data])
         except Exception as error:  # a value is out of range, or the payload is too large
@@ -151,6 +156,21 @@ class ChildCallServer:
         # Each call with retries draws pauses of its own.
         self._latest = None if options.retries else (given, limits)
         return limits
+
+
+def _headers(given: object) -> dict[str, str] | None:
+    """Return a trace context that a slot has sent.
+
+    Raises:
+        TypeError: it is none.
+    """
+    if given is None:
+        return None
+    if type(given) is not dict or any(type(text) is not str for pair in given.items() for text in pair):
+        raise TypeError("a trace context is a dict of texts")
+    if sum(map(len, (*given, *given.values()))) > MAX_HEADERS:
+        return None  # such as very long baggage: the call is not traced
+    return given
 
 
 def _reply(outcome: object) -> bytes:

@@ -9,9 +9,23 @@ from dragonfly_executor.util.lazy_typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from typing import Any, TypeVar
 
+    from dragonfly_executor.core.calls import Call
     from dragonfly_executor.engine.future import Future
 
     T = TypeVar("T")
+    S = TypeVar("S", bound="HasCall")
+
+
+class HasCall(Protocol):
+    """The result of a submit: the future of a call, or its stream.
+
+    Attributes:
+        call: the core's record of the call; None if it was not accepted.
+    """
+
+    @property
+    def call(self) -> Call | None:
+        """The core's record of the call; None if it was not accepted."""
 
 
 class CarriedCall(Protocol):
@@ -32,9 +46,21 @@ class CallCarrier(Protocol):
     """An observer with the methods of `integrations.opentelemetry.OpenTelemetryTracing`."""
 
     def submit(
-        self, pool: str, name: str, fn: Callable[..., T], submit: Callable[[Callable[..., T]], Future[T]]
-    ) -> Future[T]:
+        self,
+        pool: str,
+        name: str,
+        fn: Callable[..., Any],
+        submit: Callable[[Callable[..., Any]], S],
+        *,
+        is_stream: bool = False,
+    ) -> S:
         """Submit a call by `submit`, which gets the function that travels in the place of `fn`."""
+        ...
+
+    def submit_method(
+        self, pool: str, name: str, fn: Callable[..., Any], submit: Callable[[Callable[..., Any]], Future[T]]
+    ) -> Future[T]:
+        """Submit a method call of a placed worker by `submit`, which gets what travels in the place of `fn`."""
         ...
 
     def carried(self, fn: Callable[..., Any]) -> CarriedCall:

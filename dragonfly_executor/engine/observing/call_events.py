@@ -136,8 +136,8 @@ class CallEvents:
 def _ended(call: Call, outcome: object, cost: float | None, now: float) -> Note:
     """Return the note of a call's end. `cost`: seconds that its function ran; None if no slot has said them."""
     more: dict[str, Any] = {"runner_id": call.runner, "seconds": max(0.0, now - call.submitted_at)}
-    # Only the calls of a map have an owner.
-    caller = getattr(getattr(call, "owner", None), "caller", None)
+    # Only the calls of a map have an owner, and only those of calls have a token that knows the caller.
+    caller = getattr(getattr(call, "owner", None) or call.token, "caller", None)
     if caller is not None:
         more["caller"] = caller
     if cost is not None:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from dragonfly_executor import CallTimeoutError, RunnerLostError
+from dragonfly_executor import CallTimeoutError, LocalBackend, RunnerLostError
 from tests.engine.conftest import MakePool
 from tests.processes.conftest import Make
 from tests.processes.nested import programs
+from tests.support.dialback import DialingBackend
 from tests.support.helpers import PATIENCE, Gate, Mailbox, error_of, watching
 from tests.support.payloads import agent_pid, echo
 
@@ -25,9 +27,12 @@ def started(gate: Gate) -> Iterator[Gate]:
     made.close()
 
 
+@pytest.mark.parametrize("backend", [LocalBackend, DialingBackend])
 @pytest.mark.parametrize("how", ["cancelled", "killed", "timed out"])
-def test_a_call_that_is_stopped_takes_its_child_calls_along(make: Make, mailbox: Mailbox, gate: Gate, how: str) -> None:
-    executor = make(1)
+def test_a_call_that_is_stopped_takes_its_child_calls_along(
+    make: Make, mailbox: Mailbox, gate: Gate, how: str, backend: Callable[[], Any]
+) -> None:
+    executor = make(1, backend=backend())
     view = executor.options(run_timeout=1.0) if how == "timed out" else executor
     future = view.submit(programs.wait_for_holder, mailbox.path, gate.path)
     outer, child = mailbox.numbers(2)
@@ -142,10 +147,11 @@ def test_a_runner_with_a_call_that_waits_is_not_the_one_that_goes(
     assert pool.call(programs.fib, 4) == 3
 
 
+@pytest.mark.parametrize("backend", [LocalBackend, DialingBackend])
 def test_a_runner_that_is_lost_takes_the_child_calls_of_its_calls_along(
-    make: Make, mailbox: Mailbox, gate: Gate
+    make: Make, mailbox: Mailbox, gate: Gate, backend: Callable[[], Any]
 ) -> None:
-    executor = make(2, max=2, max_concurrency=1)
+    executor = make(2, max=2, max_concurrency=1, backend=backend())
     future = executor.submit(programs.wait_for_holder, mailbox.path, gate.path)
     outer, child = mailbox.numbers(2)
     agents = [int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1]) for pid in (outer, child)]

@@ -35,6 +35,10 @@ class Tracer:
         self.tracer = self.provider.get_tracer("test")
         self.tracing = OpenTelemetryTracing(self.provider)
 
+    def finished(self) -> list[ReadableSpan]:
+        """All spans, in the order of their ends."""
+        return list(self._exporter.get_finished_spans())
+
     def spans(self) -> dict[str, ReadableSpan]:
         """The first span of each name."""
         return {span.name: span for span in reversed(self._exporter.get_finished_spans())}

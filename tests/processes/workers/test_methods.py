@@ -17,9 +17,7 @@ from dragonfly_executor import (
     FrameTooLargeError,
     PlacedWorker,
     ResultSerializationError,
-    WorkerLostError,
 )
-from dragonfly_executor.testing import FakeBackend
 from tests.engine.conftest import MakePool
 from tests.processes.conftest import Make
 from tests.processes.workers.objects import Attached, Counter, Several, nap
@@ -212,12 +210,6 @@ def test_calls_beside_a_worker_go_on(make: Make) -> None:
     worker = executor.place(Counter)
     assert worker.add().result(PATIENCE) == 1
     assert len(values([executor.submit(nap, 0) for _ in range(50)])) == 50
-
-
-def test_a_fake_runner_says_that_it_has_no_slots(make: Make) -> None:
-    worker = make(backend=FakeBackend()).place(Counter)
-    with pytest.raises(WorkerLostError, match="FakeBackend"):
-        worker.ready.result(PATIENCE)
 
 
 def test_a_future_keeps_no_arguments(make: Make) -> None:
