@@ -96,7 +96,7 @@ class Window:
     """The number of calls that may still be submitted.
 
     Args:
-        size: maximum number of calls that were submitted and not given back.
+        size: maximum number of submitted calls whose results were not taken.
     """
 
     def __init__(self, size: int) -> None:

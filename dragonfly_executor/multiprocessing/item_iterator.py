@@ -130,7 +130,7 @@ class ItemIterator(Iterator[T]):
         return self
 
     def next(self, timeout: float | None = None) -> T:
-        """Return the next result, or raise the error of its call. After an error, the next call goes on.
+        """Return the next result, or raise the error of its call. After an error, the next call returns the next item.
 
         Args:
             timeout: seconds to wait; None for no limit.

@@ -1,4 +1,4 @@
-"""The outcomes of a call that a call has submitted, as its slot is told."""
+"""The outcomes of a call that a call has submitted, as its slot gets them."""
 
 from __future__ import annotations
 

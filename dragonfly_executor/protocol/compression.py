@@ -1,6 +1,6 @@
 """Compression of the chunks of large payloads: when it pays, and what a compressed chunk may claim.
 
-Each chunk is compressed by itself, so that an agent forwards it unopened and counts its bytes. The codecs themselves
+Each chunk is compressed separately, so that an agent forwards it unopened and counts its bytes. The codecs themselves
 are in `transport/codecs.py`.
 """
 
@@ -102,7 +102,7 @@ def check_compressed(flags: int, size: int) -> None:
     """Check what a compressed chunk claims: one codec, and not more bytes than a chunk has.
 
     Raises:
-        ProtocolError: it claims something else.
+        ProtocolError: it claims two codecs, or a wrong size.
     """
     if flags & COMPRESSED == COMPRESSED:
         raise ProtocolError("a chunk that is compressed by two codecs")
@@ -146,7 +146,7 @@ class Compressor:
     """The compression of one payload's chunks.
 
     Args:
-        codecs: those that both ends have.
+        codecs: the codecs that both ends have.
         rate: the rate of the link.
         clock: returns the seconds of work of this thread.
     """

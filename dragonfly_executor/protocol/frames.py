@@ -179,7 +179,7 @@ class ScriptImport:
 class Flag:
     """Bits of a frame's flags.
 
-    A bit may mean something else in another kind of frame. They are plain ints: the operators of IntFlag run in Python
+    A bit may have another meaning in another kind of frame. They are plain ints: the operators of IntFlag run in Python
     code, at every frame.
     """
 
@@ -204,7 +204,7 @@ KIND_NUMBERS = frozenset(int(kind) for kind in Kind)
 class Frame(namedtuple("Frame", "kind flags attempt detail call_id raw")):  # noqa: PYI024  # typing is slow to import
     """One received frame.
 
-    `raw` is header and payload together, so that it can be forwarded unchanged. Of a long frame it is a bytearray.
+    `raw` is header and payload together, so that it can be forwarded unchanged. For a long frame it is a bytearray.
     """
 
     __slots__ = ()

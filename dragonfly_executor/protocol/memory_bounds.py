@@ -139,7 +139,7 @@ class Download:
         return 0 if self._memory is None else self._memory.allocated
 
     def drop(self) -> None:
-        """Discard the bytes that have arrived, and those that will."""
+        """Discard the bytes that have arrived, and all later ones."""
         self._memory = None
 
     def add(self, chunk: Frame) -> bool:

@@ -1,8 +1,8 @@
 """The messages between a placed worker and its parent.
 
-They travel in the frames for multiprocessing's objects: the parent serves the worker as such an object. What the slot
-says is the call of a method (`SlotSays`). What the parent says is an OBJECT_REPLY to the worker's first request, whose
-`attempt` is one of `ParentSays`.
+They travel in the frames for multiprocessing's objects: the parent serves the worker as such an object. A message of
+the slot is the call of a method (`SlotSays`). A message of the parent is an OBJECT_REPLY to the worker's first request,
+whose `attempt` is one of `ParentSays`.
 """
 
 from __future__ import annotations

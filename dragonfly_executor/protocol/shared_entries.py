@@ -1,6 +1,6 @@
 """The table of shared objects that a call's payload carries: it says where a slot finds each object.
 
-An object of at most `INLINE_SIZE` bytes stands in the table itself. A larger object has a number, a size and a place: a
+An object of at most `INLINE_SIZE` bytes is in the table itself. A larger object has a number, a size and a place: a
 descriptor of the parent's sealed memory, for slots on the parent's machine, or a SHA-256 digest, by which the agent
 keeps it as a file, or both. The pieces of payloads, which are in no table, have `IN_AGENT`: the agent keeps them in its
 memory.
@@ -47,7 +47,7 @@ class SharedEntry(namedtuple("SharedEntry", "number size digest descriptor inode
 
     @property
     def is_inline(self) -> bool:
-        """Return True if the object stands in the table."""
+        """Return True if the object is in the table."""
         return self.descriptor == NO_DESCRIPTOR and self.digest == NO_DIGEST
 
 

@@ -155,7 +155,7 @@ class Agent:
         """Send a heartbeat at regular intervals, and set the grace period of a SIGTERM.
 
         Args:
-            send_heartbeat: sends a heartbeat; it is told whether calls were here since the last one.
+            send_heartbeat: sends a heartbeat; its argument says whether calls were here since the last one.
             every: seconds between two heartbeats.
             grace: seconds that calls have to finish when the machine is stopped.
         """

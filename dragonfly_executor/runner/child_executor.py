@@ -44,8 +44,8 @@ class ChildExecutor(Executor):
 
         Args:
             options: ``timeout``, ``queue_timeout``, ``run_timeout``, ``retries``, ``retry_on``, ``requires``,
-                ``priority`` and ``key``, as for calls of the parent. Options that are not given are those of the pool,
-                except that `retry_on` is empty, and `priority` is that of the call that submits.
+                ``priority`` and ``key``, as for calls of the parent. Options that are not given come from the
+                pool, except that `retry_on` is empty, and `priority` comes from the submitting call.
 
         Raises:
             TypeError: there is no such option, or a value has the wrong type.
@@ -78,7 +78,7 @@ class ChildExecutor(Executor):
         return await self.submit(fn, *args, **kwargs)
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """Accept no more calls by this executor. The pool goes on, and `Parent.pool` makes another executor.
+        """Accept no more calls by this executor. The pool stays open, and `Parent.pool` makes another executor.
 
         Args:
             wait: wait for the calls that were submitted by it.

@@ -1,4 +1,4 @@
-"""`LendingFuture`: the future of a call that a call has submitted. What waits for it lends the slot."""
+"""`LendingFuture`: the future of a call that a call has submitted. A call that waits for it lends its slot."""
 
 from __future__ import annotations
 

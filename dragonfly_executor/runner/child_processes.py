@@ -44,8 +44,8 @@ class ChildProcesses:
 
     Args:
         loop: the agent's event loop.
-        link: the link to the parent, which is told about slots and setup failures.
-        dispatcher: the table of living slots; it is told when a slot is ready or has ended.
+        link: the link to the parent, for reports about slots and setup failures.
+        dispatcher: the table of living slots; it is notified when a slot is ready or has ended.
         on_frames: called with a slot and the frames that it sent.
         on_results: called with a slot, RESULT frames that it wrote, and how long these calls took in seconds.
         descriptors: returns the file descriptors that the agent's children must not keep open.

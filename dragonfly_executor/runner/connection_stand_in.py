@@ -141,7 +141,7 @@ class ConnectionStandIn(StandIn):
     def fileno(self) -> int:
         """Return the descriptor of a socket that can be read when there is something to receive.
 
-        It is for selectors and `multiprocessing.connection.wait`. What is read from it is not a message.
+        It is for selectors and `multiprocessing.connection.wait`. Data read from it is not a message.
         """
         self._require(True, "")
         if self._readiness is None:

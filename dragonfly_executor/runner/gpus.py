@@ -24,7 +24,7 @@ KFD_NODES: Final = "sys/class/kfd/kfd/topology/nodes"
 
 
 def find_gpus(environment: Mapping[str, str], root: str = "/") -> Gpus:
-    """Return the GPUs that this process may use: those that its variables name, otherwise those of the machine."""
+    """Return the GPUs that this process may use: the GPUs that its variables name, otherwise the machine's."""
     named = [name for name in (CUDA, HIP) if name in environment] or [name for name in (ROCR,) if name in environment]
     if named:
         return {name: visible(environment[name]) for name in named}

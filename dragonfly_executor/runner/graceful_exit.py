@@ -29,7 +29,7 @@ EXIT_SLACK = 0.5
 
 
 class GracefulExit:
-    """The orderly end of an agent. Of several deadlines the earliest counts.
+    """The orderly end of an agent. If there are several deadlines, the earliest counts.
 
     Args:
         loop: the agent's event loop.

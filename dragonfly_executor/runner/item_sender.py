@@ -4,7 +4,7 @@ A slow function's items leave one by one, at once. If items come fast, they coll
 sends what has waited for `DELAY` while the function computes the next item. Each item is pickled when it is yielded,
 unless it cannot change: a function may yield one object again and again, and change it in between.
 
-The window counts items that the caller has not taken, and their bytes. The function goes on only while there is room.
+The window counts items that the caller has not taken, and their bytes. The function continues only while there is room.
 """
 
 from __future__ import annotations

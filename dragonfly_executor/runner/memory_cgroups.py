@@ -57,7 +57,7 @@ class MemoryCgroups:
         _try_remove(self._files, self._slot(slot))
 
     def close(self) -> None:
-        """Remove all cgroups, as far as the kernel lets them be removed. Call it when all slots were killed."""
+        """Remove all cgroups that the kernel lets go. Call it when all slots were killed."""
         end = time.monotonic() + EMPTY_TIMEOUT
         for name in self._files.children(self._home):
             if name.startswith(f"{PREFIX}{self._pid}{SLOT}"):
@@ -118,7 +118,7 @@ def set_up(files: CgroupFiles, starters: int) -> MemoryCgroups | None:
 
 
 def _home(files: CgroupFiles) -> str | None:
-    """Return the cgroup in which the runner's cgroups are made: its own, or that which an earlier runner has used."""
+    """Return the cgroup in which the runner's cgroups are made: its own, or the one that an earlier runner has used."""
     own = files.own()
     if own is None:
         return None
@@ -154,7 +154,7 @@ def _ancestors(pid: int) -> list[int]:
 
 
 def _move(files: CgroupFiles, source: str, target: str, which: Collection[int] | None = None) -> None:
-    """Move the processes of a cgroup into another one, or those of `which` among them. Leave those that cannot go."""
+    """Move the processes of a cgroup, or only those in `which`, into another one. Leave those that cannot be moved."""
     for pid in _pids(files, source):
         if which is None or pid in which:
             try:

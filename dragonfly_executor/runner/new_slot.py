@@ -54,7 +54,7 @@ class NewSlot:
         progress: the page that tells the agent what the slot is doing.
         output: its output, which the caller closes if this raises.
         title: the writer of titles; None if slots have none.
-        environment: the variables that the slot sets before it does anything else.
+        environment: the variables that the slot sets first of all.
 
     Raises:
         OSError: there are no descriptors left.

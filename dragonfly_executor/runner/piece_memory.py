@@ -130,7 +130,7 @@ class PieceRoom:
         return writer, evicted
 
     def use(self, number: int) -> None:
-        """Count a piece as the one that was used last."""
+        """Mark a piece as the most recently used."""
         self._sizes.use(number)
 
     def remove(self, number: int) -> None:

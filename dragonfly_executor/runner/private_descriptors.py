@@ -12,8 +12,8 @@ ROOM = 256
 class PrivateDescriptors:
     """The descriptors of an agent that are open and that no child of it may keep.
 
-    A forked child closes them before it does anything else. The table is a single block of memory: if the child asked
-    the objects that have the descriptors, it would copy the memory page of each of these.
+    A forked child closes them first of all. The table is a single block of memory: if the child
+    asks the objects that have the descriptors, it copies the memory page of each of them.
     """
 
     def __init__(self) -> None:

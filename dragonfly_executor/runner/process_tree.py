@@ -32,7 +32,7 @@ SWEEPS = 20
 
 @cache
 def _library() -> CDLL:
-    """Return the C library. To open it takes as long as a fork, so slots get the one that their agent has opened."""
+    """Return the C library. Opening it takes as long as a fork, so slots get the one that their agent has opened."""
     # Loading ctypes takes milliseconds; an agent does it while it waits for the parent.
     import ctypes
 

@@ -1,4 +1,4 @@
-"""Tells a process that runs or waits for long from one that only lacks processor time."""
+"""Distinguishes a process that runs or waits for long from a process that only lacks processor time."""
 
 from __future__ import annotations
 

@@ -133,7 +133,7 @@ class SharedFiles:
         self._answered: set[int] = set()
         """Objects that a slot of this runner has had from the agent."""
         self._sees_parent = "DRAGONFLY_PARENT_PID" in os.environ
-        """True if slots may map the parent's memory, of which the agent learns nothing."""
+        """True if slots may map the parent's memory, without the agent."""
 
     def descriptors(self) -> list[int]:
         """Return the descriptors that slots must not keep open."""
@@ -333,7 +333,7 @@ class SharedFiles:
             self._fail(file, f"it was received {ATTEMPTS} times, and its digest never matched")
 
     def _keep(self, file: SharedFile, writer: ContentWriter | PieceWriter) -> tuple[bytes, int]:
-        """Keep an object that is complete, and return what a slot is told of its place."""
+        """Keep a complete object, and return its place in the form that a slot gets."""
         if isinstance(writer, ContentWriter):
             self._trim(file.entry.size)
             return os.fsencode(self._open_cache().path(file.entry.digest.hex())), 0

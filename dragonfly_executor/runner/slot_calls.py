@@ -91,7 +91,7 @@ class CallSender:
         """True if the slot may have a packet of which calls were taken back.
 
         To find that out, it may read a claim of a later packet. A packet that is its own claim must not come in
-        between: the call of the claim would be stuck behind it.
+        between: the call of the claim is stuck behind it.
         """
 
     def hand(self, calls: Sequence[SlotCall], *, is_idle: bool) -> int:
@@ -207,7 +207,7 @@ class CallSender:
         return is_found
 
     def retire(self) -> None:
-        """Send no more calls. The slot ends when it has finished those that it has."""
+        """Send no more calls. The slot ends when it has finished its calls."""
         self._sender.close()
 
     def descriptors(self) -> list[int]:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 SCRAP_SIZE = 16 * 1024
 """Size in bytes of the buffer that drains a payload for which there is no memory. It is allocated at the start."""
 AGENT_BACKLOG = 8 * 1024 * 1024
-"""Bytes that the agent and the sockets take without delay. What follows leaves at the rate of the link."""
+"""Bytes that the agent and the sockets take without delay. Later chunks leave at the rate of the link."""
 
 
 class SlotChunks:
@@ -56,7 +56,7 @@ class SlotChunks:
                 self._drop(length)
             else:
                 self._open(flags, size, length, view[start:end])
-            # A chunk without bytes would be waited for without end.
+            # The wait for a chunk without bytes never ends.
             start += max(size, 1)
 
     def check(self) -> None:

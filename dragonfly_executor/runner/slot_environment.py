@@ -90,7 +90,7 @@ class SlotEnvironment:
 
 
 def _thread_variables(environment: Mapping[str, str], slots: int, cpus: float, seen_cpus: int) -> dict[str, str]:
-    """Return the variables that limit threads, without those that the user has set."""
+    """Return the variables that limit threads, without the user's own ones."""
     mark = environment.get(MARK, "")
     inherited: dict[str, str] = {}
     if mark.isdecimal():

@@ -113,7 +113,7 @@ def _opened(where: bytes, flags: int, size: int) -> int:
     """Open the memory or the file of a piece.
 
     Raises:
-        OSError, ImportError: it cannot be opened, or it is something else by now.
+        OSError, ImportError: it cannot be opened, or another file has its place by now.
     """
     if flags & Flag.PIECES:
         # Imported only here: it exists on Linux only.

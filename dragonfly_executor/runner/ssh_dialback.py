@@ -1,8 +1,8 @@
 """Runs a runner on an SSH host that dials back to its parent, over a link of its own.
 
 The stream that started the runner carries one line with the result of the dialing. After that it carries only the
-parent's request that the runner end. If the stream breaks after the runner was admitted, the runner goes on: its life
-depends on the link, like that of every dial-back runner. If the stream breaks earlier, the runner ends.
+parent's request that the runner end. If the stream breaks after the runner was admitted, the runner continues:
+like every dial-back runner, it ends with its link. If the stream breaks earlier, the runner ends.
 """
 
 from __future__ import annotations

@@ -167,7 +167,7 @@ class ConditionStandIn(LockableStandIn):
         return self._call("wait", timeout)  # type: ignore[no-any-return]
 
     def notify(self, n: int = 1) -> None:
-        """Wake `n` of those that wait."""
+        """Wake `n` waiters."""
         self._call("notify", n)
 
     def notify_all(self) -> None:
@@ -217,7 +217,7 @@ class BarrierStandIn(StandIn):
         return self._call("wait", timeout)  # type: ignore[no-any-return]
 
     def reset(self) -> None:
-        """Break the wait of those that wait, and make the barrier as it was at first."""
+        """Break the waits, and reset the barrier to its first state."""
         self._call("reset")
 
     def abort(self) -> None:
@@ -231,7 +231,7 @@ class BarrierStandIn(StandIn):
 
     @property
     def n_waiting(self) -> int:
-        """Return the number of those that wait."""
+        """Return the number of waiters."""
         return self._call("n_waiting")  # type: ignore[no-any-return]
 
     @property

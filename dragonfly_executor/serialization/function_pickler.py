@@ -1,4 +1,4 @@
-"""Pickles functions by value, without cloudpickle: the code as `marshal` writes it, and all else as the pickler does.
+"""Pickles functions by value, without cloudpickle: the code by `marshal`, and the other parts by the pickler.
 
 This covers lambdas, closures and nested functions whose globals are a module's namespace, and modules that they hold.
 Other functions, classes and odd objects need cloudpickle (see `cloudpickle_pickler`).
@@ -95,7 +95,7 @@ class FunctionsByValue(NameTracking):
 
 
 class FunctionPickler(FunctionsByValue, Pickler):
-    """A pickler that pickles functions by value, and all else by reference only."""
+    """A pickler that pickles functions by value, and all other objects by reference only."""
 
 
 def home_of(function: FunctionType, main: MainView) -> tuple[str | None, bool]:

@@ -33,7 +33,7 @@ class PayloadFile:
         self._place = 0
 
     def read(self, size: int) -> Any:
-        """Return a view of the next `size` bytes, or of those that are left: an unpickler takes any buffer."""
+        """Return a view of the next `size` bytes, or of the rest: an unpickler takes any buffer."""
         start = self._place
         self._place = min(start + size, len(self._data))
         return self._data[start : self._place]

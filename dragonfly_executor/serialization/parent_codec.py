@@ -171,7 +171,7 @@ class CallCodec:
         kwargs: Mapping[str, Any],
         retry_on: tuple[type[BaseException], ...],
     ) -> PendingCall | None:
-        """Encode a call, as far as it can be without the values of the futures in it. The arguments are a snapshot.
+        """Encode all parts of a call that do not need the values of the futures in it. The arguments are a snapshot.
 
         Args:
             fn, args, kwargs, retry_on: as for `encode_call`, which has failed.
@@ -422,7 +422,7 @@ class CallCodec:
         return errors.CallSerializationError(exceptions.call_error_text(fn, args, kwargs, error, self._try_pickle))
 
     def _try_pickle(self, value: Any) -> object:
-        """Pickle a part of a call by itself. Raise if that fails."""
+        """Pickle a part of a call alone. Raise if that fails."""
         if self._format.custom is not None:
             return self._format.custom.dumps(value)
         return self._format.tracked(value, self._main)

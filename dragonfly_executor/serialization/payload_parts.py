@@ -62,7 +62,7 @@ class PayloadParts(list["Buffer"]):
 
 
 class HoldingBytes(bytes):
-    """A small payload. What it needs is kept while it exists: shared objects, and multiprocessing's objects."""
+    """A small payload. It keeps the shared objects and multiprocessing's objects that it needs."""
 
     contents: tuple[SharedContent, ...] = ()
     held: tuple[object, ...] = ()

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class FuturePicklingError(CallSerializationError):
-    """A future was pickled where it cannot stand for its value."""
+    """A future was pickled in a place where its value cannot replace it."""
 
 
 class FutureNumbers:
@@ -88,7 +88,7 @@ class PendingCall:
 def encode_pending(
     call: tuple[Any, ...], numbers: FutureNumbers, serializer: SerializerFormat, main: MainView
 ) -> tuple[PendingCall, NameTracking] | None:
-    """Encode a call, as far as it can be without the values of the futures in it. The arguments are a snapshot.
+    """Encode all parts of a call that do not need the values of the futures in it. The arguments are a snapshot.
 
     Args:
         call: function, arguments, keyword arguments, and `retry_on` if there is any.

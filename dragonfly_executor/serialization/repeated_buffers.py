@@ -154,13 +154,13 @@ class RepeatedBuffers:
         return [number for number in numbers if number in self._found]
 
     def _keep(self, content: SharedContent) -> None:
-        """Keep a content for later calls, as the one that was used last."""
+        """Keep a content for later calls, as the most recently used."""
         number, size = content.entry.number, content.entry.size
         if size > self._most:
             return
         self._kept.pop(number, None)
         self._kept[number] = content
-        # Added up anew: a Ctrl-C between two steps would make a running sum wrong.
+        # Added up anew: a Ctrl-C between two steps makes a running sum wrong.
         excess = sum(kept.entry.size for kept in self._kept.values()) - self._most
         for old, kept in [*self._kept.items()]:
             if excess <= 0:

@@ -56,7 +56,7 @@ class Bindings:
 
 
 def bindings(module: ModuleType) -> Bindings | None:
-    """Return the names that importing the script binds, and those that only running it binds.
+    """Return the names that importing the script binds, and the names that only running it binds.
 
     A script can be imported if all its actions, as opposed to its definitions, stand under ``if __name__ ==
     "__main__"``. If it has such a block, its author is trusted on this.

@@ -1,4 +1,4 @@
-"""Tells values that `pickle.dumps` may pickle at once from those that need a pickler which copies nothing large."""
+"""Finds out whether `pickle.dumps` may pickle a value, or whether it needs the pickler that copies no large buffers."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ class ItemSink(Protocol):
     """The way of one stream's items to the parent. Whatever takes an item waits while the parent's window is full."""
 
     def send(self, items: Iterator[Any]) -> None:
-        """Send all items, or those that the parent wants. Returns once all of them have left."""
+        """Send all items, or only the ones that the parent wants. Returns once all of them have left."""
 
     async def send_async(self, items: AsyncIterator[Any]) -> None:
         """Do the same with an asynchronous iterator, without blocking the event loop while the window is full."""

@@ -165,7 +165,7 @@ class Sender:
             transfer.is_asked = False
             have = read_bits(bytes(frame.payload), len(transfer.wanted))
             if all(have):
-                # The runner goes on without further data.
+                # The runner continues without further data.
                 transfer.is_sent = True
                 return
             pieces = pieces_of(transfer.step.difference.changed, transfer.sources, transfer.wanted, have)

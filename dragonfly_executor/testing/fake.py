@@ -63,7 +63,7 @@ GOOD = FakeRunner()
 class FakeBackend(Backend):
     """A backend whose runners are threads of this process, and so come up at once.
 
-    Calls run in this process as well. A cancelled call counts as stopped, but its thread goes on and its result is
+    Calls run in this process as well. A cancelled call counts as stopped, but its thread continues, and its result is
     dropped. In a call, but not in threads that it starts, `Parent.get` returns the runner's parent. The limits that a
     runner enforces, ``run_timeout`` and its lease, are not enforced. The initializer runs once on a runner, and the
     user's own serializer cannot be used. Placed workers, `Parent.pool` and multiprocessing's objects work in calls.
@@ -136,7 +136,7 @@ class FakeBackend(Backend):
         The calls that the runner has not answered fail, or are retried, as the options of the calls say.
 
         Args:
-            node: the runner's node; None for the one that is up for the longest time.
+            node: the runner's node; None for the oldest runner that is up.
             timeout: seconds to wait for the pool.
 
         Raises:

@@ -97,7 +97,7 @@ def _load_zstandard() -> LoadedCodec:
     decompressor = zstandard.ZstdDecompressor(max_window_size=1 << WINDOW_LOG)
 
     def decompress(data: Buffer, size: int) -> bytes:
-        """Open a chunk. The library would allocate what the frame claims, so the claim is checked first."""
+        """Open a chunk. The library allocates the size that the frame claims, so the claim is checked first."""
         claimed = zstandard.frame_content_size(data)
         if claimed != size:
             raise ValueError(f"a frame of {claimed} bytes, not {size}")

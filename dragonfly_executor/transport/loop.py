@@ -43,16 +43,16 @@ A poll that found something halves the next skip.
 LOOKS = 8
 """Number of polls after which a loop that polls lets a thread run that waits for the same processor.
 
-The kernel often runs the thread that was woken where it ran last. If a loop polls there, the thread would wait until
-the polling ends, although the loop polls for what that thread is about to send.
+The kernel often runs the thread that was woken where it ran last. If a loop polls there, the thread waits
+until the polling ends, although the loop polls for that thread's message.
 """
 WINDOW = 0.005
 """Seconds of a window in which a loop that expects news polls in any case."""
 WINDOW_PERIOD = 8
 """One window out of this number.
 
-News comes soon enough for polling only if the loop at the other end polls too. Two loops that both skip most waits
-would hardly ever poll at the same time, and so stay slow. Processes of one machine have the same clock, so they have
+News comes soon enough for polling only if the loop at the other end polls too. Two loops that both skip most
+waits rarely poll at the same time, and so stay slow. Processes of one machine have the same clock, so they have
 the same windows.
 """
 

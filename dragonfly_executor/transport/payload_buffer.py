@@ -100,7 +100,7 @@ class ChunkBuffers:
     """The buffers of chunks that an agent has forwarded, for the next chunks.
 
     New memory costs a page fault for each 4 KiB, and the allocator returns it to the system whenever some chunks are
-    freed together. That takes longer than to copy a chunk.
+    freed together. That takes longer than copying a chunk.
     """
 
     def __init__(self) -> None:

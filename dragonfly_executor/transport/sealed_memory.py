@@ -44,7 +44,7 @@ class SealedMemory:
         # Two, because a Ctrl-C during one of them loses it.
         for _ in range(2):
             weakref.finalize(self, _close, self._opened).atexit = False
-        # In one step: an interrupt between the call and an assignment would lose the descriptor.
+        # In one step: an interrupt between the call and an assignment loses the descriptor.
         self._opened.extend(map(os.memfd_create, ("dragonfly-shared",), (os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING,)))
         descriptor = self._opened[0]
         for part in parts:

@@ -45,7 +45,7 @@ def make_file(size: int, count: int, opened: list[int]) -> None:
     Raises:
         OSError: there is no such memory here, or no descriptor left.
     """
-    # In one step: an interrupt between the call and an assignment would lose the descriptor.
+    # In one step: an interrupt between the call and an assignment loses the descriptor.
     opened.extend(map(os.memfd_create, ("dragonfly-data",), (os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING,)))
     os.ftruncate(opened[0], file_size(size, count))
     # The words are mapped. A store into mapped memory that the kernel cannot provide ends the process.

@@ -48,7 +48,7 @@ class Segment:
         number: names the segment in messages.
         size: bytes of a block.
         count: number of blocks.
-        maker: made the segment, and is told when it closes. It may be told twice.
+        maker: made the segment, and is notified when it closes. It may be told twice.
     """
 
     def __init__(self, number: int, size: int, count: int, maker: SegmentMaker) -> None:

@@ -111,7 +111,7 @@ class TlsSocket(socket.socket):
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     def recv_into(self, buffer: bytearray | memoryview, nbytes: int = 0, flags: int = 0) -> int:  # type: ignore[override]
-        """Fill the buffer as far as data is available, and return the number of bytes; 0 at the end of the stream.
+        """Fill the buffer with the available data, and return the number of bytes; 0 at the end of the stream.
 
         If the buffer is filled completely, this object may hold more bytes, which no poller sees. Call `recv` then.
 
@@ -267,7 +267,7 @@ class TlsSocket(socket.socket):
         return done
 
     def _send_control(self) -> None:
-        """Write messages of TLS itself, as far as the socket takes them now: of the handshake, alerts, key updates."""
+        """Write the messages of TLS itself that the socket takes now: handshake, alerts, key updates."""
         if self._unsent:
             return  # they leave behind the payload, with the next `send`
         data = self._outgoing.read()

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 LARGE = 4 * 1024 * 1024
-"""Size in bytes from which an object gets large pages. Most of a smaller one would lie outside of them."""
+"""Size in bytes from which an object gets large pages. Most of a smaller one lies outside of them."""
 
 
 def prepare(memory: memoryview) -> None:

@@ -1,6 +1,6 @@
 """`TYPE_CHECKING`, `Protocol` and `overload` without the module `typing`.
 
-`typing` takes milliseconds to import, and each cold start of a program and of a runner would pay for it. Type checkers
+`typing` takes milliseconds to import, and each cold start of a program and of a runner pays for it. Type checkers
 know the name `TYPE_CHECKING` wherever it is imported from.
 """
 

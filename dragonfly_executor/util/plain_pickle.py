@@ -1,6 +1,6 @@
 """The parts of the module `pickle` that a runner uses.
 
-`pickle` imports `re`, which takes longer than all that a slot needs to open a call. Where Python has its pickler in C,
+`pickle` imports `re`, which takes longer than all that a slot needs to open a call. If Python has its pickler in C,
 the names here are the same objects.
 """
 
