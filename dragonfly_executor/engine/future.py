@@ -328,7 +328,14 @@ class Future(BaseFuture[T]):
         return self._state == FINISHED and self._exception is None
 
     def unopened(self, codec: CallCodec) -> Unopened | None:
-        """Return the encoded value, with the number and the attempt of the call, if `Outcome.encoded_for` has it."""
+        """Return the value as its slot has sent it, with the number and the attempt of the call. For this package alone.
+
+        Args:
+            codec: the codec of the pool that needs the value.
+
+        Returns:
+            None if a thread has asked for the value, or if another pool has run the call.
+        """
         outcome, call = self._result, self.call
         data = outcome.encoded_for(codec) if type(outcome) is Outcome else None
         return None if data is None else (data, (0, 0) if call is None else (call.id, call.attempt))
