@@ -328,7 +328,7 @@ class Future(BaseFuture[T]):
         return self._state == FINISHED and self._exception is None
 
     def unopened(self, codec: CallCodec) -> Unopened | None:
-        """Return the value as its slot has sent it, with the number and the attempt of the call. For this package alone.
+        """Return the value as its slot has sent it, with the number and the attempt of the call. Internal.
 
         Args:
             codec: the codec of the pool that needs the value.
