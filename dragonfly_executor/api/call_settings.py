@@ -5,7 +5,12 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Sequence
 
-from dragonfly_executor.serialization.call_setting import CallSetting, ItemSetting
+from dragonfly_executor.serialization.call_setting import (
+    AsyncCallSetting,
+    AsyncItemSetting,
+    CallSetting,
+    ItemSetting,
+)
 from dragonfly_executor.util import validation
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
@@ -26,7 +31,8 @@ def with_setting(fn: Callable[..., Any], options: CallOptions, *, of_stream: boo
     """
     if not of_stream:
         validation.refuse(fn)
-    return CallSetting(fn, options.seed, _values(options))
+    kind = AsyncCallSetting if options.slot_concurrency > 1 and validation.is_async(fn) else CallSetting
+    return kind(fn, options.seed, _values(options))
 
 
 def items_with_setting(
@@ -35,7 +41,8 @@ def items_with_setting(
     """Return function and iterables of a map whose items have a seed each, and context variables."""
     validation.refuse(fn)
     # It has a length, as other iterables may have, and is longer than each of them.
-    return ItemSetting(fn, options.seed, _values(options)), (range(sys.maxsize), *iterables)
+    kind = AsyncItemSetting if options.slot_concurrency > 1 and validation.is_async(fn) else ItemSetting
+    return kind(fn, options.seed, _values(options)), (range(sys.maxsize), *iterables)
 
 
 def _values(options: CallOptions) -> dict[ContextVar[Any], Any]:

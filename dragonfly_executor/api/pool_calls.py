@@ -75,12 +75,13 @@ class PoolCalls(Submitter):
 
             fn = with_setting(fn, options)
         name = fn.__qualname__ if type(fn) is FunctionType else call_name(fn)
-        if self._carrier is not None or options.max_queued is not None:
-            return self._special(engine, options, name, args, kwargs).submit(self.name, self._carrier, fn)
+        if self._carrier is not None or options.is_special:
+            special = self._special(engine, options, name, args, kwargs, fn)
+            return special.submit(self.name, self._carrier, fn)
         try:
             parts = engine.codec.encode_call(fn, args, kwargs, options.retry_on)
         except CallSerializationError:
-            future = self._special(engine, options, name, args, kwargs).submit_dependent(fn)
+            future = self._special(engine, options, name, args, kwargs, fn).submit_dependent(fn)
             if future is None:
                 raise
             return future
@@ -92,14 +93,29 @@ class PoolCalls(Submitter):
             on_progress=options.on_progress,
         )
 
-    @staticmethod
     def _special(
-        engine: Engine, options: CallOptions, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]
+        self,
+        engine: Engine,
+        options: CallOptions,
+        name: str,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        fn: Callable[..., Any],
     ) -> SpecialSubmit:
         # Imported here, because most programs do not need it.
         from dragonfly_executor.api.special_submit import SpecialSubmit
 
-        return SpecialSubmit(engine, options, name, args, kwargs)
+        runs_it: Any = engine
+        if options.slot_concurrency > 1:
+            runs_it, options = self._task_engine(engine, options, fn)
+        return SpecialSubmit(runs_it, options, name, args, kwargs)
+
+    def _task_engine(self, engine: Engine, options: CallOptions, fn: Callable[..., Any]) -> tuple[Any, CallOptions]:
+        """Return what runs the calls of a function that may share slots, and the options of these calls."""
+        # Imported for the first such call.
+        from dragonfly_executor.engine.task_slots.task_engines import task_engine
+
+        return task_engine(engine, options, fn, is_default=options.slot_concurrency == self._options.slot_concurrency)
 
     async def submit_in_task(
         self, options: CallOptions, fn: Callable[..., T], args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -109,7 +125,7 @@ class PoolCalls(Submitter):
             return self.submit_with(options, fn, args, kwargs)
         engine = self._ready or self.begin(options)
         self._check(engine, options)
-        submit = self._special(engine, options, call_name(fn), args, kwargs)
+        submit = self._special(engine, options, call_name(fn), args, kwargs, fn)
         return await submit.submit_in_task(self.name, self._carrier, fn, options.max_queued)
 
     def open_stream(
@@ -229,6 +245,9 @@ class PoolCalls(Submitter):
         self.check_open()
         engine = self._engine
         self._check(engine, options)
+        if options.slot_concurrency > 1:
+            runs_it, options = self._task_engine(engine, options, fn)
+            return runs_it.function_calls.of_map(options, fn, is_delayed, split, calls_type)  # type: ignore[no-any-return]
         return engine.function_calls.of_map(options, fn, is_delayed, split, calls_type)
 
     def calls_taken_by(

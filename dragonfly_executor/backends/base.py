@@ -172,6 +172,7 @@ class Backend:
             constructor is enough.
         shares_image: whether all nodes run the same image as the parent; see `Node`.
         shares_memory: whether slots share memory with the parent; see `shared_memory_limit`.
+        has_slot_processes: whether calls run in slots of real runners, and not in a fake.
         labels: free labels of all nodes.
         max, idle_shutdown_after, budget: limits that the user has set for the runners of this backend; see
             `set_limits`. None if the user has not.
@@ -187,6 +188,7 @@ class Backend:
     sync: Sync | None = None
     shares_image: bool = False
     shares_memory: bool = False
+    has_slot_processes: bool = True
     labels: frozenset[str] = frozenset()
     phases: tuple[str, ...] = ("create", "connect", "handshake")
     dials_back: bool = False

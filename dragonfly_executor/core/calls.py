@@ -198,6 +198,8 @@ class Call:
     """Number of calls that the call is nested in: each was submitted by the one before."""
     is_stream = False
     """True for a call whose items come while it runs."""
+    is_hidden = False
+    """True for a call that only serves other calls, which are counted and shown in its place."""
 
     def __init__(
         self,

@@ -73,6 +73,7 @@ class PoolLimits(Record):
             calls come.
         idle_check: ask the runner before it is stopped for being idle.
         single_use: a runner takes one call and goes.
+        sends_ahead: a runner may get a few calls more than it has slots.
         queued_idle_after: how long a boot that waits in a queue of the backend is kept though no call needs it.
         max_boot_failures: failed boots in a row, with no runner up, after which waiting calls fail.
         max_concurrent_boots: boots that the backend can run at once.
@@ -92,7 +93,7 @@ class PoolLimits(Record):
     __slots__ = __match_args__ = (
         "min", "max", "spare", "max_workers", "slots_hint", "capacity", "idle_after", "min_idle_after", "idle_check",
         "single_use", "queued_idle_after", "max_boot_failures", "max_concurrent_boots", "at_once", "shutdown_grace",
-        "packs", "thrifty", "learns_idle", "caps", "drain_before", "tiers",
+        "packs", "thrifty", "learns_idle", "caps", "drain_before", "tiers", "sends_ahead",
     )  # fmt: skip
 
     def __init__(
@@ -119,6 +120,7 @@ class PoolLimits(Record):
         learns_idle: bool = False,
         caps: UsageCaps | None = None,
         tiers: tuple[TierLimits, ...] = (),
+        sends_ahead: bool = True,
     ) -> None:
         self.min = min
         self.max = max
@@ -141,6 +143,7 @@ class PoolLimits(Record):
         self.learns_idle = learns_idle
         self.caps = caps or UsageCaps()
         self.tiers = tiers
+        self.sends_ahead = sends_ahead
 
     def of_tiers(self) -> tuple[TierLimits, ...]:
         """Return the limits of each backend, also for a pool with one."""

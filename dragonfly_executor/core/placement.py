@@ -31,7 +31,7 @@ class CallPlacement:
     Args:
         kind: the kind.
         requirements: what such a call requires; None if only runners that were booted for this kind can take it.
-        single_use: whether each runner takes one call and then goes.
+        sends_ahead: whether a runner may get more calls than it has slots.
         packs: for each tier, whether a call goes to the runner with the most calls that has a free slot, so that others
             become idle.
 
@@ -44,8 +44,8 @@ class CallPlacement:
     """
 
     __slots__ = (
-        "_free", "_packed", "_packs", "_single_use", "_spare", "in_flight", "kind", "members", "requirements", "shares",
-        "slots", "yielding",
+        "_free", "_packed", "_packs", "_sends_ahead", "_spare", "in_flight", "kind", "members", "requirements",
+        "shares", "slots", "yielding",
     )  # fmt: skip
 
     def __init__(
@@ -53,7 +53,7 @@ class CallPlacement:
         kind: str,
         requirements: Requirements | None,
         *,
-        single_use: bool = False,
+        sends_ahead: bool = True,
         packs: Sequence[bool] = (False,),
     ) -> None:
         self.kind = kind
@@ -63,7 +63,7 @@ class CallPlacement:
         self.slots = [0] * len(packs)
         self.in_flight = 0
         self.shares = requirements is not None and requirements.takes_share
-        self._single_use = single_use
+        self._sends_ahead = sends_ahead
         # Heaps of (rank, id): runners with a free slot, and runners with prefetch credit left. The rank of a runner is
         # its load, plus RANK for what it has beyond need, plus TIER_RANK for each tier before its own. An entry whose
         # load is no longer the runner's is skipped.
@@ -274,7 +274,7 @@ class CallPlacement:
 
     def _prefetch(self, runner: Runner) -> int:
         # A call with a share leaves slots free that must stay free, and the agent does not know that.
-        if self._single_use or runner.is_uneven:
+        if not self._sends_ahead or runner.is_uneven:
             return 0
         return prefetch(runner.cost, runner.slots, runner.round_trip)
 

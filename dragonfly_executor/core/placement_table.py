@@ -20,7 +20,7 @@ class PlacementTable:
     """The placements of all kinds.
 
     Args:
-        single_use: whether each runner takes one call and then goes.
+        sends_ahead: whether a runner may get more calls than it has slots.
         packs: for each tier, whether calls are packed there.
 
     Attributes:
@@ -29,8 +29,8 @@ class PlacementTable:
         passed_over: by kind, the runners with room whose ends come too soon for the calls that wait.
     """
 
-    def __init__(self, *, single_use: bool, packs: Sequence[bool]) -> None:
-        self._single_use: Final = single_use
+    def __init__(self, *, sends_ahead: bool, packs: Sequence[bool]) -> None:
+        self._sends_ahead: Final = sends_ahead
         self._packs: Final = packs
         self.by_kind: dict[str, CallPlacement] = {}
         self.held: Runner | None = None
@@ -48,7 +48,7 @@ class PlacementTable:
             runners: all runners.
         """
         placement = self.by_kind[kind] = CallPlacement(
-            kind, requirements, single_use=self._single_use, packs=self._packs
+            kind, requirements, sends_ahead=self._sends_ahead, packs=self._packs
         )
         for runner in runners:
             if runner.state is UP and (rank := placement.add(runner)) is not None:

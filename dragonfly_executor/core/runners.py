@@ -54,10 +54,14 @@ class RunnerTable(GroupTable):
         rows: the row of each runner, by id. A copy takes microseconds, even with thousands of runners.
     """
 
-    def __init__(self, tiers: Sequence[TierLimits], *, single_use: bool, thrifty: bool = False) -> None:
+    def __init__(
+        self, tiers: Sequence[TierLimits], *, single_use: bool, thrifty: bool = False, sends_ahead: bool = True
+    ) -> None:
         super().__init__(tiers, thrifty=thrifty)
         self.runners: dict[int, Runner] = {}
-        self.placements: Final = PlacementTable(single_use=single_use, packs=[tier.packs for tier in tiers])
+        self.placements: Final = PlacementTable(
+            sends_ahead=sends_ahead and not single_use, packs=[tier.packs for tier in tiers]
+        )
         # An ordered dict, because the last entry is needed: a plain dict walks over all deleted entries there.
         self.booting: OrderedDict[int, Runner] = OrderedDict()
         self.queued = 0

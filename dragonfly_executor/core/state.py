@@ -62,7 +62,12 @@ class PoolState:
         self.max = limits.max
         self.call_table: Final = CallTable(measures_keys=limits.thrifty)
         self.is_tiered: Final = len(limits.tiers) > 1
-        self.runner_table: Final = RunnerTable(limits.of_tiers(), single_use=limits.single_use, thrifty=limits.thrifty)
+        self.runner_table: Final = RunnerTable(
+            limits.of_tiers(),
+            single_use=limits.single_use,
+            thrifty=limits.thrifty,
+            sends_ahead=limits.sends_ahead,
+        )
         self.settle_queue: Final = SettleQueue()
         self.is_behind = False
         self.homes: Final = KeyHomes()

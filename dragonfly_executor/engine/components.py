@@ -175,6 +175,14 @@ class EngineComponents:
         failed, clock = self.notifications.callback_failed, self.loop.time
         return CallEvents(name, self._machine, self.callbacks, observers, failed, clock)
 
+    def notes_of_task_calls(self, machine: Machine, runner_of: Callable[[int | None], int | None]) -> list[CallNotes]:
+        """Return what notes the steps of calls that share slots: nothing in a pool without observers of calls."""
+        if self.call_events is None:
+            return []
+        from dragonfly_executor.engine.task_slots.task_call_events import TaskCallEvents
+
+        return [TaskCallEvents(self.call_events, machine, runner_of)]
+
     def _forget_freed(self) -> None:
         """Tell all runners which shared objects were freed."""
         freed = self._codec.contents.take_freed()

@@ -51,6 +51,11 @@ class EngineContext(Protocol):
     ids: Iterator[int]
     """The numbers of the next calls."""
 
+    @property
+    def task_pools(self) -> Sequence[Any]:
+        """The `TaskPool`s of the pool: the slots that several calls share."""
+        ...
+
     def handle(self, event: Any) -> None:
         """Hand the core an event, and carry out the actions."""
 
@@ -68,6 +73,31 @@ class EngineContext(Protocol):
         """Break the pool: the initializer failed in a slot."""
 
 
+class Actions(Protocol):
+    """The methods that carry out actions of a core."""
+
+    do: dict[type, Callable[[Any], None]]
+
+
+class DriverComponents(Protocol):
+    """The parts of an engine that the driver of a core uses. It belongs to the engine thread."""
+
+    @property
+    def loop(self) -> Loop:
+        """The engine's loop."""
+        ...
+
+    @property
+    def action_runner(self) -> Actions:
+        """Carries out actions."""
+        ...
+
+    @property
+    def call_notes(self) -> Sequence[CallNotes]:
+        """Note the steps of calls."""
+        ...
+
+
 class CallNotes(Protocol):
     """An object that notes what each step of the core means for calls, on the engine thread."""
 
@@ -80,13 +110,16 @@ class FutureContext(Protocol):
 
     Attributes:
         options: the pool's options.
-        forked: True in a process that was forked from the pool's.
         wakers: resume the tasks that wait for calls.
     """
 
     options: PoolOptions
-    forked: bool
     wakers: LoopWakers
+
+    @property
+    def forked(self) -> bool:
+        """True in a process that was forked from the pool's."""
+        ...
 
     @property
     def unlinked(self) -> Container[object]:
@@ -131,14 +164,17 @@ class MapContext(ArgumentContext, Protocol):
     Attributes:
         options: the pool's options.
         ids: the numbers of the next calls.
-        forked: True in a process that was forked from the pool's.
         wakers: resume the tasks that wait for calls.
     """
 
     options: PoolOptions
     ids: Iterator[int]
-    forked: bool
     wakers: LoopWakers
+
+    @property
+    def forked(self) -> bool:
+        """True in a process that was forked from the pool's."""
+        ...
 
     def accept(self, calls: Sequence[Call]) -> None:
         """Accept new calls, all or none."""
@@ -296,6 +332,52 @@ class WorkerContext(ArgumentContext, FutureContext, Protocol):
         """Hand the core an event, on the engine thread, and carry out the actions."""
 
 
+class TaskContext(WorkerContext, Protocol):
+    """An engine as calls that share slots use it, from any thread unless it says otherwise.
+
+    Attributes:
+        tiers: the pool's backends, in order of preference.
+        shared: encodes the values of futures.
+    """
+
+    tiers: tuple[TierSettings, ...]
+    shared: SharedContents
+
+    @property
+    def core_observers(self) -> ObserverList:
+        """The observers of the pool's core. On the engine thread."""
+        ...
+
+    def prepare(self) -> None:
+        """Scan the files that calls may need, and start the engine, before calls are appended. This may block."""
+
+    def is_open(self) -> bool:
+        """Return whether the pool takes calls."""
+        ...
+
+    def ask(self, question: Callable[[Machine], T]) -> T:
+        """Return the answer to a question about the pool's state."""
+        ...
+
+    def stats(self) -> PoolStats:
+        """Return the statistics of the pool."""
+        ...
+
+    def slots_that_wait(self) -> int:
+        """Return how many of the pool's calls are slots for other calls, and wait. On the engine thread."""
+        ...
+
+    def notes_of_calls(self, machine: Machine, runner_of: Callable[[int | None], int | None]) -> list[CallNotes]:
+        """Return what notes the steps of the calls of this core, for the pool's observers. On the engine thread."""
+        ...
+
+
+class ObserverList(Protocol):
+    """The observers of a core."""
+
+    present: list[CoreObserver]
+
+
 class ShutdownContext(Protocol):
     """An engine as the end of a pool, of the interpreter, or of a forked child uses it, from any thread.
 
@@ -310,8 +392,8 @@ class ShutdownContext(Protocol):
         """The futures of calls that outlive an interrupt of the threads that wait for them."""
         ...
 
-    def ask(self, question: Callable[[Machine], T]) -> T:
-        """Return the answer to a question about the pool's state."""
+    def unsettled(self) -> list[Call]:
+        """Return the calls that have not ended."""
         ...
 
     def shut_down(self, mode: ShutdownMode, reason: str = ...) -> None:

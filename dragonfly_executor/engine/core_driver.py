@@ -16,8 +16,7 @@ if TYPE_CHECKING:
 
     from dragonfly_executor.core.calls import Call
     from dragonfly_executor.core.machine import Machine
-    from dragonfly_executor.engine.components import EngineComponents
-    from dragonfly_executor.engine.context import CallNotes
+    from dragonfly_executor.engine.context import CallNotes, DriverComponents
     from dragonfly_executor.engine.core_observers import CoreObservers
     from dragonfly_executor.engine.loop_waker import LoopWakers
     from dragonfly_executor.transport.loop import Loop
@@ -53,7 +52,7 @@ class CoreDriver:
         self._call_notes: Sequence[CallNotes] = ()
         self._arm_timer: Callable[[float], None]
 
-    def begin(self, components: EngineComponents) -> None:
+    def begin(self, components: DriverComponents) -> None:
         """Use these components from now on, before the first event."""
         self._loop, self._do = components.loop, components.action_runner.do
         self._call_notes = components.call_notes

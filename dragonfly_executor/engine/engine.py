@@ -44,10 +44,13 @@ if TYPE_CHECKING:
 
     from dragonfly_executor.core.stats import PoolStats
     from dragonfly_executor.engine.boot.launched_node import LaunchedNode
+    from dragonfly_executor.engine.context import CallNotes
     from dragonfly_executor.engine.objects.server import ObjectServer
     from dragonfly_executor.engine.options import PoolOptions
     from dragonfly_executor.engine.output.router import OutputRouter
     from dragonfly_executor.engine.runner_links import RunnerLinks
+    from dragonfly_executor.engine.task_slots.task_engine import TaskEngine
+    from dragonfly_executor.engine.task_slots.task_pool import TaskPool
     from dragonfly_executor.engine.tier_settings import TierSettings
     from dragonfly_executor.protocol.call_progress import CallProgress
     from dragonfly_executor.serialization import CallCodec
@@ -85,13 +88,15 @@ class Engine:
         self.function_calls = FunctionCalls(self)
         self.streams = OpenStreams(self)
         self.at_shut_down: list[Callable[[ShutdownMode], object]] = []
-        """Called on the engine thread when the pool is shut down: its placed workers."""
+        """Called on the engine thread when the pool is shut down: its placed workers, and calls that share slots."""
+        self.task_engines: dict[object, TaskEngine] = {}
+        """The engines of the calls that share slots, by the conditions of their slots."""
         self.wakers = LoopWakers()
         self._machine = Machine(limits)
         self._submit_queue = SubmitQueue()
         self._taken: list[Call] = []
         self.core_observers = CoreObservers(self, self._submit_queue)
-        self._driver = CoreDriver(self._machine, self.core_observers, self.wakers, self._is_open)
+        self._driver = CoreDriver(self._machine, self.core_observers, self.wakers, self.is_open)
         self.handle = self._driver.handle
         """Hands the core an event, on the engine thread, and carries out the actions."""
         self._questions = Queries(self._machine)
@@ -209,7 +214,8 @@ class Engine:
         if self._thread is None and sys.is_finalizing():
             raise RuntimeError("cannot schedule new futures after interpreter shutdown")
 
-    def _is_open(self) -> bool:
+    def is_open(self) -> bool:
+        """Return whether the pool takes calls."""
         return self._refusal is None and self._failure is None
 
     def start(self) -> None:
@@ -262,7 +268,32 @@ class Engine:
         """Return the statistics of the pool."""
         if self._thread is None:
             return self.ask(lambda machine: machine.stats(Loop.time()))
-        return stats_of(self.ask, self._loop.time, self._components.runner_links.boots.waiting_nodes)
+        stats = stats_of(self.ask, self._loop.time, self._components.runner_links.boots.waiting_nodes)
+        if not self.task_engines:
+            return stats
+        from dragonfly_executor.engine.task_slots.task_stats import with_task_calls
+
+        return self.ask(lambda machine: with_task_calls(stats, machine, self.task_pools))
+
+    @property
+    def task_pools(self) -> list[TaskPool]:
+        """The slots that several calls share, by their conditions."""
+        return [each.pool for each in tuple(self.task_engines.values())]
+
+    def slots_that_wait(self) -> int:
+        """Return how many of the pool's calls are slots for other calls, and wait. On the engine thread."""
+        return sum(pool.waiting_slots for pool in self.task_pools)
+
+    def notes_of_calls(self, machine: Machine, runner_of: Callable[[int | None], int | None]) -> list[CallNotes]:
+        """Return what notes the steps of the calls of this core, for the pool's observers. On the engine thread."""
+        return self._components.notes_of_task_calls(machine, runner_of)
+
+    def unsettled(self) -> list[Call]:
+        """Return the calls that have not ended."""
+        calls = self.ask(lambda machine: machine.unsettled())
+        for each in tuple(self.task_engines.values()):
+            calls += each.ask(lambda machine: machine.unsettled())
+        return calls
 
     def report(self) -> dict[str, Any]:
         """Return the state of the pool as one JSON object; see docs/observability.md."""
@@ -410,6 +441,8 @@ class Engine:
         """Fail all calls and release all nodes, because the engine itself has failed."""
         error = broken_by(bug)
         self._failure = self._failure or error
+        for each in self.task_engines.values():
+            each.fail(error)
         left = deque((*self._taken, *self._machine.unsettled(), *self._driver.untold))
         self._submit_queue.take(left)
         try:

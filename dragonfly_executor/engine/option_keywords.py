@@ -43,6 +43,7 @@ class CallKeywords(TypedDict, total=False):
     cancel_running: bool
     seed: int | None
     context_vars: ContextVar[Any] | Sequence[ContextVar[Any]]
+    slot_concurrency: int
     concurrency: int
     restart: Literal["never", "on_failure", "always"]
     max_restarts: int | None

@@ -83,6 +83,9 @@ class CallOptions(OptionSet, Record):
         seed: a whole number from which the calls' random numbers follow (`random`, and NumPy's legacy generator), in
             maps for each item its own; None to seed nothing. docs/calls-in-context.md has the details.
         context_vars: context variables, one or several, whose values at the submit the calls see.
+        slot_concurrency: number of calls of ``async def`` functions that share one slot and its event loop. Other
+            functions have a slot each: they run as without the option if it is the pool's own, and are refused by
+            views. docs/asyncio.md has the rules.
         concurrency: number of methods of a worker that `place` makes that run at once. With more than 1, methods run in
             threads, and ``async def`` methods in the slot's loop.
         restart: when such a worker begins again: "never" (the default); "on_failure", if its slot or runner is lost or
@@ -112,6 +115,7 @@ class CallOptions(OptionSet, Record):
     cancel_running = option(True, flag)
     seed = option(None, seed_or_none)
     context_vars = option((), context_variables)
+    slot_concurrency = option(1, at_least(1))
     concurrency = option(1, at_least(1))
     restart = option("never", one_of("never", "on_failure", "always"))
     max_restarts = option(None, at_least_or_none(0))
@@ -121,6 +125,10 @@ class CallOptions(OptionSet, Record):
         self._limits: CallLimits | None = None
         self.has_setting = self.seed is not None or bool(self.context_vars)
         """True if calls run under a `CallSetting`."""
+        self.is_special = self.max_queued is not None or self.slot_concurrency > 1
+        """True if a submit may have to wait for room, or calls may share slots."""
+        if self.slot_concurrency > 1 and self.seed is not None:
+            raise ValueError("seed and slot_concurrency exclude each other: calls in one slot share its random numbers")
 
     __signature__ = OptionSignature()
 

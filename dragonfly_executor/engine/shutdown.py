@@ -24,7 +24,7 @@ def leave(
     try:
         if interrupted:
             # This thread checks the futures: there may be a million of them, and the engine has other work.
-            for call in engine.ask(lambda machine: machine.unsettled()):
+            for call in engine.unsettled():
                 # None if the call was settled meanwhile.
                 future: Any = call.token
                 is_special = getattr(future, "is_stream", False) or getattr(future, "is_placed", False)

@@ -26,6 +26,8 @@ class ParentSays:
     """End. No method call is left. A process gets SIGTERM."""
     SIGNAL = 4
     """Send this signal to the process that was placed."""
+    END_TASK = 5
+    """Drop this call; if it has begun, cancel its task."""
 
 
 class MethodFlag:
@@ -52,6 +54,10 @@ class SlotSays:
     """A method has ended, and its long result is on its way, behind other frames: `(number,)`."""
     DONE = "done"
     """A method has ended: `(number, EndFlags, microseconds, payload)`, and the numbers of the objects that stay."""
+    CANCELLED = "cancelled"
+    """The loop has cancelled the task of a call, which has yet to end: `(number,)`."""
+    PROGRESS = "progress"
+    """A call reports how far it is: `(number, done, total or None, text)`."""
     AGAIN = "again"
     """The slot cannot open the shared memory of this method call, and wants the bytes: `(number,)`."""
 

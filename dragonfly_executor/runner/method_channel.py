@@ -103,6 +103,8 @@ class MethodChannel:
         """Gets the signals that the parent sends, on the reading thread."""
         self.on_stop: Callable[[], object] | None = None
         """Called on the reading thread when the parent stops the worker."""
+        self.on_end_task: Callable[[int], object] | None = None
+        """Gets the numbers of calls that have begun and are to end, on the reading thread."""
 
     # -- the parent's messages, on the reading thread ------------------------------------------------------------------
 
@@ -125,6 +127,10 @@ class MethodChannel:
             self._on_method(frame)
         elif kind == ParentSays.CANCEL:
             self._drop(NUMBER.unpack(frame.payload)[0])
+        elif kind == ParentSays.END_TASK:
+            number = NUMBER.unpack(frame.payload)[0]
+            if not self._drop(number) and self.on_end_task is not None:
+                self.on_end_task(number)
         elif kind == ParentSays.SIGNAL and self.on_signal is not None:
             self.on_signal(NUMBER.unpack(frame.payload)[0])
         elif kind == ParentSays.STOP and self.on_stop is not None:
@@ -159,11 +165,15 @@ class MethodChannel:
         if self._on_due is not None:
             self._on_due()
 
-    def _drop(self, number: int) -> None:
+    def _drop(self, number: int) -> bool:
+        """Drop a call. Returns False if it has begun."""
         if number >= self._next:
             self._dropped.add(number)
         elif self._arrived.pop(number, None) is not None:
             self._say_dropped(number)
+        else:
+            return False
+        return True
 
     def _say_dropped(self, number: int) -> None:
         self.say(SlotSays.DONE, number, EndFlag.DROPPED, 0, b"")
@@ -227,6 +237,13 @@ class MethodChannel:
             self.finish(number, since, *self._run(target, *call))
             del call
             slot_shutdown.flush_standard_streams()
+
+    def serve_tasks(self, concurrency: int) -> None:
+        """See `WorkerChannel`."""
+        # Imported only in slots that share their loop among calls.
+        from dragonfly_executor.runner.task_server import serve_tasks
+
+        serve_tasks(self, concurrency)
 
     def _run(
         self, target: Any, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], retry_on: Any

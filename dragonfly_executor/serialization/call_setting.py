@@ -76,6 +76,22 @@ class ItemSetting(CallSetting):
         return self.run(index, args, {})
 
 
+class AsyncCallSetting(CallSetting):
+    """Calls an ``async def`` function, and is one."""
+
+    async def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Call the function, and await it."""
+        return await self.run(0, args, kwargs)
+
+
+class AsyncItemSetting(ItemSetting):
+    """Calls the ``async def`` function of a map, and is one."""
+
+    async def __call__(self, index: int, *args: Any) -> Any:
+        """Call the function for an item, and await it."""
+        return await self.run(index, args, {})
+
+
 class SeededNumbers:
     """Seeds `random` and NumPy's legacy generator in a ``with`` block. Their states from before come back after it.
 

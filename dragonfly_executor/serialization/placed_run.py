@@ -31,6 +31,9 @@ class WorkerChannel(Protocol):
     def serve(self, target: Any, concurrency: int) -> None:
         """Run methods of an object, `concurrency` at once, until the parent stops the worker."""
 
+    def serve_tasks(self, concurrency: int) -> None:
+        """Run calls as tasks of the slot's loop, `concurrency` at once, until the parent stops the slot."""
+
     def run_process(self, argv: list[str], settings: Mapping[str, Any]) -> Any:
         """Run a process to its end, and return its `ProcessResult`."""
 
@@ -56,6 +59,15 @@ def run_worker(channel: WorkerChannel, concurrency: int, make: Callable[..., Any
             made = channel.run_coroutine(made)
         del args, kwargs
         channel.serve(made, concurrency)
+    finally:
+        channel.close()
+
+
+def run_tasks(channel: WorkerChannel, concurrency: int) -> None:
+    """Run calls as tasks of the slot's loop until the parent stops the slot. This is the call of a task slot."""
+    channel.open()
+    try:
+        channel.serve_tasks(concurrency)
     finally:
         channel.close()
 

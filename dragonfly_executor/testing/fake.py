@@ -83,6 +83,7 @@ class FakeBackend(Backend):
 
     name = "fake"
     default_max = 1
+    has_slot_processes = False
 
     def __init__(
         self,

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from dragonfly_executor.engine.objects.child_calls import ChildCallServer
     from dragonfly_executor.engine.objects.request import ChildContext, ServedObject
-    from dragonfly_executor.engine.worker_threads import WorkerThreadGroups
+    from dragonfly_executor.engine.worker_threads import WorkerThreadGroups, WorkerThreads
     from dragonfly_executor.serialization.object_registry import ObjectRegistry, ServedEntry
 
 SERVED: dict[str, Any] = {
@@ -62,8 +62,10 @@ class ObjectServer:
         self._semaphores = HeldSemaphores()
         self._sessions: dict[tuple[int, int], Session] = {}
         self._is_closed = False
-        self._waits = groups.make("objects", MAX_WAITING)
-        self._short = groups.make("locks", SHORT_THREADS)
+        # Made for the first request that takes time: while the interpreter ends, no thread can be started.
+        self._groups = groups
+        self._waits: WorkerThreads | None = None
+        self._short: WorkerThreads | None = None
 
     def requested(self, runner: RequestPeer, frame: Frame) -> None:
         """Handle a frame of a slot.
@@ -124,10 +126,22 @@ class ObjectServer:
             session.requests[request.number] = request
         value, error = _outcome(served.now, request)
         if value is LATER:
-            group = self._waits if request.method in served.WAITING else self._short
+            group = self._waiting() if request.method in served.WAITING else self._quick()
             group.run(self._run, served, request)
         else:
             self._answer(request, value, error)
+
+    def _waiting(self) -> WorkerThreads:
+        """Return the threads for requests that may wait without end."""
+        if self._waits is None:
+            self._waits = self._groups.make("objects", MAX_WAITING)
+        return self._waits
+
+    def _quick(self) -> WorkerThreads:
+        """Return the threads for requests that take some time."""
+        if self._short is None:
+            self._short = self._groups.make("locks", SHORT_THREADS)
+        return self._short
 
     def _served(self, entry: ServedEntry) -> ServedObject:
         if entry.served is None:

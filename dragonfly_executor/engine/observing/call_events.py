@@ -66,40 +66,48 @@ class CallEvents:
 
     def note(self, event: object, decided: Sequence[object], now: float) -> None:
         """Note what an event of the core and the actions that it led to mean for calls."""
+        notes = self.notes_of(self._machine, event, decided, now)
+        if notes:
+            self.hand_over(notes)
+
+    @staticmethod
+    def notes_of(machine: Machine, event: object, decided: Sequence[object], now: float) -> list[Note]:
+        """Return what an event of this core and the actions that it led to mean for calls."""
         notes: list[Note] = []
         costs: dict[int, float] = {}
         if isinstance(event, (events.Submitted, events.ChildrenSubmitted)):
             notes += [
                 ("call submitted", call.id, 1, call.name, now, {"argument_bytes": _size(call.payload)})
                 for call in event.calls
+                if not call.is_hidden
             ]
         elif isinstance(event, events.CallsStarted):
-            notes += self._started(event, now)
+            notes += _started(machine, event, now)
         elif isinstance(event, events.ResultsArrived):
             costs = {call_id: cost for call_id, _, cost, _, _ in event.results}
         for action in decided:
             if isinstance(action, actions.Send):
                 runner = {"runner_id": action.runner_id}
-                notes += [("call sent", call.id, call.attempt, call.name, now, runner) for call in action.calls]
+                notes += [
+                    ("call sent", call.id, call.attempt, call.name, now, runner)
+                    for call in action.calls
+                    if not call.is_hidden
+                ]
             elif isinstance(action, actions.Settle):
-                notes += [_ended(call, outcome, costs.get(call.id), now) for call, outcome in action.outcomes]
-        if not notes:
-            return
+                notes += [
+                    _ended(call, outcome, costs.get(call.id), now)
+                    for call, outcome in action.outcomes
+                    if not call.is_hidden
+                ]
+        return notes
+
+    def hand_over(self, notes: list[Note]) -> None:
+        """Have the observers called with these notes, on the callback thread."""
         if self._noted - self._told > MOST_WAITING:
             self._dropped += len(notes)
             return
         self._noted += len(notes)
         self._workers.run(self._tell, notes)
-
-    def _started(self, event: events.CallsStarted, now: float) -> list[Note]:
-        notes: list[Note] = []
-        for place, (call_id, attempt) in enumerate(event.refs):
-            call = self._machine.find(call_id)
-            if call is not None and call.attempt == attempt:
-                slot = event.slots[place] if event.slots else None
-                more = {"runner_id": event.runner_id, "slot": slot}
-                notes.append(("call started", call_id, attempt, call.name, now, more))
-        return notes
 
     # -- on the callback thread ----------------------------------------------------------------------------------------
 
@@ -131,6 +139,17 @@ class CallEvents:
                 observer(event)
             except Exception as error:
                 self._failed(error)
+
+
+def _started(machine: Machine, event: events.CallsStarted, now: float) -> list[Note]:
+    notes: list[Note] = []
+    for place, (call_id, attempt) in enumerate(event.refs):
+        call = machine.find(call_id)
+        if call is not None and call.attempt == attempt and not call.is_hidden:
+            slot = event.slots[place] if event.slots else None
+            more = {"runner_id": event.runner_id, "slot": slot}
+            notes.append(("call started", call_id, attempt, call.name, now, more))
+    return notes
 
 
 def _ended(call: Call, outcome: object, cost: float | None, now: float) -> Note:

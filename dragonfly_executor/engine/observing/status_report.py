@@ -58,6 +58,13 @@ def pool_report(
     stats = machine.stats(now)
     hosts = {link.id: (link.node.host, link.pid) for link in links}
     calls = nsmallest(MOST_CALLS, islice(_in_flight(machine), MOST_VISITED), key=_begun_first)
+    reports = [call_report(call, now) for call in calls]
+    if engine.task_pools:
+        from dragonfly_executor.engine.task_slots.task_stats import running_task_calls, with_task_calls
+
+        stats = with_task_calls(stats, machine, engine.task_pools)
+        shared = running_task_calls(engine.task_pools)[: MOST_CALLS - len(reports)]
+        reports += [{**call_report(call, now), "runner": runner, "slot": None} for call, runner in shared]
     return {
         "version": VERSION,
         "pid": os.getpid(),
@@ -74,7 +81,7 @@ def pool_report(
         "captures": engine.options.output == "capture",
         "runners": [_runner(each, stats, hosts.get(each.id, ("", None))) for each in stats.runners[:MOST_RUNNERS]],
         "runner_states": dict(Counter(each.state for each in stats.runners)),
-        "calls": [call_report(call, now) for call in calls],
+        "calls": reports,
         "boot_errors": [{"time": when, "runner": runner, "text": _plain(text)} for when, runner, text in boot_errors],
     }
 
@@ -82,7 +89,7 @@ def pool_report(
 def _in_flight(machine: Machine) -> Iterator[Call]:
     for runner in machine.pool.runner_table.runners.values():
         # A call that was cancelled stays there until it has left its slot.
-        yield from (call for call in runner.in_flight.values() if call.state is not SETTLED)
+        yield from (call for call in runner.in_flight.values() if call.state is not SETTLED and not call.is_hidden)
 
 
 def _begun_first(call: Call) -> tuple[bool, float]:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import ctypes
 import selectors
+import signal
 from multiprocessing import connection, sharedctypes
 from typing import Any
 
-from tests.processes.objects.programs import error_name
+from tests.processes.objects.programs import Interrupt, error_name
 
 KEPT: dict[str, Any] = {}
 
@@ -138,3 +139,28 @@ def serve_selector(*ends: Any) -> list[Any]:
 def wait_briefly(end: Any) -> list[Any]:
     """Wait for an end on which nothing comes, and let go of it."""
     return [connection.wait([end], 0.02), error_name(end.fileno).isdigit()]
+
+
+def interrupted_wait(end: Any) -> list[Any]:
+    """Wait for an end, and end the waits by the handler of an alarm, which raises. Then take what comes."""
+    found: list[Any] = [interrupted_by_alarm(lambda: connection.wait([end])), interrupted_by_alarm(end.recv)]
+    end.send("ready")
+    assert connection.wait([end]) == [end]
+    return [*found, end.recv(), connection.wait([end], 0.02)]
+
+
+def interrupted_by_alarm(wait: Any) -> str:
+    """Return how a wait ends that an alarm interrupts."""
+
+    def stop(number: int, frame: Any) -> None:
+        raise Interrupt
+
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.setitimer(signal.ITIMER_REAL, 0.2)
+    try:
+        wait()
+    except Interrupt:
+        return "interrupted"
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    return "returned"

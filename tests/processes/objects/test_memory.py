@@ -254,3 +254,13 @@ def announce_and_wait(mailbox: str, end: Any) -> None:
     end.fileno()
     tell(mailbox, os.getpid())
     connection.wait([end])
+
+
+def test_waits_for_an_end_can_be_interrupted(make: Make) -> None:
+    executor = make(1)
+    with pipe() as (here, there):
+        future = executor.submit(memory.interrupted_wait, there)
+        there.close()
+        assert here.recv() == "ready"
+        here.send("message")
+        assert future.result(PATIENCE) == ["interrupted", "interrupted", "message", []]

@@ -117,6 +117,12 @@ async def awaits(executor: DragonflyExecutor, model: Model) -> None:
     async with executor.options(timeout=3) as view:
         assert_type(await view.acall(len, "four"), int)
 
+    async def first(items: list[int]) -> int:
+        return items[0]
+
+    sharing = executor.options(slot_concurrency=8)
+    assert_type(await sharing.acall(first, [1]), int)
+    await sharing.acall(first, "1")  # error: call-overload, reportArgumentType, reportCallIssue
     await executor.acall(scale, [1], "1")  # error: call-overload, reportArgumentType, reportCallIssue
     await executor.acall(scale, [1])  # error: call-overload, reportCallIssue
     executor.amap(model.predict, ["1"], order=False)  # error: call-overload, reportCallIssue

@@ -30,6 +30,7 @@ def calls(executor: DragonflyExecutor) -> None:
     executor.wait_for(runners=2, timeout=timedelta(seconds=3))
     executor.options(timeout=3).options(cancel_running=False)
     CallOptions(timeout=3, retries=2)
+    executor.options(slot_concurrency=8)
 
     executor.options(time_out=3)  # error: call-arg, reportCallIssue
     executor.options(timeout="3")  # error: arg-type, reportArgumentType
@@ -39,6 +40,7 @@ def calls(executor: DragonflyExecutor) -> None:
     executor.options(when_full="later")  # error: arg-type, reportArgumentType
     executor.wait_for(2)  # error: call-arg, reportCallIssue
     executor.options(retry_on="OSError")  # error: arg-type, reportArgumentType
+    executor.options(slot_concurrency="8")  # error: arg-type, reportArgumentType
     CallOptions(retry=2)  # error: call-arg, reportCallIssue
 
 
@@ -51,7 +53,7 @@ def executors() -> None:
     DragonflyExecutor(initializer=print, initargs=(1, "two"))
     DragonflyExecutor(initializer=has_defaults)
     DragonflyExecutor(initializer=lambda: None)
-    DragonflyExecutor(budget=Budget(cost=3))
+    DragonflyExecutor(budget=Budget(cost=3), slot_concurrency=8)
 
     DragonflyExecutor(boot_timout=3)  # error: call-arg, reportCallIssue
     DragonflyExecutor(timeout="3")  # error: arg-type, reportArgumentType
