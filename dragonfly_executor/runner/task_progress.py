@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from contextvars import ContextVar
 from time import perf_counter
 
@@ -52,7 +53,8 @@ class TaskProgress:
         latest = self._latest.pop(number, None)
         if latest is not None:
             self._sent_at[number] = perf_counter()
-            self._say(SlotSays.PROGRESS, number, *latest)
+            with suppress(OSError):  # the agent is gone, and this process ends
+                self._say(SlotSays.PROGRESS, number, *latest)
 
     def end(self, number: int) -> None:
         """Send the last report of a call."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from _queue import Empty  # `queue` imports threading
 from time import perf_counter
 from types import CoroutineType
@@ -107,8 +108,12 @@ class TaskServer:
         del call, fn, args, kwargs
         # From here on a cancel comes too late.
         self._tasks.pop(number, None)
-        progress.end(number)
-        self._channel.finish(number, since, value, failure, bool(retry_on) and isinstance(failure, retry_on))
+        try:
+            progress.end(number)
+            self._channel.finish(number, since, value, failure, bool(retry_on) and isinstance(failure, retry_on))
+        except OSError:
+            # The agent is gone, or a call closed a descriptor of the slot: no call here can be answered any more.
+            os._exit(1)
         del value, failure
         slot_shutdown.flush_standard_streams()
 
