@@ -58,6 +58,9 @@ class ArgumentWait:
 
     def begin(self) -> None:
         """Wait for the futures, once the call was accepted. If this is interrupted, the caller cancels the call."""
+        if not self._engine.shared.has_values:
+            self._engine.shared.has_values = True
+            self._engine.on_thread(lambda components: components.runner_links.keep_results())
         for future in self._futures():
             if not isinstance(future, Future):
                 future.add_done_callback(self._settled)
@@ -113,11 +116,12 @@ class ArgumentWait:
         call.arguments_failed(outcome)
 
     def _encoded(self, pending: PendingCall) -> list[Buffer]:
-        shared = self._engine.shared
-        contents = {
-            number: shared.value_of(future, future.result(), number) for number, future in pending.futures.items()
-        }
-        return self._engine.codec.complete(pending, contents)
+        codec, shared = self._engine.codec, self._engine.shared
+        contents = {}
+        for number, future in pending.futures.items():
+            unopened = future.unopened(codec) if isinstance(future, Future) else None
+            contents[number] = shared.value_of(future, number, unopened)
+        return codec.complete(pending, contents)
 
 
 def _has_value(future: BaseFuture[Any]) -> bool:
@@ -129,6 +133,8 @@ def _first_failure(futures: Iterable[BaseFuture[Any]]) -> object:
     for future in futures:
         if future.cancelled():
             return CANCELLED
+        if isinstance(future, Future) and future.has_value:
+            continue  # its value may stay unopened
         if future.done() and (error := future.exception()) is not None:
             return error
     return None

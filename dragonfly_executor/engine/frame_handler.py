@@ -176,6 +176,7 @@ class FrameHandler:
             case Kind.CHUNK:
                 result = self._transfers.chunk_arrived(ref, frame)
                 if result is not None:
+                    self._shared.result_arrived(ref, result[3].size)
                     said.results.append(result)
             case Kind.PULL if frame.flags & Flag.PIECES:
                 self._shared.sent_whole(ref)

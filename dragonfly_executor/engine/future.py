@@ -20,9 +20,11 @@ if TYPE_CHECKING:
 
     from dragonfly_executor.engine.context import FutureContext
     from dragonfly_executor.engine.loop_waker import LoopWaker
+    from dragonfly_executor.engine.outcome import Unopened
     from dragonfly_executor.engine.output.router import CapturedOutput
     from dragonfly_executor.engine.progress_relay import ProgressRelay
     from dragonfly_executor.protocol.call_progress import CallProgress
+    from dragonfly_executor.serialization import CallCodec
 
     T = TypeVar("T")
 else:
@@ -324,6 +326,19 @@ class Future(BaseFuture[T]):
     def has_value(self) -> bool:
         """True if the call has ended with a value. This does not open the value."""
         return self._state == FINISHED and self._exception is None
+
+    def unopened(self, codec: CallCodec) -> Unopened | None:
+        """Return the value as its slot has sent it, with the number and the attempt of the call. Internal.
+
+        Args:
+            codec: the codec of the pool that needs the value.
+
+        Returns:
+            None if a thread has asked for the value, or if another pool has run the call.
+        """
+        outcome, call = self._result, self.call
+        data = outcome.encoded_for(codec) if type(outcome) is Outcome else None
+        return None if data is None else (data, (0, 0) if call is None else (call.id, call.attempt))
 
     @property
     def error_type(self) -> str | None:

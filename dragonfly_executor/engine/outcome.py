@@ -6,9 +6,12 @@ from dragonfly_executor.errors import RemoteTraceback
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from typing import Any
+    from typing import Any, TypeAlias
 
     from dragonfly_executor.serialization import CallCodec
+
+    Unopened: TypeAlias = tuple[bytes | bytearray | memoryview, tuple[int, int]]
+    """An encoded value, and the number and the attempt of its call."""
 
 
 class Outcome:
@@ -45,6 +48,10 @@ class Outcome:
     def encoded(self) -> bytes | bytearray | memoryview | None:
         """The outcome as the slot has sent it; None if there is none, or once a thread has opened it."""
         return self._data
+
+    def encoded_for(self, codec: CallCodec) -> bytes | bytearray | memoryview | None:
+        """Return the value as the slot has sent it, if a slot of the pool with this codec did, and it is unopened."""
+        return self._data if not self.is_error and self._codec is codec else None
 
     @property
     def size(self) -> int:

@@ -207,6 +207,12 @@ class RunnerLink:
             self._log_level = level
             self.say(encode(Kind.LOG_LEVEL, detail=level))
 
+    def keep_results(self) -> None:
+        """Have a runner that does not share this machine's memory keep its large results from now on."""
+        if self.node.memory is None and not self.shared.keeps_results:
+            self.shared.keeps_results = True
+            self.say(encode(Kind.KEEP_RESULTS))
+
     def flush(self) -> None:
         """Write all queued frames now, before the end of the loop's pass."""
         if self._link is not None:

@@ -64,6 +64,7 @@ class RunnerLinks:
         self._loop = loop
         self._notifications = notifications
         self._up: dict[int, RunnerLink] = {}
+        self._keeps_results = False
         self._stopping: dict[int, tuple[RunnerLink, Timer | None]] = {}
         self._heartbeat: Timer | None = None
         self._heartbeat_due = 0.0
@@ -103,6 +104,12 @@ class RunnerLinks:
                 runner.shared.forget(some)
                 runner.say(frame)
 
+    def keep_results(self) -> None:
+        """Have runners on other machines keep their large results from now on, also those that are yet to boot."""
+        self._keeps_results = True
+        for runner in self._up.values():
+            runner.keep_results()
+
     def descriptors(self) -> list[int]:
         """Return the descriptors of the links, and of the listener for dial-back."""
         return [*(fd for link in self.links() for fd in link.descriptors()), *self.boots.descriptors()]
@@ -121,6 +128,8 @@ class RunnerLinks:
     def on_boot_succeeded(self, runner: RunnerLink) -> None:
         """Add a runner whose boot has succeeded."""
         self._up[runner.id] = runner
+        if self._keeps_results:
+            runner.keep_results()
         self._workers.keep(min(len(self._up), RELEASES_AT_EXIT))
         self._renew_later(runner)
 

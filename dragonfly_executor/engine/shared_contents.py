@@ -17,8 +17,10 @@ if TYPE_CHECKING:
     from concurrent.futures import Future
     from typing import Any
 
+    from dragonfly_executor.engine.outcome import Unopened
     from dragonfly_executor.engine.tier_settings import TierSettings
     from dragonfly_executor.serialization import CallCodec
+    from dragonfly_executor.serialization.shared_object import EncodedObject
 
 VALUE_INLINE_SIZE = 64 * 1024
 """Largest size in bytes of a future's value that travels inside each call that needs it."""
@@ -66,6 +68,8 @@ class SharedContents:
         self._values: weakref.WeakKeyDictionary[Future[Any], weakref.ref[SharedContent]] = weakref.WeakKeyDictionary()
         # Only worker threads, which get no interrupt, hold this lock.
         self._lock = Lock()
+        self.has_values = False
+        """True once a call has waited for a future: from then on, runners keep large results."""
 
     def share(self, value: Any) -> SharedObject[Any]:
         """Pickle an object, and return its handle.
@@ -78,16 +82,18 @@ class SharedContents:
         content = self._encode(value, self._codec.contents.next_number(), INLINE_SIZE)
         return SharedObject(content, type(value).__qualname__)
 
-    def value_of(self, future: Future[Any], value: Any, number: int) -> SharedContent:
+    def value_of(self, future: Future[Any], number: int, unopened: Unopened | None) -> SharedContent:
         """Return the value of a future as the content with this number. It is pickled once for several calls.
+
+        A value that no thread has asked for stays as its slot has sent it, if other slots can open that.
 
         Each call gets a content with a number of its own, so that slots open the value anew for each call, as any other
         argument. The contents of one value have one memory and one digest, so a host gets a large value once.
 
         Args:
-            future: the future.
-            value: its value.
+            future: the future, which has a value.
             number: a new number of the codec's registry.
+            unopened: the value as its slot has sent it, if no thread has asked for it.
 
         Raises:
             CallSerializationError: the value cannot be pickled again.
@@ -97,14 +103,21 @@ class SharedContents:
             reference = self._values.get(future)
         known = None if reference is None else reference()
         if known is None:
-            content = self._encode(value, number, VALUE_INLINE_SIZE)
+            content = self._encode_value(future, number, unopened)
         else:
             entry = known.entry._replace(number=number)
             content = SharedContent(known.owner, entry, known.memory, known.names, known.contents)
+            content.result_of = known.result_of
             self._codec.contents.add(content)
         with self._lock:
             self._values[future] = weakref.ref(content)
         return content
+
+    def _encode_value(self, future: Future[Any], number: int, unopened: Unopened | None) -> SharedContent:
+        encoded = None if unopened is None else self._codec.forwarded(unopened[0])
+        if unopened is None or encoded is None:
+            return self._encode(future.result(), number, VALUE_INLINE_SIZE)
+        return self._content(encoded, number, VALUE_INLINE_SIZE, unopened[1])
 
     def _encode(self, value: Any, number: int, inline_size: int) -> SharedContent:
         """Pickle an object, and return it as the content with this number.
@@ -114,7 +127,11 @@ class SharedContents:
             number: a new number of the codec's registry.
             inline_size: largest size in bytes of an object that travels in the table of each call.
         """
-        encoded = self._codec.encode_shared(value)
+        return self._content(self._codec.encode_shared(value), number, inline_size)
+
+    def _content(
+        self, encoded: EncodedObject, number: int, inline_size: int, result_of: tuple[int, int] | None = None
+    ) -> SharedContent:
         size = sum(map(len, encoded.parts))
         if size > self._max_payload:
             raise errors.FrameTooLargeError(
@@ -122,6 +139,7 @@ class SharedContents:
             )
         entry, memory = self._stored(number, size, encoded.parts, inline_size)
         content = SharedContent(encoded.owner, entry, memory, encoded.names, encoded.contents)
+        content.result_of = result_of
         self._codec.contents.add(content)
         return content
 

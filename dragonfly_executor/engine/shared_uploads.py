@@ -5,7 +5,17 @@ from __future__ import annotations
 import time
 
 from dragonfly_executor.protocol.compression import AT_ONCE, Compressor, with_place
-from dragonfly_executor.protocol.frames import CHUNK_SIZE, HEADER, MAX_DETAIL, Flag, Frame, Kind, encode
+from dragonfly_executor.protocol.frames import (
+    CHUNK_SIZE,
+    HEADER,
+    KEPT_FROM,
+    MAX_DETAIL,
+    RESULT_OF,
+    Flag,
+    Frame,
+    Kind,
+    encode,
+)
 from dragonfly_executor.protocol.shared_entries import pack_numbers
 from dragonfly_executor.transport.codecs import Codecs
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
@@ -19,6 +29,8 @@ if TYPE_CHECKING:
 
     Ref = tuple[int, int]
 
+MOST_KEPT = 1000
+"""Number of results of a runner that are noted."""
 CALLS_SLACK = 1000
 """Number of calls that have ended and may be noted."""
 
@@ -54,6 +66,10 @@ class SharedUploads:
         self._calls: dict[Ref, list[int]] = {}
         """The objects that each call on the runner needs. Calls that have ended are removed now and then."""
         self._calls_most = CALLS_SLACK
+        self.keeps_results = False
+        """True if the runner was told to keep its large results."""
+        self._kept: dict[Ref, None] = {}
+        """The last results that it may have kept, in order."""
 
     def attach(self, link: Link) -> None:
         """Send over this link from now on."""
@@ -69,6 +85,13 @@ class SharedUploads:
         if len(self._calls) > self._calls_most:
             self._calls = {ref: numbers for ref, numbers in self._calls.items() if self._has_call(ref)}
             self._calls_most = 2 * len(self._calls) + CALLS_SLACK
+
+    def result_arrived(self, ref: Ref, size: int) -> None:
+        """Note a result of `size` bytes that has come in chunks: the runner may keep it."""
+        if self.keeps_results and size >= KEPT_FROM:
+            self._kept[ref] = None
+            if len(self._kept) > MOST_KEPT:
+                del self._kept[next(iter(self._kept))]
 
     def sent_whole(self, ref: Ref) -> None:
         """Note that a call's slot asks for the whole payload, so that it need not wait for any object."""
@@ -93,6 +116,8 @@ class SharedUploads:
             self.forget((number,))
             self._link.reply(encode(Kind.SHARED_FORGET, payload=pack_numbers((number,))))
             return
+        if from_start and self._kept and not frame.flags & Flag.ERROR and self._name_kept(number):
+            return
         if from_start:
             self._places[number] = self._ends[number] = 0
             if self.codecs.names:
@@ -100,6 +125,17 @@ class SharedUploads:
         if number in self._places:  # otherwise the runner has the whole object
             self._ends[number] += chunks
             self._send(number)
+
+    def _name_kept(self, number: int) -> bool:
+        """Name the result that an object is, in place of sending it. Returns False if the runner does not keep it."""
+        result = self._contents.result_of(number)
+        if result is None or result not in self._kept or self._link is None:
+            return False
+        # From now on the runner may have the object at any time.
+        self._first.discard(number)
+        self._drop(number)
+        self._link.reply(encode(Kind.KEPT_RESULT, number, RESULT_OF.pack(*result)))
+        return True
 
     def _send(self, number: int) -> None:
         """Send the chunks of an object that are requested. Compress only some in one pass: others must not wait."""

@@ -26,7 +26,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dragonfly_executor.errors import ProtocolError
 from dragonfly_executor.util.plain_enum import IntEnum
 
-PROTOCOL_VERSION = 7
+PROTOCOL_VERSION = 8
 """Version of the protocol: the kinds and flags below, and the modules of this package that payloads name.
 
 Every change to these raises the number. Ends with different versions refuse each other in the handshake. So an unknown
@@ -64,6 +64,10 @@ number of bytes there.
 
 In a CALL, an entry of `BESIDE` follows for each of its buffers that lies in a segment of its own.
 """
+RESULT_OF = struct.Struct("!QH")
+"""Payload of a KEPT_RESULT: a call and its attempt."""
+KEPT_FROM = 1024 * 1024
+"""Bytes of the smallest result that an agent keeps after KEEP_RESULTS."""
 BESIDE = struct.Struct("!QQQ")
 """A buffer beside a payload in shared memory: its place in the payload, its segment, and its size in bytes."""
 SETUP_HEAD = struct.Struct("!QQBB")
@@ -132,7 +136,7 @@ class Kind(IntEnum):
     # slot -> agent: the named call needs these shared objects, or pieces, a table; Flag.ERROR: the file of the last
     # answer cannot be opened. agent -> parent: send `detail` more chunks of the object with the number in `call id`;
     # without Flag.MORE: from its start. Flag.RETRYABLE: no slot of this runner has had the object, so no call with it
-    # has begun
+    # has begun. Flag.ERROR: there is no kept result with these bytes
     SHARED_WANT = 37
     # parent -> agent: a piece of the object with the number in `call id`; detail = its place, from 0. If it is
     # compressed: detail = its size before that, and the place precedes the data
@@ -156,6 +160,10 @@ class Kind(IntEnum):
     # slot -> agent -> parent: the call waits for calls that it has submitted, so another one may run in its place.
     # Flag.END: it goes on
     WAIT = 45
+    KEEP_RESULTS = 46  # parent -> agent: keep large results from now on: other calls may need them
+    # parent -> agent: the object with the number in `call id` is the result of the call in the payload, a `RESULT_OF`,
+    # which this runner has sent. If it is not kept any more, the agent answers with SHARED_WANT and Flag.ERROR
+    KEPT_RESULT = 47
 
 
 class ScriptImport:

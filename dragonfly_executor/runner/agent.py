@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from typing import Any, NoReturn
 
+    from dragonfly_executor.runner.kept_results import KeptResults
     from dragonfly_executor.runner.memory_cgroups import MemoryCgroups
     from dragonfly_executor.runner.shared_files import SharedFiles
     from dragonfly_executor.runner.sync_receiver import SyncedFiles
@@ -92,6 +93,7 @@ class Agent:
         """The content of the parent's WELCOME, with the log level that the parent sent last. Empty before that."""
         self._synced: SyncedFiles | None = None
         self._shared: SharedFiles | None = None
+        self._kept: KeptResults | None = None
         self._may_linger = usable_cpus() > 1
         self._partner = PartnerProcessor(self._may_linger)
         self._shown = loop.time()
@@ -226,8 +228,10 @@ class Agent:
                 (slot.answer or queue)(raw)
                 if not flags & LARGE:
                     times.append(microseconds * 1e-6)
+                elif self._kept is not None:
+                    self._kept.begin(frame)
             elif kind == CHUNK:
-                self._link.send_bulk(raw)
+                self._link.send_bulk(raw if self._kept is None else self._kept.add(frame))
                 if not flags & MORE:
                     times.append(0.0)
             elif kind in (IDLE, RETURNED, WAIT):
@@ -347,7 +351,9 @@ class Agent:
                     slot.progress.log_level = frame.detail
             case Kind.SYNC_BEGIN | Kind.SYNC_DATA | Kind.SYNC_END:
                 self._receive_sync(frame)
-            case Kind.SHARED_DATA | Kind.SHARED_FORGET:
+            case Kind.KEEP_RESULTS:
+                self._keep_results()
+            case Kind.SHARED_DATA | Kind.SHARED_FORGET | Kind.KEPT_RESULT:
                 self._shared_files().receive(frame)
 
     def _on_frame_for(self, slot: Slot | None, frame: Frame) -> None:
@@ -375,8 +381,23 @@ class Agent:
             from dragonfly_executor.transport.codecs import codecs_of
 
             codecs = codecs_of(SETUP_HEAD.unpack_from(b"".join(self._child_processes.setup_parts))[3])
-            self._shared = SharedFiles(self._link.send, self._dispatcher, self._child_processes.run_helper, codecs)
+            self._shared = SharedFiles(
+                self._link.send,
+                self._dispatcher,
+                self._child_processes.run_helper,
+                codecs,
+                lambda: self._kept,
+                self._loop.call_soon,
+            )
         return self._shared
+
+    def _keep_results(self) -> None:
+        try:
+            # Imported only if calls have the results of others as arguments.
+            from dragonfly_executor.runner.kept_results import KeptResults
+        except (ImportError, MemoryError, OSError):
+            return  # the parent sends the bytes again
+        self._kept = self._kept or KeptResults()
 
     def _receive_sync(self, frame: Frame) -> None:
         if self._synced is None:

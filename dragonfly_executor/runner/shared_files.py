@@ -12,21 +12,23 @@ from __future__ import annotations
 
 import os
 from collections import deque
+from itertools import islice
 
 from dragonfly_executor.errors.base import ProtocolError
 from dragonfly_executor.protocol.compression import split_place
-from dragonfly_executor.protocol.frames import FORGOTTEN_AT_ONCE, Flag, Frame, Kind, encode
+from dragonfly_executor.protocol.frames import FORGOTTEN_AT_ONCE, RESULT_OF, Flag, Frame, Kind, encode
 from dragonfly_executor.protocol.shared_entries import IN_AGENT, pack_numbers, read_entries, read_numbers
 from dragonfly_executor.runner import session_directory
 from dragonfly_executor.runner.content_cache import ContentCache, ContentWriter, cache_folder, private_folder
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from dragonfly_executor.core.slot_records import SlotCall
     from dragonfly_executor.protocol.shared_entries import SharedEntry
     from dragonfly_executor.runner.dispatch import Dispatcher
+    from dragonfly_executor.runner.kept_results import KeptResults
     from dragonfly_executor.runner.piece_memory import PieceRoom, PieceWriter
     from dragonfly_executor.runner.slot_handle import Slot
     from dragonfly_executor.transport.codecs import Codecs
@@ -37,6 +39,8 @@ WINDOW = 32
 """Chunks of an object that are requested ahead."""
 AT_ONCE = 4
 """Objects that are received at the same time."""
+COPIED_AT_ONCE = 16
+"""Chunks of a kept result that are copied in one pass of the loop."""
 ATTEMPTS = 3
 """Number of times that an object is received whose digest does not match."""
 TRIM_AFTER = 256 * 1024 * 1024
@@ -55,11 +59,24 @@ class SharedFile:
         writer: writes its file or its memory while it is received.
         place: the place of the next chunk.
         owed: chunks that were received and not replaced by a request.
+        is_sent: whether the parent is to send it, although it is a result that this runner has sent.
         attempts: number of times that it was received.
         followers: other numbers of the same content, which wait for this one. The values of futures have many.
     """
 
-    __slots__ = ("attempts", "entry", "followers", "is_piece", "memory", "owed", "place", "waiting", "where", "writer")
+    __slots__ = (
+        "attempts",
+        "entry",
+        "followers",
+        "is_piece",
+        "is_sent",
+        "memory",
+        "owed",
+        "place",
+        "waiting",
+        "where",
+        "writer",
+    )
 
     def __init__(self, entry: SharedEntry) -> None:
         self.entry = entry
@@ -71,6 +88,7 @@ class SharedFile:
         self.place = 0
         self.owed = 0
         self.attempts = 0
+        self.is_sent = False
         self.followers: list[SharedFile] = []
 
 
@@ -82,11 +100,21 @@ class SharedFiles:
         dispatcher: knows the slots and their calls.
         run_helper: runs a function in a child of the agent, and calls back with its wait status.
         codecs: those that the parent and this runner have.
+        kept: returns the results that the agent keeps, if it does.
+        later: runs a callback in the next pass of the loop.
     """
 
     def __init__(
-        self, send: Callable[[bytes], None], dispatcher: Dispatcher, run_helper: Helper, codecs: Codecs
+        self,
+        send: Callable[[bytes], None],
+        dispatcher: Dispatcher,
+        run_helper: Helper,
+        codecs: Codecs,
+        kept: Callable[[], KeptResults | None],
+        later: Callable[[Callable[[], None]], object],
     ) -> None:
+        self._kept = kept
+        self._later = later
         self._codecs = codecs
         self._send = send
         self._dispatcher = dispatcher
@@ -147,6 +175,8 @@ class SharedFiles:
         """Handle a frame of the parent."""
         if frame.kind == Kind.SHARED_DATA:
             self._arrived(frame)
+        elif frame.kind == Kind.KEPT_RESULT:
+            self._find_kept(frame)
         else:
             self._forget(frame)
 
@@ -235,7 +265,35 @@ class SharedFiles:
         file.place = file.owed = 0
         file.attempts += 1
         is_first = (file.is_piece or not self._sees_parent) and entry.number not in self._answered
-        self._send(encode(Kind.SHARED_WANT, entry.number, flags=Flag.RETRYABLE if is_first else 0, detail=WINDOW))
+        flags = (Flag.RETRYABLE if is_first else 0) | (Flag.ERROR if file.is_sent else 0)
+        self._send(encode(Kind.SHARED_WANT, entry.number, flags=flags, detail=WINDOW))
+
+    def _find_kept(self, frame: Frame) -> None:
+        """Copy a kept result into the file of the object that it is, or ask the parent for the bytes."""
+        file = self._files.get(frame.call_id)
+        if file is None or file.writer is None or file.place:
+            return  # it was given up
+        kept, file.is_sent = self._kept(), True
+        chunks = None if kept is None else kept.chunks_of(RESULT_OF.unpack(frame.payload))
+        if chunks is None:
+            self._send(encode(Kind.SHARED_WANT, file.entry.number, flags=Flag.ERROR, detail=WINDOW))
+        else:
+            self._copy(file, file.writer, iter(chunks))
+
+    def _copy(self, file: SharedFile, writer: ContentWriter | PieceWriter, chunks: Iterator[Frame]) -> None:
+        """Copy some chunks, and the others in later passes of the loop: other calls go on meanwhile."""
+        if file.writer is not writer:
+            return  # it was given up
+        try:
+            for chunk in islice(chunks, COPIED_AT_ONCE):
+                writer.write(memoryview(self._codecs.open(chunk.flags, chunk.payload, chunk.detail)))
+                if not chunk.flags & Flag.MORE:
+                    self._finish(file, writer)
+                    return
+        except (OSError, MemoryError, ProtocolError) as error:
+            self._fail(file, f"{getattr(error, 'strerror', None) or error} ({self._where()})")
+        else:
+            self._later(lambda: self._copy(file, writer, chunks))
 
     def _memory_for(self, entry: SharedEntry) -> PieceWriter:
         """Return memory for a piece. The least recently used pieces make room.

@@ -41,6 +41,12 @@ class ContentRegistry:
         on_freed = partial(self._on_freed, number)
         self._references[number] = weakref.ref(content, on_freed), weakref.ref(content, on_freed)
 
+    def result_of(self, number: int) -> tuple[int, int] | None:
+        """Return the call, and its attempt, whose unopened result a content is; None if it is none, or gone."""
+        references = self._references.get(number)
+        content = None if references is None else references[0]()
+        return None if content is None else content.result_of
+
     def find(self, number: int) -> memoryview | None:
         """Return the bytes of a content; None if it is gone."""
         references = self._references.get(number)

@@ -232,6 +232,18 @@ def unpack(data: Received) -> tuple[int, memoryview, memoryview, list[bytearray 
     return flags, definitions, body, buffers[first:]
 
 
+def body_of(data: Received) -> memoryview:
+    """Return the body of a box, without a copy.
+
+    Raises:
+        struct.error: the payload is cut short.
+    """
+    whole = memoryview(data)
+    _, _, _, count, definitions, size = _EMPTY_HEAD.unpack_from(whole)
+    start = _EMPTY_HEAD.size + _LENGTH.size * count + definitions
+    return whole[start : start + size]
+
+
 def hole(size: int) -> int:
     """Return the bytes that a buffer takes in a box if it lies elsewhere: those after it stay at multiples of 64."""
     return size % ALIGN

@@ -64,7 +64,12 @@ class SharedContent:
         memory: the bytes; None if they stand in the entry.
         names: the top-level names of ``__main__`` that the object needs.
         contents: the shared objects inside it.
+
+    Attributes:
+        result_of: the number and the attempt of the call whose unopened result this is; None if it is none.
     """
+
+    result_of: tuple[int, int] | None = None
 
     def __init__(
         self,

@@ -190,8 +190,10 @@ class SlotCodec:
         """Open a shared object. Arrays in it are views of ``data``.
 
         Args:
-            data: the pickle, as the parent's ``CallCodec.encode_shared`` returned it.
+            data: the pickle, as the parent's ``CallCodec.encode_shared`` returned it, or the result of another slot.
         """
+        if data[0] == PICKLE:
+            return large_unpickler.loads(data)
         flags, _, body, buffers = unpack(data)
         return self._format.open(flags, body, buffers, self.shared)
 

@@ -384,7 +384,12 @@ class Link:
                 return True
             sent -= len(first)
             self._unsent.popleft()
-            if self._buffers is not None and self._unsent_is_bulk and type(first.obj) is bytearray:
+            if (
+                self._buffers is not None
+                and self._unsent_is_bulk
+                and type(first.obj) is bytearray
+                and not first.readonly
+            ):
                 self._buffers.give(first.obj)
         return True
 

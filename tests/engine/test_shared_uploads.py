@@ -12,10 +12,10 @@ import pytest
 from dragonfly_executor import LocalBackend
 from dragonfly_executor.engine.call_frames import sendable
 from dragonfly_executor.engine.shared_contents import SEALED_FROM, SharedContents
-from dragonfly_executor.engine.shared_uploads import CALLS_SLACK, SharedUploads
+from dragonfly_executor.engine.shared_uploads import CALLS_SLACK, MOST_KEPT, SharedUploads
 from dragonfly_executor.errors import ProtocolError
 from dragonfly_executor.protocol.compression import AT_ONCE, split_place
-from dragonfly_executor.protocol.frames import CHUNK_SIZE, Decoder, Flag, Frame, Kind, encode
+from dragonfly_executor.protocol.frames import CHUNK_SIZE, KEPT_FROM, RESULT_OF, Decoder, Flag, Frame, Kind, encode
 from dragonfly_executor.protocol.shared_entries import INLINE_SIZE, read_numbers
 from dragonfly_executor.serialization import CallCodec
 from dragonfly_executor.serialization.layout import unpack
@@ -233,3 +233,42 @@ def test_without_sealed_memory_the_bytes_stay_in_this_process(
     del found
     contents._codec.contents.close()
     assert contents._codec.contents.find(1) is None
+
+
+def value(contents: SharedContents, ref: tuple[int, int]) -> Any:
+    """The content of the unopened value of a call."""
+    codec = contents._codec
+    data = b"\x80\x05B" + (KEPT_FROM + CHUNK_SIZE).to_bytes(4, "little") + bytes(KEPT_FROM + CHUNK_SIZE) + b"\x94."
+    encoded = codec.forwarded(data)
+    assert encoded is not None
+    return contents._content(encoded, codec.contents.next_number(), 0, ref)
+
+
+def test_a_result_that_the_runner_may_keep_is_named_and_not_sent(contents: SharedContents) -> None:
+    kept = value(contents, (7, 1))
+    uploads, link = start(contents)
+    number = kept.entry.number
+    uploads.keeps_results = True
+    uploads.result_arrived((7, 1), KEPT_FROM)
+    uploads.send(number, 2, from_start=True, is_first=True)
+    [frame] = link.sent()
+    assert (frame.kind, frame.call_id, RESULT_OF.unpack(frame.payload)) == (Kind.KEPT_RESULT, number, (7, 1))
+    # The runner does not keep it any more.
+    uploads.requested(Decoder().feed(encode(Kind.SHARED_WANT, number, flags=Flag.ERROR, detail=2))[0])
+    assert [frame.kind for frame in link.sent()] == [Kind.SHARED_DATA] * 2
+
+
+def test_a_result_of_another_runner_or_a_small_one_is_sent(contents: SharedContents) -> None:
+    kept = value(contents, (7, 1))
+    uploads, link = start(contents)
+    uploads.result_arrived((7, 1), KEPT_FROM)  # the runner was not told to keep anything
+    uploads.keeps_results = True
+    uploads.result_arrived((7, 2), KEPT_FROM)
+    uploads.result_arrived((7, 1), KEPT_FROM - 1)
+    uploads.send(kept.entry.number, 1, from_start=True)
+    assert [frame.kind for frame in link.sent()] == [Kind.SHARED_DATA]
+    uploads.result_arrived((7, 1), KEPT_FROM)
+    for call in range(100, 100 + MOST_KEPT):
+        uploads.result_arrived((call, 1), KEPT_FROM)
+    uploads.send(kept.entry.number, 1, from_start=True)
+    assert [frame.kind for frame in link.sent()] == [Kind.SHARED_DATA], "the oldest ones are forgotten"

@@ -196,6 +196,8 @@ KINDS = [
     "OBJECT_REQUEST",
     "OBJECT_REPLY",
     "WAIT",
+    "KEEP_RESULTS",
+    "KEPT_RESULT",
 ]
 FLAGS = {
     "ERROR": 1,
@@ -212,7 +214,7 @@ FLAGS = {
     "PIECES": 128,
     "END": 128,
 }
-TABLE_OF_VERSION = 7
+TABLE_OF_VERSION = 8
 
 
 def test_the_version_of_the_protocol_is_that_of_its_table() -> None:

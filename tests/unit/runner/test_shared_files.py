@@ -12,7 +12,17 @@ from typing import Any
 import pytest
 
 from dragonfly_executor.core.slot_records import SlotCall
-from dragonfly_executor.protocol.frames import FORGOTTEN_AT_ONCE, Decoder, Flag, Frame, Kind, encode
+from dragonfly_executor.protocol.frames import (
+    FORGOTTEN_AT_ONCE,
+    KEPT_FROM,
+    RESULT_OF,
+    TOTAL,
+    Decoder,
+    Flag,
+    Frame,
+    Kind,
+    encode,
+)
 from dragonfly_executor.protocol.shared_entries import (
     IN_AGENT,
     NO_DESCRIPTOR,
@@ -25,6 +35,7 @@ from dragonfly_executor.protocol.shared_entries import (
 )
 from dragonfly_executor.runner import shared_files
 from dragonfly_executor.runner.content_cache import ContentWriter
+from dragonfly_executor.runner.kept_results import KeptResults
 from dragonfly_executor.runner.piece_memory import PieceRoom
 from dragonfly_executor.runner.shared_files import AT_ONCE, ATTEMPTS, WINDOW, SharedFiles
 from dragonfly_executor.transport.codecs import Codecs
@@ -61,8 +72,10 @@ class Agent:
         self.helpers: list[tuple[Callable[[], int], Callable[[int], None]]] = []
         self.one, self.two = Slot(1), Slot(2)
         self.slots = {1: self.one, 2: self.two}
+        self.kept: KeptResults | None = None
+        self.later: list[Callable[[], None]] = []
         self.calls = {number: SlotCall(number, 1, b"", 0) for number in range(1, 20)}
-        self.files = SharedFiles(self.send, self, self.run_helper, Codecs())  # type: ignore[arg-type]
+        self.files = SharedFiles(self.send, self, self.run_helper, Codecs(), lambda: self.kept, self.later.append)  # type: ignore[arg-type]
 
     def send(self, raw: bytes) -> None:
         self.frames += Decoder().feed(raw)
@@ -356,3 +369,73 @@ def test_pieces_make_room_and_are_received_again(agent: Agent, monkeypatch: pyte
     assert agent.asked() == []
     assert [frame.flags for frame in agent.one.frames] == [Flag.PIECES] * 3 + [Flag.ERROR]
     agent.forget(1)
+
+
+# -- kept results ------------------------------------------------------------------------------------------------------
+
+
+def keep(agent: Agent, data: bytes, ref: tuple[int, int] = (5, 1)) -> None:
+    """Have the agent keep a result of 1 MiB, whose two chunks are these bytes."""
+    agent.kept = agent.kept or KeptResults(1 << 30)
+    agent.kept.begin(frame(encode(Kind.RESULT, *ref[:1], TOTAL.pack(KEPT_FROM), attempt=ref[1], flags=Flag.LARGE)))
+    half = len(data) // 2
+    agent.kept.add(frame(encode(Kind.CHUNK, ref[0], data[:half], attempt=ref[1], flags=Flag.MORE)))
+    agent.kept.add(frame(encode(Kind.CHUNK, ref[0], data[half:], attempt=ref[1])))
+
+
+def frame(raw: bytes) -> Frame:
+    return Decoder().feed(raw)[0]
+
+
+def name_result(agent: Agent, number: int, ref: tuple[int, int] = (5, 1)) -> None:
+    agent.files.receive(frame(encode(Kind.KEPT_RESULT, number, RESULT_OF.pack(*ref))))
+
+
+def asked_with_flags(agent: Agent) -> list[int]:
+    frames, agent.frames = agent.frames, []
+    return [each.flags & Flag.ERROR for each in frames]
+
+
+def test_a_kept_result_is_copied_and_not_received(agent: Agent, cache: Path) -> None:
+    keep(agent, ONE)
+    agent.want(agent.one, entry(1, ONE))
+    assert asked_with_flags(agent) == [0]
+    name_result(agent, 1)
+    assert agent.one.answers() == [(1, False, str(cache / name(ONE)))]
+    assert (cache / name(ONE)).read_bytes() == ONE
+    assert agent.asked() == []
+    name_result(agent, 1)  # again, or of an object that no slot wants
+    name_result(agent, 2)
+    assert not agent.one.answers()
+
+
+def test_a_result_that_is_not_kept_is_received(agent: Agent) -> None:
+    """Or one with other bytes. The agent asks for the bytes, and gets no other name."""
+    agent.want(agent.one, entry(1, ONE))
+    agent.asked()
+    name_result(agent, 1)
+    assert asked_with_flags(agent) == [Flag.ERROR]
+    agent.data(1, ONE)
+    assert [is_error for _, is_error, _ in agent.one.answers()] == [False]
+    keep(agent, ONE)
+    agent.want(agent.one, entry(2, TWO))
+    agent.asked()
+    name_result(agent, 2)
+    assert asked_with_flags(agent) == [Flag.ERROR]
+    agent.data(2, TWO)
+    assert [is_error for _, is_error, _ in agent.one.answers()] == [False]
+
+
+def test_a_long_result_is_copied_in_several_passes(agent: Agent, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shared_files, "COPIED_AT_ONCE", 1)
+    keep(agent, ONE)
+    for number in (1, 2):
+        agent.want(agent.one, entry(1, ONE))
+        name_result(agent, 1)
+        assert not agent.one.answers()
+        if number == 1:
+            agent.forget(1)
+            assert [is_error for _, is_error, _ in agent.one.answers()] == [True]
+        while agent.later:
+            agent.later.pop()()
+    assert [is_error for _, is_error, _ in agent.one.answers()] == [False]
