@@ -253,7 +253,8 @@ class CallPlacement:
                 return
             room = self._spare
         if packed is not None and room is self._free and self._packs[runner.tier]:
-            packed.put(runner, load - rank)
+            # A call that has lent its slot keeps its runner up, so its runner is filled first too.
+            packed.put(runner, load + len(runner.lent) - rank)
             return
         heappush(room, (rank + load, runner.id))
         if len(room) > 4 * len(self.members) + SLACK:

@@ -197,7 +197,7 @@ def check_placement(pool: PoolState, survey: Survey, kind: str) -> None:
         free = [runner for runner in free if not (runner.is_short and runner.load)]
         free = [runner for runner in free if placement._packs[runner.tier]]
         listed = {i: load % RANK for i, load in placement._packed._load_of.items()}
-        assert listed == {runner.id: runner.load for runner in free}
+        assert listed == {runner.id: runner.load + len(runner.lent) for runner in free}
 
 
 def check_shares(pool: PoolState, runner: Runner, kinds: dict[str, int], *, lends: bool) -> None:

@@ -60,6 +60,15 @@ def test_a_packed_call_goes_to_the_runner_that_became_idle_last() -> None:
     assert story.at(6.0) == ["stop 2: idle"], "runner 2 has been idle longest"
 
 
+def test_a_packed_call_goes_to_the_runner_of_a_call_that_waits_for_its_children() -> None:
+    """That runner stays up in any case."""
+    story = Story(max=2, packs=True).up(1, 1)
+    story.submit_calls(2)
+    assert story.results(1, 6) == ["6 = result of 6.1"]
+    story.tell(events.CallsWait(2, [(5, 1, True)]))
+    assert story.submit_calls(1) == ["send 7.1 to 2"]
+
+
 def test_prefetched_calls_are_spread_even_if_calls_are_packed() -> None:
     story = Story(max=2, packs=True).up(1, 1)
     story.submit_calls(2)
