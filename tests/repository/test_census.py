@@ -136,7 +136,14 @@ def test_each_kind_of_leak_fails_its_test_and_no_other(tmp_path: Path) -> None:
     """The real configuration and the real conftest, on a suite that leaks."""
     suite = tmp_path / "tests"
     (suite / "support").mkdir(parents=True)
-    for name in ("conftest.py", "__init__.py", "support/__init__.py", "support/census.py", "support/helpers.py"):
+    for name in (
+        "conftest.py",
+        "__init__.py",
+        "support/__init__.py",
+        "support/census.py",
+        "support/helpers.py",
+        "support/patience.py",
+    ):
         (suite / name).write_text((ROOT / "tests" / name).read_text())
     (suite / "conftest.py").write_text(
         (suite / "conftest.py").read_text().replace("left_since(", "left_since(patience=0.2, before=")
