@@ -91,7 +91,8 @@ class CoreDriver:
         if self._observers:
             self.tell_observers()
         if now >= self.caller.due:
-            self.caller.review(now)
+            # With one call at a time, the thread that submits waits for this one.
+            self.caller.review(now, in_turn=self._loop.expects_news)
 
     def tell_observers(self) -> None:
         """Run the observers on the core."""

@@ -39,8 +39,13 @@ class PartnerProcessor:
         self._reviewed = 0.0
         self._waited = 0.0
 
-    def review(self, now: float) -> None:
-        """Move this thread if it lacks processor time on another processor than its partner's."""
+    def review(self, now: float, *, in_turn: bool = False) -> None:
+        """Move this thread if it lacks processor time on another processor than its partner's.
+
+        Args:
+            now: seconds of `time.monotonic`.
+            in_turn: move it even if it lacks none, because each of the two waits for the other one.
+        """
         since, self._reviewed = now - self._reviewed, now
         self.due = now + PERIOD
         try:
@@ -49,7 +54,7 @@ class PartnerProcessor:
             self.due = _NEVER  # this system has no such file
             return
         lacked, self._waited = waited - self._waited, waited
-        if lacked > SCARCE * since and self.partner:
+        if self.partner and (in_turn or lacked > SCARCE * since):
             try:
                 _move_to(_processor_of(str(self.partner)))
             except OSError:

@@ -63,6 +63,13 @@ def test_a_thread_with_enough_processor_time_stays(kernel: Kernel) -> None:
     assert kernel.restricted == []
 
 
+def test_a_thread_that_works_in_turn_with_its_partner_moves_at_once(kernel: Kernel) -> None:
+    caller = PartnerProcessor(is_useful=True)
+    caller.partner = 77
+    caller.review(100.0, in_turn=True)
+    assert kernel.restricted == [{0}, {0, 1, 2}]
+
+
 def test_a_thread_that_is_there_already_stays(kernel: Kernel) -> None:
     kernel.engine = kernel.caller
     reviewed(kernel, PERIOD / 2)
