@@ -112,7 +112,7 @@ def test_two_containers_with_one_name_and_one_journal_leave_each_others_machines
             assert machine_id == on_fly.machine().id
             sweep = [*container, sys.executable, "-m", "dragonfly_executor", "sweep", "--yes"]
             done = subprocess.run(sweep, capture_output=True, text=True, check=True)
-            assert "Nothing is left behind" in done.stdout
+            assert "No machines are left behind" in done.stdout
             assert on_fly.machine().state == "started"
         finally:
             process.kill()
