@@ -39,6 +39,10 @@ class Process(NamedTuple):
     started: float
 
 
+KERNEL_THREADS = "2"
+"""The process id of the thread that starts all threads of the kernel, and so is their parent."""
+
+
 @dataclass(frozen=True, slots=True)
 class Snapshot:
     """A snapshot of what exists."""
@@ -101,7 +105,12 @@ class Census:
             ours |= more
             family |= more
         # A program that is just being started has no environment for a moment, so look again at those that have none.
-        self._foreign |= {(pid, new[pid]) for pid in unknown.keys() - ours if environments[pid]}
+        # Threads of the kernel never have one.
+        self._foreign |= {
+            (pid, new[pid])
+            for pid in unknown.keys() - ours
+            if environments[pid] or KERNEL_THREADS in {pid, unknown[pid][0]}
+        }
         return {Process(int(pid), unknown[pid][1]) for pid in ours}
 
     def left_since(self, before: Snapshot, patience: float = PATIENCE) -> Snapshot:
