@@ -32,9 +32,11 @@ class Requests(Protocol):
 
     def begin(self, waiter: ReplyTarget, number: int, method: str, *args: Any) -> int:
         """Send a request whose reply goes to `waiter`, and return the number of the request."""
+        ...
 
     def forget(self, token: int) -> bool:
         """Drop the reply to a request of `begin`. Returns False if it has come."""
+        ...
 
     def drop(self, number: int, method: str = "drop") -> None:
         """Note that a stand-in is gone, or a request."""

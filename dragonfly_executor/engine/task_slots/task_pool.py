@@ -7,7 +7,7 @@ about the calls in the slots. For that core, each of the slots is a runner.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 from dragonfly_executor.core import actions, events
 from dragonfly_executor.core.actions import CANCELLED
@@ -263,7 +263,7 @@ class RunnerNames:
     def __init__(self, runner_of: Callable[[int | None], int | None]) -> None:
         self._runner_of = runner_of
 
-    def note(self, _event: object, decided: Iterable[object], _now: float) -> None:
+    def note(self, event: object, decided: Sequence[object], now: float) -> None:
         """See `CallNotes`."""
         for action in decided:
             if isinstance(action, actions.Settle):
