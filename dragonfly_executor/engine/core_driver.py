@@ -61,6 +61,10 @@ class CoreDriver:
     def handle(self, event: Any) -> None:
         """Hand the core an event, and carry out the actions."""
         now = self._loop.time()
+        if now >= self.caller.due:
+            # First: the review releases the interpreter lock, and after the event this method holds results that their
+            # callers have taken. With one call at a time, the thread that submits waits for this one.
+            self.caller.review(now, in_turn=self._loop.expects_news)
         do, settled = self._do, None
         decided = self._machine.handle(event, now)
         if self._call_notes:
@@ -90,9 +94,6 @@ class CoreDriver:
             raise
         if self._observers:
             self.tell_observers()
-        if now >= self.caller.due:
-            # With one call at a time, the thread that submits waits for this one.
-            self.caller.review(now, in_turn=self._loop.expects_news)
 
     def tell_observers(self) -> None:
         """Run the observers on the core."""
