@@ -2,73 +2,39 @@
 
 from __future__ import annotations
 
-from _queue import Empty  # `queue` imports threading
 from functools import partial
 from types import CoroutineType
 
 from dragonfly_executor.runner import slot_shutdown
-from dragonfly_executor.util.lazy_typing import TYPE_CHECKING, Protocol
+from dragonfly_executor.runner.call_loop import CallLoop
+from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    import asyncio
-    from collections.abc import Callable
     from concurrent.futures import ThreadPoolExecutor
     from typing import Any
 
-    class Channel(Protocol):
-        """The messages of the worker, as `MethodChannel` has them."""
-
-        def run_coroutine(self, coroutine: Any) -> Any: ...
-        def when_due(self, callback: Callable[[], object]) -> None: ...
-        def take(self, *, wait: bool) -> Any: ...
-        def decode(self, message: Any) -> tuple[int, tuple[Any, ...], float] | None: ...
-        def finish(
-            self, number: int, since: float, value: Any, error: BaseException | None, retryable: bool
-        ) -> None: ...
+    from dragonfly_executor.runner.call_loop import LoopChannel
 
 
-def serve_many(channel: Channel, target: Any, concurrency: int) -> None:
+def serve_many(channel: LoopChannel, target: Any, concurrency: int) -> None:
     """Run methods of an object, `concurrency` at once, until the parent stops the worker."""
     channel.run_coroutine(_serve(channel, target, concurrency))
 
 
-async def _serve(channel: Channel, target: Any, concurrency: int) -> None:
+async def _serve(channel: LoopChannel, target: Any, concurrency: int) -> None:
     # Imported here, because only slots with such a worker need them.
-    import asyncio
+    from asyncio import get_running_loop
     from concurrent.futures import ThreadPoolExecutor
 
-    loop = asyncio.get_running_loop()
-    due, free = asyncio.Event(), asyncio.Semaphore(concurrency)
-    channel.when_due(lambda: loop.call_soon_threadsafe(due.set))
+    loop = get_running_loop()
     with ThreadPoolExecutor(concurrency, "dragonfly-method") as threads:
-        tasks: set[asyncio.Task[None]] = set()
-        while True:
-            await free.acquire()
-            # Cleared before the look, so that a call that comes after it sets the event again.
-            due.clear()
-            try:
-                message = channel.take(wait=False)
-            except Empty:
-                free.release()
-                await due.wait()
-                continue
-            if message is None:
-                break
-            started = channel.decode(message)
-            if started is None:
-                free.release()
-                continue
-            task = loop.create_task(_run(channel, target, threads, *started))
-            tasks.add(task)
-            task.add_done_callback(tasks.discard)
-            task.add_done_callback(lambda _: free.release())
-            # The task gets the call to itself, and begins it before the next call is taken.
-            del message, started, task
-            await asyncio.sleep(0)
+        await CallLoop(
+            channel, concurrency, lambda *started: loop.create_task(_run(channel, target, threads, *started))
+        ).run()
 
 
 async def _run(
-    channel: Channel, target: Any, threads: ThreadPoolExecutor, number: int, call: tuple[Any, ...], since: float
+    channel: LoopChannel, target: Any, threads: ThreadPoolExecutor, number: int, call: tuple[Any, ...], since: float
 ) -> None:
     """Run one method, and answer it."""
     from asyncio import get_running_loop

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-from _queue import Empty  # `queue` imports threading
 from time import perf_counter
 from types import CoroutineType
 
 from dragonfly_executor.protocol.placed_messages import SlotSays
 from dragonfly_executor.runner import slot_shutdown
 from dragonfly_executor.runner.agent_stream import AgentStream
+from dragonfly_executor.runner.call_loop import CallLoop
 from dragonfly_executor.runner.task_progress import RUNNING_TASK, TaskProgress
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING, Protocol
 
@@ -18,19 +18,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-    class TaskChannel(Protocol):
+    from dragonfly_executor.runner.call_loop import LoopChannel
+
+    class TaskChannel(LoopChannel, Protocol):
         """The messages of the slot, as `MethodChannel` has them."""
 
         on_end_task: Callable[[int], object] | None
 
-        def run_coroutine(self, coroutine: Any) -> Any: ...
         def say(self, what: str, *args: Any) -> None: ...
-        def when_due(self, callback: Callable[[], object]) -> None: ...
-        def take(self, *, wait: bool) -> Any: ...
-        def decode(self, message: Any) -> tuple[int, tuple[Any, ...], float] | None: ...
-        def finish(
-            self, number: int, since: float, value: Any, error: BaseException | None, retryable: bool
-        ) -> None: ...
 
 
 def serve_tasks(channel: TaskChannel, concurrency: int) -> None:
@@ -54,41 +49,25 @@ class TaskServer:
     async def serve(self) -> None:
         """Run calls until the parent stops the slot."""
         # Imported here, because only slots with such calls need it.
-        import asyncio
+        from asyncio import get_running_loop
 
-        loop, channel = asyncio.get_running_loop(), self._channel
-        due, free = asyncio.Event(), asyncio.Semaphore(self._concurrency)
-        channel.when_due(lambda: loop.call_soon_threadsafe(due.set))
+        loop, channel = get_running_loop(), self._channel
         channel.on_end_task = lambda number: loop.call_soon_threadsafe(self._end, number)
         agent = AgentStream.of_process
         progress = TaskProgress(channel.say, loop)
+
+        def begin(number: int, call: tuple[Any, ...], since: float) -> asyncio.Task[None]:
+            task = self._tasks[number] = loop.create_task(self._run(progress, number, call, since))
+            task.add_done_callback(lambda _: self._ended(number))
+            return task
+
+        calls = CallLoop(channel, self._concurrency, begin)
         if agent is not None:
             agent.reports = progress
         try:
             # From here on the parent sends calls.
             channel.say(SlotSays.READY)
-            while True:
-                await free.acquire()
-                # Cleared before the look, so that a call that comes after it sets the event again.
-                due.clear()
-                try:
-                    message = channel.take(wait=False)
-                except Empty:
-                    free.release()
-                    await due.wait()
-                    continue
-                if message is None:
-                    break
-                started = channel.decode(message)
-                if started is None:
-                    free.release()
-                    continue
-                number = started[0]
-                task = self._tasks[number] = loop.create_task(self._run(progress, *started))
-                task.add_done_callback(lambda _, number=number: self._ended(number, free))  # type: ignore[misc]
-                # The task gets the call to itself, and begins it before the next call is taken.
-                del message, started, task
-                await asyncio.sleep(0)
+            await calls.run()
         finally:
             channel.on_end_task = None
             if agent is not None:
@@ -117,13 +96,12 @@ class TaskServer:
         del value, failure
         slot_shutdown.flush_standard_streams()
 
-    def _ended(self, number: int, free: asyncio.Semaphore) -> None:
-        """Let another call begin. Answer a call whose task was cancelled before its first step."""
+    def _ended(self, number: int) -> None:
+        """Answer a call whose task was cancelled before its first step."""
         if self._tasks.pop(number, None) is not None:
             from asyncio import CancelledError
 
             self._channel.finish(number, perf_counter(), None, CancelledError(), False)
-        free.release()
 
     def _end(self, number: int) -> None:
         """Cancel the task of a call, which may have ended."""

@@ -229,6 +229,18 @@ def bytes_streamed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return sizes
 
 
+def bytes_streamed_since(monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
+    """Return a function that returns the sum of these sizes since it was last called."""
+    sizes = bytes_streamed(monkeypatch)
+
+    def ask() -> int:
+        total = sum(sizes)
+        sizes.clear()
+        return total
+
+    return ask
+
+
 # -- links that go wrong -----------------------------------------------------------------------------------------------
 
 ByteFilter = Callable[[bytes], bytes]

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dragonfly_executor.core.calls import CallState
+from dragonfly_executor.engine.engine_view import EngineView
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Container, Sequence
+    from collections.abc import Callable, Sequence
     from concurrent.futures import Future as BaseFuture
     from typing import Any
 
@@ -101,7 +102,7 @@ def _size(payload: Payload) -> int:
     return len(payload) if isinstance(payload, bytes) else sum(map(len, payload))
 
 
-class MethodContext:
+class MethodContext(EngineView):
     """An engine, as the futures of method calls use it: a `cancel` goes to the worker.
 
     Args:
@@ -110,25 +111,11 @@ class MethodContext:
     """
 
     def __init__(self, engine: WorkerContext, cancelled: Callable[[Sequence[Any]], object]) -> None:
+        super().__init__(engine)
         self._engine = engine
         self._cancelled = cancelled
         self.options: PoolOptions = engine.options
         self.wakers: LoopWakers = engine.wakers
-
-    @property
-    def forked(self) -> bool:
-        """True in a process that was forked from the pool's."""
-        return self._engine.forked
-
-    @property
-    def unlinked(self) -> Container[object]:
-        """The futures of calls that outlive an interrupt of what waits for them."""
-        return self._engine.unlinked
-
-    @property
-    def is_this_thread(self) -> bool:
-        """True on the engine thread."""
-        return self._engine.is_this_thread
 
     def cancel(self, calls: Sequence[Any]) -> None:
         """Drop method calls whose futures were cancelled."""

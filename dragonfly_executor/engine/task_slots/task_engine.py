@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from dragonfly_executor.core import events
 from dragonfly_executor.core.calls import QUEUED, Call, CallLimits
 from dragonfly_executor.engine.core_observers import CoreObservers
+from dragonfly_executor.engine.engine_view import EngineView
 from dragonfly_executor.engine.function_calls import FunctionCalls
 from dragonfly_executor.engine.future import Future
 from dragonfly_executor.engine.submit_queue import SubmitQueue
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     T = TypeVar("T")
 
 
-class TaskEngine:
+class TaskEngine(EngineView):
     """The object that futures, maps and submits use in place of an `Engine`. Any thread may call its first part.
 
     Args:
@@ -37,6 +38,7 @@ class TaskEngine:
     """
 
     def __init__(self, engine: TaskContext, concurrency: int, limits: CallLimits) -> None:
+        super().__init__(engine)
         self._engine = engine
         self.options, self.codec, self.tiers = engine.options, engine.codec, engine.tiers
         self.payloads, self.shared, self.wakers = engine.payloads, engine.shared, engine.wakers
@@ -47,21 +49,6 @@ class TaskEngine:
         self.pool = TaskPool(engine, concurrency, limits)
         self._is_begun = False
         self._taken: list[Call] = []
-
-    @property
-    def forked(self) -> bool:
-        """True in a process that was forked from the pool's."""
-        return self._engine.forked
-
-    @property
-    def unlinked(self) -> Container[object]:
-        """The futures of calls that outlive an interrupt of what waits for them."""
-        return self._engine.unlinked
-
-    @property
-    def is_this_thread(self) -> bool:
-        """True on the engine thread."""
-        return self._engine.is_this_thread
 
     # -- calls ---------------------------------------------------------------------------------------------------------
 

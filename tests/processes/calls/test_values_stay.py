@@ -17,7 +17,7 @@ from dragonfly_executor.protocol.frames import KEPT_FROM
 from dragonfly_executor.runner.kept_results import MOST_KEPT
 from tests.engine.conftest import MakeExecutor as Make
 from tests.support.dialback import DialingBackend
-from tests.support.helpers import PATIENCE, becomes_true, bytes_streamed, error_of, values
+from tests.support.helpers import PATIENCE, becomes_true, bytes_streamed_since, error_of, values
 from tests.support.payloads import agent_pid, echo, pid
 
 SIZE = 4 << 20
@@ -39,14 +39,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def sent(monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
     """Tells the bytes of large payloads that went to runners since it was last asked."""
-    sizes = bytes_streamed(monkeypatch)
-
-    def ask() -> int:
-        total = sum(sizes)
-        sizes.clear()
-        return total
-
-    return ask
+    return bytes_streamed_since(monkeypatch)
 
 
 def random_bytes(size: int) -> bytes:

@@ -19,7 +19,7 @@ from tests.engine.conftest import MakeExecutor as Make
 from tests.engine.conftest import MakePool, make_pool
 from tests.engine.conftest import make as make_any  # a fixture
 from tests.support.dialback import DialingBackend
-from tests.support.helpers import PATIENCE, Gate, Mailbox, bytes_streamed, error_of, values
+from tests.support.helpers import PATIENCE, Gate, Mailbox, bytes_streamed_since, error_of, values
 from tests.support.payloads import hold, wait_at
 from tests.support.sharing import Block
 
@@ -39,14 +39,7 @@ def make(make_any: Make) -> Make:
 @pytest.fixture
 def sent(monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
     """Tells the bytes of large payloads that went out since it was last asked."""
-    sizes = bytes_streamed(monkeypatch)
-
-    def ask() -> int:
-        total = sum(sizes)
-        sizes.clear()
-        return total
-
-    return ask
+    return bytes_streamed_since(monkeypatch)
 
 
 def content(seed: int, size: int = SIZE) -> bytes:
