@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dragonfly_executor.core.actions import Settle
 from dragonfly_executor.engine.action_runner import settle
 from dragonfly_executor.engine.core_timer import CoreTimer
+from dragonfly_executor.engine.fork_guard import ForkGuard
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 from dragonfly_executor.util.partner_processor import PartnerProcessor
 from dragonfly_executor.util.usable_cpus import usable_cpus
@@ -46,6 +47,7 @@ class CoreDriver:
         self._is_open = is_open
         self._may_linger = usable_cpus() > 1
         self.caller = PartnerProcessor(self._may_linger)
+        self._fork_guard = ForkGuard.of_this_process()
         self.untold: list[Call] = []
         self._loop: Loop
         self._do: dict[type, Callable[[Any], None]]
@@ -61,10 +63,13 @@ class CoreDriver:
     def handle(self, event: Any) -> None:
         """Hand the core an event, and carry out the actions."""
         now = self._loop.time()
-        if now >= self.caller.due:
+        if now >= self.caller.due and self._fork_guard.delay():
             # First: the review releases the interpreter lock, and after the event this method holds results that their
             # callers have taken. With one call at a time, the thread that submits waits for this one.
-            self.caller.review(now, in_turn=self._loop.expects_news)
+            try:
+                self.caller.review(now, in_turn=self._loop.expects_news)
+            finally:
+                self._fork_guard.end_delay()
         do, settled = self._do, None
         decided = self._machine.handle(event, now)
         if self._call_notes:

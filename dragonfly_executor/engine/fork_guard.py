@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import os
 import weakref
+from _thread import allocate_lock
 
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from typing import ClassVar
+
+
+LONGEST_DELAY = 1.0
+"""Seconds for which a fork waits at most."""
 
 
 class Forkable(Protocol):
@@ -29,7 +34,11 @@ class ForkGuard:
 
     def __init__(self) -> None:
         self._parts: weakref.WeakSet[Forkable] = weakref.WeakSet()
-        os.register_at_fork(after_in_child=self._after_fork)
+        self._gate = allocate_lock()
+        self._is_forking = False
+        os.register_at_fork(
+            before=self._before_fork, after_in_parent=self._after_in_parent, after_in_child=self._after_fork
+        )
 
     @classmethod
     def of_this_process(cls) -> ForkGuard:
@@ -42,7 +51,29 @@ class ForkGuard:
         """Guard a part of a pool until it is garbage-collected."""
         self._parts.add(part)
 
+    def delay(self) -> bool:
+        """Have forks wait until `end_delay`: a thread opens a descriptor that is no part of a pool, and closes it.
+
+        Returns:
+            False if a fork is under way or another thread delays forks: then the thread must not open it.
+        """
+        return self._gate.acquire(blocking=False)
+
+    def end_delay(self) -> None:
+        """Let forks go on."""
+        self._gate.release()
+
+    def _before_fork(self) -> None:
+        # With a limit: an interrupt in this method may leave the lock locked. Then forks are slow, and go on.
+        self._is_forking = self._gate.acquire(timeout=LONGEST_DELAY)
+
+    def _after_in_parent(self) -> None:
+        if self._is_forking:
+            self._is_forking = False
+            self._gate.release()
+
     def _after_fork(self) -> None:
+        self._gate, self._is_forking = allocate_lock(), False
         for part in list(self._parts):
             part.abandon_in_forked_child()
         self._parts.clear()

@@ -15,7 +15,7 @@ from tests.engine.conftest import MakePool
 from tests.processes.conftest import Make
 from tests.processes.nested import programs
 from tests.support.dialback import DialingBackend
-from tests.support.helpers import PATIENCE, Gate, Mailbox, error_of, watching
+from tests.support.helpers import PATIENCE, Gate, Mailbox, becomes_true, error_of, watching
 from tests.support.payloads import agent_pid, echo
 
 
@@ -119,6 +119,7 @@ def test_a_shutdown_that_cancels_what_waits_cancels_child_calls_that_wait(
     future = executor.submit(programs.say_what_ends, mailbox.path, gate.path)
     mailbox.numbers(2)
     executor.shutdown(wait=False, cancel_futures=True)
+    assert becomes_true(executor.pool, lambda: executor.pool.stats().calls_cancelled == 1)
     gate.open()
     assert future.result(PATIENCE) == ["None", "CancelledError"]
 
